@@ -1,0 +1,90 @@
+"""Encoded bytes to pixels and back: the one decoder and the one resize that training, evaluation and service share.
+
+Pixels are RGB uint8 `(H, W, 3)`. The header is read first (Pillow), so an image is refused for its size before any
+memory is spent on it; OpenCV then decodes. EXIF orientation is applied, an alpha channel is dropped, grayscale becomes
+three equal channels and 16-bit samples keep their upper 8 bits: OpenCV's own rules, the same for every caller.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+ImageProblem = Literal["empty_image", "unsupported_image", "corrupt_image", "image_too_large"]
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+DEFAULT_MAX_PIXELS = 50_000_000
+
+# Our own limit is checked right after the header; Pillow's global one would only add a second, different error.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class ImageError(ValueError):
+    """The bytes are not an image that can be inspected; `code` names the problem for machines."""
+
+    def __init__(self, code: ImageProblem, message: str) -> None:
+        super().__init__(message)
+        self.code: ImageProblem = code
+
+
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """Decode JPEG, PNG, BMP or WebP bytes to RGB uint8 `(H, W, 3)`; raises ImageError, never returns half an image."""
+    if not data:
+        raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded picture as the request body")
+    width, height = _read_header(data)
+    if width * height > max_pixels:
+        raise ImageError(
+            "image_too_large",
+            f"the image header says {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}",
+        )
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ImageError("corrupt_image", f"the image data is damaged: {error.err}") from error
+    if pixels is None:
+        raise ImageError("corrupt_image", "the image data is damaged or cut short: send the whole file")
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _read_header(data: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+            return header.size
+    # Pillow's parsers raise many types on hostile headers (SyntaxError, struct.error, OverflowError, ...).
+    except Exception as error:
+        raise ImageError(
+            "unsupported_image", f"not a readable {', '.join(FORMATS)} image: the file header is missing or damaged"
+        ) from error
+
+
+def read(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """`decode` for a file; the ImageError names the file."""
+    try:
+        return decode(path.read_bytes(), max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(error.code, f"{path}: {error}") from error
+
+
+def resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    """OpenCV INTER_LINEAR to `(height, width, 3)`, aspect not kept, as the authors' data loader does."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    return resized.astype(np.uint8, copy=False)
+
+
+def encode(pixels: NDArray[np.uint8], extension: Literal[".png", ".jpg"]) -> bytes:
+    """RGB `(H, W, 3)` or gray `(H, W)` uint8 to PNG or JPEG (quality 92) bytes."""
+    bgr = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    options = [cv2.IMWRITE_JPEG_QUALITY, 92] if extension == ".jpg" else []
+    done, data = cv2.imencode(extension, np.ascontiguousarray(bgr), options)
+    if not done:
+        raise ValueError(f"OpenCV could not encode an array of shape {pixels.shape} as {extension}")
+    return data.tobytes()
