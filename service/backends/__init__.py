@@ -38,4 +38,5 @@ def open_backend(bundle: Bundle, choice: BackendChoice, *, threads: int) -> Back
     # Imported here so that reading a bundle does not need the runtime.
     from service.backends.ort import OrtBackend
 
-    return OrtBackend(bundle, "fp32", threads=threads)
+    manifest = bundle.manifest
+    return OrtBackend(bundle.file(manifest.models["fp32"]), manifest.input, "fp32", threads=threads)

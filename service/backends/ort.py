@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from service.backends import BackendError
-from service.bundle import Bundle, Precision
+from service.bundle import InputSpec, Precision
 
 _SIGNATURE = {"image": "tensor(uint8)", "anomaly_map": "tensor(float)", "score": "tensor(float)"}
 
@@ -19,9 +21,8 @@ class OrtBackend:
     provider = "CPUExecutionProvider"
     max_batch_size = 8
 
-    def __init__(self, bundle: Bundle, precision: Precision, *, threads: int) -> None:
+    def __init__(self, model: Path, expected: InputSpec, precision: Precision, *, threads: int) -> None:
         self.precision: Precision = precision
-        model = bundle.file(bundle.manifest.models[precision])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -31,18 +32,18 @@ class OrtBackend:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=[self.provider])
         except Exception as error:
             raise BackendError(f"{model}: ONNX Runtime cannot load it: {error}") from error
-        self._check(model.name, bundle)
+        self._check(model, expected)
 
-    def _check(self, model: str, bundle: Bundle) -> None:
+    def _check(self, model: Path, expected: InputSpec) -> None:
         actual = self._session.get_providers()[0]
         if actual != self.provider:
             raise BackendError(f"{self.provider} was asked for, the session runs on {actual}")
         nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
         if {node.name: node.type for node in nodes} != _SIGNATURE:
             raise BackendError(f"{model}: signature is {[(n.name, n.type) for n in nodes]}, not {_SIGNATURE}")
-        expected = [bundle.manifest.input.height, bundle.manifest.input.width, 3]
-        if nodes[0].shape[1:] != expected:
-            raise BackendError(f"{model}: input is (N, {nodes[0].shape[1:]}), the manifest says (N, {expected})")
+        shape = [expected.height, expected.width, 3]
+        if nodes[0].shape[1:] != shape:
+            raise BackendError(f"{model}: one image is {nodes[0].shape[1:]}, the manifest says {shape}")
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         try:

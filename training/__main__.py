@@ -1,0 +1,248 @@
+"""`python -m training`: train, evaluate and import recipes from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from pydantic import JsonValue
+
+from service.backends import Backend, BackendError, open_backend
+from service.bundle import Bundle, BundleError, read_bundle
+from service.images import ImageError, Pixels, read, resize
+from training.anomalies import SimulatorConfig
+from training.config import PRESETS, TrainConfig, load_config, preset, save_config
+from training.data import DataError, good_images, load_images, test_images
+from training.demo_parts import write_dataset
+from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
+from training.export import ExportError, HeldOut, export_bundle
+from training.networks import Draem
+from training.official import CheckpointError, load_official
+from training.simulated_defects import KINDS, apply
+from training.textures import load_textures
+from training.trainer import TrainingError, keep_freed_memory, train
+
+_ERRORS = (
+    BackendError,
+    BundleError,
+    CheckpointError,
+    DataError,
+    EvaluationError,
+    ExportError,
+    ImageError,
+    TrainingError,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except (*_ERRORS, OSError, ValueError, httpx.HTTPError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train_command(options: argparse.Namespace) -> None:
+    """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
+    run: Path = options.run or Path("runs") / options.recipe
+    config = _config(options)
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / "config.json").exists():
+        if load_config(run / "config.json") != config:
+            raise TrainingError(f"{run}: holds a run with other settings: remove it or choose another --run")
+    else:
+        save_config(config, run / "config.json")
+    keep_freed_memory()
+    trained_on, held_out = split(good_images(options.data), config.holdout, config.seed)
+    good = load_images(trained_on, config.size, "good photos")
+    textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    started = datetime.now(UTC)
+    network = train(config, good, textures, run, device=device).cpu()
+    minutes = (datetime.now(UTC) - started).total_seconds() / 60
+    record: dict[str, JsonValue] = {
+        "config": asdict(config),
+        "good_photos": len(trained_on),
+        "textures": len(textures) if options.textures else "procedural",
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "minutes_of_last_session": round(minutes, 2),
+    }
+    bundle = _finish(options, network, _read_all(held_out, config.size), config.seed, record)
+    _write_results(run, bundle)
+
+
+def import_command(options: argparse.Namespace) -> None:
+    """Make a bundle from the authors' two checkpoint files; good photos are needed to calibrate the thresholds."""
+    network = load_official(options.reconstructive, options.discriminative)
+    photos = _read_all(good_images(options.data), options.size)
+    record: dict[str, JsonValue] = {
+        "imported": [options.reconstructive.name, options.discriminative.name],
+        "calibrated_on_training_photos": True,
+    }
+    _finish(options, network, photos, 0, record)
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    """Score the labelled test split with a bundle, in process or through a running service."""
+    bundle = read_bundle(options.bundle)
+    images = test_images(options.data)
+    if options.url:
+        with httpx.Client(base_url=options.url, timeout=60) as client:
+            results = evaluate(images, http_scorer(client, bundle.manifest.recipe))
+        results["through"] = "http"
+    else:
+        backend = open_backend(bundle, "auto", threads=os.cpu_count() or 1)
+        results = evaluate(images, backend_scorer(backend, bundle.manifest.input.height))
+        results["through"] = f"{backend.name} {backend.precision}"
+        backend.close()
+    print(markdown({bundle.manifest.recipe: results}))
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def demo_data_command(options: argparse.Namespace) -> None:
+    """Render the demo part: good photos and defects in MVTec layout."""
+    write_dataset(options.folder, good=160, test_good=30, defects_per_kind=8, seed=options.seed)
+
+
+def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Photos to train on and photos to hold out, drawn by `seed`; both sorted, neither empty."""
+    if len(paths) < 4:
+        raise DataError(f"{paths[0].parent}: {len(paths)} good photos are too few: take at least 4, better 100")
+    count = max(2, round(share * len(paths)))
+    order = np.random.default_rng(seed).permutation(len(paths))
+    held_out = set(order[:count].tolist())
+    return (
+        [path for i, path in enumerate(paths) if i not in held_out],
+        [path for i, path in enumerate(paths) if i in held_out],
+    )
+
+
+def simulate_defects(photos: list[Pixels], seed: int) -> list[Pixels]:
+    """One rendered defect of every kind on each of up to 20 photos: none of them made by the training simulator."""
+    rng = np.random.default_rng(seed)
+    return [apply(photo, kind, rng)[0] for photo in photos[:20] for kind in KINDS]
+
+
+def _finish(
+    options: argparse.Namespace, network: Draem, photos: list[Pixels], seed: int, record: dict[str, JsonValue]
+) -> Bundle:
+    size = photos[0].shape[0]
+    labelled = test_images(options.data) if (options.data / "test").is_dir() else None
+
+    def evaluate_exported(backend: Backend) -> dict[str, JsonValue]:
+        return evaluate(labelled, backend_scorer(backend, size)) if labelled else {}
+
+    bundle = export_bundle(
+        network,
+        HeldOut(photos, simulate_defects(photos, seed)),
+        recipe=options.recipe,
+        version=options.version or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
+        models=options.models,
+        training=record,
+        false_reject_rate=options.false_reject_rate,
+        evaluate=evaluate_exported if labelled else None,
+    )
+    thresholds = bundle.manifest.thresholds
+    print(f"bundle {bundle.path}: review {thresholds.review:.4f}, reject {thresholds.reject:.4f}")
+    if thresholds.calibration.warning:
+        print(f"warning: {thresholds.calibration.warning}")
+    if bundle.manifest.metrics:
+        print(markdown({options.recipe: bundle.manifest.metrics}))
+    return bundle
+
+
+def _write_results(run: Path, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    (run / "results.json").write_text(manifest.model_dump_json(indent=2, exclude={"files"}) + "\n")
+    if manifest.metrics:
+        (run / "results.md").write_text(markdown({manifest.recipe: manifest.metrics}) + "\n")
+
+
+def _read_all(paths: list[Path], size: int) -> list[Pixels]:
+    return [resize(read(path), size, size) for path in paths]
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    config = preset(options.preset)
+    changes = {f.name: value for f in fields(config) if (value := getattr(options, f.name, None)) is not None}
+    simulator = {
+        f.name: value for f in fields(config.simulator) if (value := getattr(options, f.name, None)) is not None
+    }
+    return replace(config, **{**changes, "simulator": replace(config.simulator, **simulator)})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    command = _command(commands, "train", train_command)
+    _bundle_flags(command)
+    command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
+    command.add_argument("--run", type=Path, help="folder for checkpoint and statistics; default runs/RECIPE")
+    command.add_argument("--preset", choices=PRESETS, default="edge")
+    settings = command.add_argument_group("settings that differ from the preset")
+    for cls in (TrainConfig, SimulatorConfig):
+        for f in fields(cls):
+            if f.name not in {"preset", "simulator"}:
+                settings.add_argument(f"--{f.name.replace('_', '-')}", type=_flag_type(f.type), metavar="X")
+
+    command = _command(commands, "import-checkpoint", import_command)
+    _bundle_flags(command)
+    command.add_argument("--reconstructive", type=Path, required=True, help="the authors' *.pckl")
+    command.add_argument("--discriminative", type=Path, required=True, help="the authors' *_seg.pckl")
+    command.add_argument("--size", type=int, default=256)
+
+    command = _command(commands, "evaluate", evaluate_command)
+    command.add_argument("--bundle", type=Path, required=True, help="models/RECIPE/VERSION")
+    command.add_argument("--data", type=Path, required=True, help="folder in MVTec layout")
+    command.add_argument("--url", help="score through the service at this address instead of in this process")
+    command.add_argument("--out", type=Path, help="write the figures to this JSON file")
+
+    command = _command(commands, "demo-data", demo_data_command)
+    command.add_argument("folder", type=Path)
+    command.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+    command.set_defaults(command=function)
+    return command
+
+
+def _bundle_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, required=True, help="good photos, or a folder in MVTec layout")
+    command.add_argument("--recipe", required=True, help="name of the recipe")
+    command.add_argument("--version", help="version of the bundle; default the time")
+    command.add_argument("--models", type=Path, default=Path("models"), help="where bundles go")
+    command.add_argument("--false-reject-rate", type=float, default=0.01)
+
+
+def _flag_type(annotation: Any) -> Callable[[str], Any]:
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": _boolean}
+    return kinds.get(str(annotation), str)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

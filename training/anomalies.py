@@ -1,0 +1,113 @@
+"""The anomaly simulator of DRÆM: Perlin mask, augmented texture, random opacity (Zavrtanik et al. 2021, eq. 1).
+
+Works on a whole batch on the device that holds the images. All draws come from one CPU generator, so a run can be
+repeated and resumed exactly on any device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.perlin import perlin_noise
+from training.textures import augment_textures, rotate
+
+
+@dataclass(frozen=True)
+class SimulatorConfig:
+    anomaly_probability: float = 0.5  # share of samples that get a mask at all (some masks come out empty)
+    perlin_max_exponent: int = 5  # lattice resolution per axis 2^0 .. 2^5, drawn per axis
+    perlin_threshold: float = 0.5  # noise above it is anomalous
+    opacity_min: float = 0.2  # the texture's share of the blend is U(opacity_min, 1)
+    texture_augmentation: bool = True  # three of ten augmenters on each texture
+    own_texture: float = 0.0  # share of anomalies whose texture is another good photo (0: the paper)
+    mask_combination: bool = False  # union or intersection of two masks for a third each (GLASS, Chen et al. 2024)
+    visible_min: float = 0.0  # masked pixels that the blend changed by less (largest channel, of 1) count as normal
+    rotate_probability: float = 0.3  # good photos are rotated by U(-rotate_degrees, rotate_degrees)
+    rotate_degrees: float = 90.0  # 0 for parts that always lie the same way
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the network sees and must restore, `(N, 3, H, W)` in [0, 1], and the mask `(N, 1, H, W)` of 0 and 1."""
+
+    augmented: Tensor
+    clean: Tensor
+    mask: Tensor
+
+
+class AnomalySimulator:
+    """Draws batches with replacement from good photos and textures, both uint8 `(N, 3, S, S)` on one device."""
+
+    def __init__(self, good: Tensor, textures: Tensor, config: SimulatorConfig, generator: torch.Generator) -> None:
+        if good.shape[1:] != textures.shape[1:]:
+            raise ValueError(f"good photos are {tuple(good.shape[1:])}, textures {tuple(textures.shape[1:])}")
+        self.good = good
+        self.textures = textures
+        self.config = config
+        self.generator = generator
+
+    def batch(self, count: int) -> Batch:
+        clean = self._good_photos(count)
+        anomalous = torch.rand(count, generator=self.generator) < self.config.anomaly_probability
+        mask = torch.zeros((count, 1, *clean.shape[2:]), device=clean.device)
+        augmented = clean.clone()
+        if chosen := anomalous.nonzero().flatten().tolist():
+            mask[chosen] = self._masks(len(chosen))
+            opacity = self.config.opacity_min + (1 - self.config.opacity_min) * self._uniform(len(chosen), 1, 1, 1)
+            weight = mask[chosen] * opacity.to(clean.device)
+            augmented[chosen] = torch.lerp(clean[chosen], self._texture(len(chosen)), weight)
+        if self.config.visible_min > 0:
+            change = (augmented - clean).abs().amax(dim=1, keepdim=True)
+            mask *= change >= self.config.visible_min
+        return Batch(augmented, clean, mask)
+
+    def _good_photos(self, count: int) -> Tensor:
+        photos = self._pick(self.good, count) / 255
+        turned = self._uniform(count) < self.config.rotate_probability
+        degrees = self.config.rotate_degrees * (2 * self._uniform(count) - 1)
+        if self.config.rotate_degrees and (chosen := turned.nonzero().flatten().tolist()):
+            photos[chosen] = rotate(photos[chosen], degrees[chosen].to(photos.device))
+        return photos
+
+    def _masks(self, count: int) -> Tensor:
+        masks = self._perlin_masks(count)
+        if not self.config.mask_combination:
+            return masks
+        other = self._perlin_masks(count)
+        how = self._uniform(count, 1, 1, 1).to(masks.device)
+        union, intersection = torch.maximum(masks, other), masks * other
+        # An empty intersection would teach nothing: it falls back to the union.
+        intersection = torch.where(intersection.amax(dim=(1, 2, 3), keepdim=True) > 0, intersection, union)
+        return torch.where(how < 1 / 3, masks, torch.where(how < 2 / 3, union, intersection))
+
+    def _perlin_masks(self, count: int) -> Tensor:
+        size, device = self.good.shape[-1], self.good.device
+        exponents = torch.randint(0, self.config.perlin_max_exponent + 1, (count, 2), generator=self.generator)
+        noise = perlin_noise(2**exponents, size, self.generator, device).unsqueeze(1)
+        # Rotated before the threshold, so the corners that come in (0) are never anomalous.
+        noise = rotate(noise, (180 * self._uniform(count) - 90).to(device))
+        return (noise > self.config.perlin_threshold).float()
+
+    def _texture(self, count: int) -> Tensor:
+        texture = self._pick(self.textures, count)
+        own = (self._uniform(count) < self.config.own_texture).nonzero().flatten().tolist()
+        if own:
+            shifts = torch.randint(0, texture.shape[-1], (len(own), 2), generator=self.generator).tolist()
+            photos = self._pick(self.good, len(own))
+            for i, photo, shift in zip(own, photos, shifts, strict=True):
+                # Shifted, so that the photo's own structure lands where it does not belong.
+                texture[i] = photo.roll(shift, dims=(1, 2))
+        if self.config.texture_augmentation:
+            foreign = sorted(set(range(count)) - set(own))
+            texture[foreign] = augment_textures(texture[foreign], self.generator)
+        return texture / 255
+
+    def _pick(self, source: Tensor, count: int) -> Tensor:
+        index = torch.randint(0, len(source), (count,), generator=self.generator)
+        return source[index.to(source.device)].float()
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator)

@@ -1,0 +1,67 @@
+"""Training settings: one dataclass, one table of presets. Every difference from the authors' code is a row below."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from training.anomalies import SimulatorConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    preset: str = "paper"
+    seed: int = 0
+    size: int = 256  # pixels, images are resized to size x size; divisible by 32
+    reconstructive_width: int = 128  # channels of the first stage
+    discriminative_width: int = 64
+    epochs: int = 700  # of ceil(images / batch) steps
+    steps: int = 0  # optimiser steps; 0: epochs decide
+    batch: int = 8
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: float = 1e-4
+    schedule: Literal["multistep", "onecycle"] = "multistep"  # multistep: x0.2 at 80 % and 90 %
+    warmup: float = 0.1  # share of the steps, onecycle only
+    weight_decay: float = 0.0  # adamw only
+    l2_weight: float = 1.0
+    ssim_weight: float = 1.0
+    focal_weight: float = 1.0
+    bf16: bool = False  # autocast to bfloat16; losses and weights stay float32
+    max_textures: int = 0  # decoded textures kept in memory; 0: all
+    holdout: float = 0.15  # share of the good photos kept for calibration, never trained on
+    simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
+
+
+_NARROW_SIMULATOR = SimulatorConfig(anomaly_probability=0.7, own_texture=0.3, mask_combination=True, visible_min=0.03)
+_NARROW: dict[str, Any] = {
+    "optimizer": "adamw",
+    "schedule": "onecycle",
+    "weight_decay": 1e-4,
+    "bf16": True,
+    "max_textures": 1500,
+    "simulator": _NARROW_SIMULATOR,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "edge": {"reconstructive_width": 32, "discriminative_width": 16, "steps": 2600, "lr": 1e-3, **_NARROW},
+    "quick": {"reconstructive_width": 16, "discriminative_width": 16, "steps": 1200, "lr": 2e-3, **_NARROW},
+}
+
+
+def preset(name: str, **changes: Any) -> TrainConfig:
+    """The preset's settings with `changes`; unknown names raise TypeError, unknown presets ValueError."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS)}")
+    return replace(TrainConfig(preset=name, **PRESETS[name]), **changes)
+
+
+def save_config(config: TrainConfig, file: Path) -> None:
+    file.write_text(json.dumps(asdict(config), indent=2) + "\n")
+
+
+def load_config(file: Path) -> TrainConfig:
+    fields = json.loads(file.read_text())
+    return TrainConfig(**{**fields, "simulator": SimulatorConfig(**fields["simulator"])})

@@ -1,0 +1,94 @@
+"""Image folders: MVTec layout or a plain folder of good photos, decoded once and kept as uint8 tensors."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from service.images import read, resize
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+class DataError(Exception):
+    """The folder is not what training needs; the message names the path and the remedy."""
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """One labelled test image; `defect` is the folder name, "good" for good parts, and `mask` its ground truth."""
+
+    __test__ = False  # not a pytest class
+
+    path: Path
+    defect: str
+    mask: Path | None
+
+    @property
+    def is_defect(self) -> bool:
+        return self.defect != "good"
+
+
+def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Image files in `folder`, sorted by path; raises DataError when there is none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    entries = folder.rglob("*") if recursive else folder.iterdir()
+    paths = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not paths:
+        raise DataError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def good_images(folder: Path) -> list[Path]:
+    """Good parts for training: `folder/train/good` (MVTec layout) or the images in `folder` itself."""
+    mvtec = folder / "train" / "good"
+    return find_images(mvtec if mvtec.is_dir() else folder)
+
+
+def test_images(folder: Path) -> list[TestImage]:
+    """Labelled images of an MVTec-layout folder (`test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`)."""
+    found: list[TestImage] = []
+    test = folder / "test"
+    if not test.is_dir():
+        raise DataError(f"{folder}: no test/ folder, so nothing to evaluate on")
+    for kind in sorted(p for p in test.iterdir() if p.is_dir()):
+        for path in find_images(kind):
+            mask = folder / "ground_truth" / kind.name / f"{path.stem}_mask.png"
+            if kind.name != "good" and not mask.is_file():
+                raise DataError(f"{mask}: no ground truth for {path}")
+            found.append(TestImage(path, kind.name, mask if kind.name != "good" else None))
+    if not any(image.is_defect for image in found) or all(image.is_defect for image in found):
+        raise DataError(f"{test}: evaluation needs good parts in test/good and defects beside it")
+    return found
+
+
+def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
+    """Ground truth `(size, size)`: bilinear resize, then only full pixels count, as in the authors' evaluation."""
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise DataError(f"{path}: not a readable mask image")
+    return np.asarray(cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) == 255)
+
+
+def load_images(paths: list[Path], size: int, what: str) -> Tensor:
+    """Decode and resize to uint8 `(N, 3, size, size)` RGB with a progress bar; ImageError and OSError name the file."""
+    out = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
+
+    def load(index: int) -> None:
+        pixels = resize(read(paths[index]), size, size)
+        out[index] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = pool.map(load, range(len(paths)))
+        for _ in tqdm(jobs, total=len(paths), desc=f"reading {what}", unit="img", leave=False):
+            pass
+    return out

@@ -1,0 +1,59 @@
+"""The three losses of DRÆM (Zavrtanik et al. 2021, eq. 2, 3 and 5), each in float32 whatever the network ran in."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def draem_losses(reconstruction: Tensor, logits: Tensor, clean: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Named, unweighted losses: images `(N, 3, H, W)` in [0, 1], logits `(N, 2, H, W)`, mask `(N, 1, H, W)`."""
+    reconstruction = reconstruction.float()
+    return {
+        "l2": functional.mse_loss(reconstruction, clean),
+        "ssim": ssim_loss(reconstruction, clean),
+        "focal": focal_loss(logits.float(), mask),
+    }
+
+
+def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """1 - mean SSIM of `(N, C, H, W)` images in [0, 1] (Wang et al. 2004).
+
+    Gaussian window 11x11, sigma 1.5, zero padding. The authors' code guesses the dynamic range from the prediction,
+    which makes it 2 while an untrained network still leaves [0, 1]; here it is always 1.
+    """
+    c1, c2 = 0.01**2, 0.03**2
+    channels = prediction.shape[1]
+    # One grouped convolution per axis for all five moments: the 2-D window is the outer product of the 1-D ones.
+    moments = torch.cat(
+        (prediction, target, prediction * prediction, target * target, prediction * target), dim=1
+    )  # (N, 5C, H, W)
+    window = _gaussian_window(moments.device).view(1, 1, 1, -1).expand(5 * channels, 1, 1, -1)
+    moments = functional.conv2d(moments, window, padding=(0, 5), groups=5 * channels)
+    moments = functional.conv2d(moments, window.transpose(2, 3), padding=(5, 0), groups=5 * channels)
+    mu_p, mu_t, pp, tt, pt = moments.chunk(5, dim=1)
+    variance_p, variance_t, covariance = pp - mu_p * mu_p, tt - mu_t * mu_t, pt - mu_p * mu_t
+    luminance = (2 * mu_p * mu_t + c1) / (mu_p * mu_p + mu_t * mu_t + c1)
+    structure = (2 * covariance + c2) / (variance_p + variance_t + c2)
+    return 1 - (luminance * structure).mean()
+
+
+@cache
+def _gaussian_window(device: torch.device) -> Tensor:
+    x = torch.arange(-5, 6, dtype=torch.float64)
+    window = torch.exp(-(x**2) / (2 * 1.5**2))
+    return (window / window.sum()).float().to(device)
+
+
+def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Focal loss (Lin et al. 2017), gamma 2, no class weights: `(N, 2, H, W)` logits against a `(N, 1, H, W)` mask.
+
+    The authors smooth the one-hot target and then the probability by 1e-5 each, which also keeps the logarithm finite.
+    """
+    smooth = 1e-5
+    p = functional.softmax(logits, dim=1).gather(1, mask.long())
+    p = p * (1 - smooth) + (1 - p) * smooth + smooth
+    return -((1 - p) ** 2 * p.log()).mean()
