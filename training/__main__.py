@@ -22,7 +22,7 @@ from service.bundle import Bundle, BundleError, read_bundle
 from service.images import ImageError, Pixels, read, resize
 from training.anomalies import SimulatorConfig
 from training.config import PRESETS, TrainConfig, load_config, preset, save_config
-from training.data import DataError, good_images, load_images, test_images
+from training.data import DataError, good_images, labelled_images, load_images
 from training.demo_parts import write_dataset
 from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
 from training.export import ExportError, HeldOut, export_bundle
@@ -99,7 +99,7 @@ def import_command(options: argparse.Namespace) -> None:
 def evaluate_command(options: argparse.Namespace) -> None:
     """Score the labelled test split with a bundle, in process or through a running service."""
     bundle = read_bundle(options.bundle)
-    images = test_images(options.data)
+    images = labelled_images(options.data)
     if options.url:
         with httpx.Client(base_url=options.url, timeout=60) as client:
             results = evaluate(images, http_scorer(client, bundle.manifest.recipe))
@@ -142,7 +142,7 @@ def _finish(
     options: argparse.Namespace, network: Draem, photos: list[Pixels], seed: int, record: dict[str, JsonValue]
 ) -> Bundle:
     size = photos[0].shape[0]
-    labelled = test_images(options.data) if (options.data / "test").is_dir() else None
+    labelled = labelled_images(options.data) if (options.data / "test").is_dir() else None
 
     def evaluate_exported(backend: Backend) -> dict[str, JsonValue]:
         return evaluate(labelled, backend_scorer(backend, size)) if labelled else {}

@@ -23,10 +23,8 @@ class DataError(Exception):
 
 
 @dataclass(frozen=True)
-class TestImage:
+class LabelledImage:
     """One labelled test image; `defect` is the folder name, "good" for good parts, and `mask` its ground truth."""
-
-    __test__ = False  # not a pytest class
 
     path: Path
     defect: str
@@ -54,9 +52,9 @@ def good_images(folder: Path) -> list[Path]:
     return find_images(mvtec if mvtec.is_dir() else folder)
 
 
-def test_images(folder: Path) -> list[TestImage]:
-    """Labelled images of an MVTec-layout folder (`test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`)."""
-    found: list[TestImage] = []
+def labelled_images(folder: Path) -> list[LabelledImage]:
+    """Labelled test images of an MVTec-layout folder (`test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`)."""
+    found: list[LabelledImage] = []
     test = folder / "test"
     if not test.is_dir():
         raise DataError(f"{folder}: no test/ folder, so nothing to evaluate on")
@@ -65,7 +63,7 @@ def test_images(folder: Path) -> list[TestImage]:
             mask = folder / "ground_truth" / kind.name / f"{path.stem}_mask.png"
             if kind.name != "good" and not mask.is_file():
                 raise DataError(f"{mask}: no ground truth for {path}")
-            found.append(TestImage(path, kind.name, mask if kind.name != "good" else None))
+            found.append(LabelledImage(path, kind.name, mask if kind.name != "good" else None))
     if not any(image.is_defect for image in found) or all(image.is_defect for image in found):
         raise DataError(f"{test}: evaluation needs good parts in test/good and defects beside it")
     return found

@@ -224,7 +224,7 @@ def _scratch(scene: _Scene, rng: np.random.Generator) -> _Flaw:
     pitch = float(scene.xy[0][0, 1] - scene.xy[0][0, 0])
     for (px, py), w in zip((path - origin) / pitch * 16, width / pitch * 16, strict=True):
         cv2.circle(canvas, (round(px), round(py)), round(w), 255, -1, cv2.LINE_AA, shift=4)
-    furrow = canvas.astype(np.float32) / 255
+    furrow = canvas.astype(np.float32) / np.float32(255)
     burr = cv2.GaussianBlur(furrow, (0, 0), 2) - furrow
     relief = rng.uniform(0.8, 1.5) * burr
     return _Flaw(relief=cast(FloatImage, relief), scar=furrow, scar_angle=float(heading))

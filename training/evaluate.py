@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from service.backends import Backend
 from service.images import read, resize
-from training.data import TestImage, read_mask
+from training.data import LabelledImage, read_mask
 from training.metrics import image_metrics, pixel_metrics
 
 # Gives the anomaly map float32 (H, W) and the score of one image file.
@@ -58,7 +58,7 @@ def http_scorer(client: httpx.Client, recipe: str) -> Scorer:
     return score
 
 
-def evaluate(images: Sequence[TestImage], scorer: Scorer) -> dict[str, JsonValue]:
+def evaluate(images: Sequence[LabelledImage], scorer: Scorer) -> dict[str, JsonValue]:
     """All figures of the paper's tables for one category, and image AUROC per defect type against all good parts."""
     scored = [scorer(image.path) for image in tqdm(images, desc="evaluating", unit="img")]
     maps = np.stack([anomaly_map for anomaly_map, _ in scored])
@@ -82,7 +82,7 @@ def evaluate(images: Sequence[TestImage], scorer: Scorer) -> dict[str, JsonValue
     }
 
 
-def fingerprint(images: Sequence[TestImage]) -> str:
+def fingerprint(images: Sequence[LabelledImage]) -> str:
     """sha256 over defect names and file contents, in order: the same test split gives the same value anywhere."""
     digest = hashlib.sha256()
     for image in images:

@@ -21,6 +21,7 @@ _Drawing = Callable[[Image, Point, float, np.random.Generator], Image]
 _SMALLEST, _LARGEST = 5.0, 60.0  # pixels across, for an image whose shorter side is _REFERENCE
 _REFERENCE = 256
 _VISIBLE = 12  # grey levels in any channel: a fainter change is not called a defect
+_PLAIN = 24  # grey levels by which a plain background may vary along the image's border
 _MIN_PIXELS = 12
 _TRIES = 24
 
@@ -44,7 +45,7 @@ def _polygon(shape: tuple[int, ...], points: NDArray[np.float64]) -> NDArray[np.
     """(H, W) coverage in [0, 1] of an anti-aliased polygon."""
     canvas = np.zeros(shape[:2], np.uint8)
     cv2.fillPoly(canvas, [np.rint(points * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
-    return canvas.astype(np.float32) / 255
+    return canvas.astype(np.float32) / np.float32(255)
 
 
 def _blob(
@@ -59,7 +60,7 @@ def _blob(
     return cast(NDArray[np.float32], (inside * inside * (3 - 2 * inside)).astype(np.float32))
 
 
-def _blend(image: Image, target: NDArray[np.floating] | Image, opacity: NDArray[np.float32]) -> Image:
+def _blend(image: Image, target: NDArray[np.floating], opacity: NDArray[np.floating]) -> Image:
     mixed = image + opacity[..., None] * (target - image.astype(np.float32))
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
@@ -73,19 +74,21 @@ def _scratch(image: Image, centre: Point, size: float, rng: np.random.Generator)
     length = max(1.5 * size, 8.0)
     t = np.linspace(0, 1, max(int(3 * length), 8))
     heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5) * (t - 0.5) + rng.normal(0, 0.4) * (t - 0.5) ** 2
-    path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0) * length / len(t)
-    path += np.array(centre) - path[len(t) // 2]
+    steps = np.stack([np.cos(heading), np.sin(heading)], axis=1) * length / len(t)
+    path: NDArray[np.float64] = np.cumsum(steps, axis=0)
+    path = path + np.array(centre) - path[len(t) // 2]
     radius = rng.uniform(0.5, 1.5) * np.sqrt(np.clip(4 * t * (1 - t), 0.1, 1))
     canvas = np.zeros(image.shape[:2], np.uint8)
     for (x, y), r in zip(path * 16, radius * 16, strict=True):
         cv2.circle(canvas, (round(x), round(y)), round(r), 255, -1, cv2.LINE_AA, shift=4)
-    return _blend(image, image + np.float32(_shade(rng, 35, 110)), canvas.astype(np.float32) / 255)
+    return _blend(image, image + np.float32(_shade(rng, 35, 110)), canvas / np.float32(255))
 
 
 def _stain(image: Image, centre: Point, size: float, rng: np.random.Generator) -> Image:
-    tint = rng.uniform(0.25, 0.75) * rng.uniform(0.75, 1.0, 3)
+    monochrome = bool((image == image[..., :1]).all())  # such a camera sees no coloured stains
+    tint = rng.uniform(0.25, 0.75) * rng.uniform(0.75, 1.0, 1 if monochrome else 3)
     opacity = rng.uniform(0.45, 0.85) * _blob(image.shape, centre, size / 2, rng.uniform(0.25, 0.8), rng)
-    return _blend(image, image * tint, opacity.astype(np.float32))
+    return _blend(image, image * tint, opacity)
 
 
 def _cut_paste(image: Image, centre: Point, size: float, rng: np.random.Generator) -> Image:
@@ -102,7 +105,7 @@ def _missing(image: Image, centre: Point, size: float, rng: np.random.Generator)
     coverage = _polygon(image.shape, _outline(centre, size / 2, rng, 9))
     if rng.random() < 0.5:
         border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-        grain = rng.normal(0, 2, image.shape)
+        grain = rng.normal(0, 2, (*image.shape[:2], 1))
         return _blend(image, np.median(border, axis=0) + grain, coverage)
     return cv2.inpaint(image, (coverage > 0).astype(np.uint8), 3, cv2.INPAINT_TELEA).astype(np.uint8)
 
@@ -122,7 +125,7 @@ def _warp(image: Image, centre: Point, size: float, rng: np.random.Generator) ->
 
 def _spots(image: Image, centre: Point, size: float, rng: np.random.Generator) -> Image:
     coverage = np.zeros(image.shape[:2], np.float32)
-    for _ in range(int(rng.integers(2, 4 + size / 6))):
+    for _ in range(int(rng.integers(2, 4 + int(size / 6)))):
         place = rng.normal(centre, size / 4)
         radius = rng.uniform(1.5, 4.0)
         spot = _polygon(image.shape, _outline((float(place[0]), float(place[1])), radius, rng, 8))
@@ -154,9 +157,16 @@ def _rim(shape: tuple[int, ...]) -> Mask:
 
 
 def _changed(before: Image, after: Image) -> Mask:
-    mask = (cv2.absdiff(before, after).max(axis=2) > _VISIBLE).astype(np.uint8)
+    # slightly out of focus, grain that merely moved cancels out: the eye does not call it a defect either
+    seen = cv2.absdiff(cv2.GaussianBlur(before, (0, 0), 1), cv2.GaussianBlur(after, (0, 0), 1)).max(axis=2) > _VISIBLE
+    mask = (seen & (before != after).any(axis=2)).astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     return cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel).astype(np.bool_)
+
+
+def _largest_piece(mask: Mask) -> int:
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    return int(stats[1:, cv2.CC_STAT_AREA].max(initial=0))
 
 
 def apply(image: Image, kind: str, rng: np.random.Generator, foreground: Mask | None = None) -> tuple[Image, Mask]:
@@ -179,7 +189,7 @@ def apply(image: Image, kind: str, rng: np.random.Generator, foreground: Mask | 
         size = scale * np.exp(rng.uniform(np.log(_SMALLEST), np.log(_LARGEST)))
         drawn = _DRAWINGS[kind](image, (float(columns[place]), float(rows[place])), float(size), rng)
         mask = _changed(image, drawn)
-        if mask.sum() >= _MIN_PIXELS and (kind != "border" or (mask & rim).any()):
+        if _largest_piece(mask) >= _MIN_PIXELS and (kind != "border" or (mask & rim).any()):
             return drawn, mask
     raise ImpossibleDefectError(f"{_TRIES} attempts at a {kind} defect left this image visibly unchanged")
 
@@ -189,9 +199,12 @@ def foreground_mask(images: Sequence[Image]) -> Mask | None:
     typical = np.median(np.stack(images[:32]), axis=0)
     rim = _rim(typical.shape)
     distance = np.abs(typical - np.median(typical[rim], axis=0)).max(axis=2)
-    level, binary = cv2.threshold(distance.astype(np.uint8), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    if level < _VISIBLE or binary[rim].mean() > 0.05:
+    unevenness = float(np.quantile(distance[rim], 0.99))
+    if unevenness > _PLAIN:
         return None
-    outlines, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    part = cv2.drawContours(np.zeros_like(binary), [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
+    differs = (distance > max(_VISIBLE, 1.5 * unevenness)).astype(np.uint8)
+    outlines, _ = cv2.findContours(differs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not outlines:
+        return None
+    part = cv2.drawContours(np.zeros_like(differs), [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
     return part.astype(np.bool_) if 0.05 < part.mean() < 0.9 else None

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.images import ImageError
+from training.data import DataError, find_images, good_images, labelled_images, load_images, read_mask
+
+
+def _write(path: Path, value: int = 128, size: int = 40) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((size, size, 3), value, np.uint8))
+
+
+def test_plain_folder_and_mvtec_layout_are_understood(tmp_path: Path) -> None:
+    _write(tmp_path / "plain" / "b.jpg")
+    _write(tmp_path / "plain" / "a.PNG")
+    (tmp_path / "plain" / "notes.txt").write_text("x")
+    assert [path.name for path in good_images(tmp_path / "plain")] == ["a.PNG", "b.jpg"]
+    _write(tmp_path / "mvtec" / "train" / "good" / "000.png")
+    assert good_images(tmp_path / "mvtec") == [tmp_path / "mvtec" / "train" / "good" / "000.png"]
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        find_images(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no images"):
+        find_images(tmp_path)
+
+
+def test_images_become_rgb_tensors_of_one_size(tmp_path: Path) -> None:
+    red = np.zeros((50, 30, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    loaded = load_images([tmp_path / "red.png"], 32, "photos")
+    assert loaded.shape == (1, 3, 32, 32)
+    assert loaded[0, :, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        load_images([tmp_path / "broken.png"], 32, "photos")
+
+
+def test_labelled_split_pairs_masks_and_needs_them(tmp_path: Path) -> None:
+    _write(tmp_path / "test" / "good" / "000.png")
+    _write(tmp_path / "test" / "hole" / "000.png")
+    with pytest.raises(DataError, match=r"000_mask\.png: no ground truth"):
+        labelled_images(tmp_path)
+    _write(tmp_path / "ground_truth" / "hole" / "000_mask.png", 255)
+    good, hole = labelled_images(tmp_path)
+    assert (good.defect, good.mask, good.is_defect) == ("good", None, False)
+    assert (hole.defect, hole.mask) == ("hole", tmp_path / "ground_truth" / "hole" / "000_mask.png")
+
+
+def test_mask_loses_its_interpolated_border(tmp_path: Path) -> None:
+    """As in the authors' evaluation: after the bilinear resize only pixels of exactly 255 stay."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[15:33, 15:33] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    half = read_mask(tmp_path / "mask.png", 32)
+    assert half.sum() == 8 * 8
+    assert half[8:16, 8:16].all()

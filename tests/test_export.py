@@ -1,0 +1,115 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from service.backends import open_backend
+from service.backends.ort import OrtBackend
+from service.bundle import Bundle, BundleError, InputSpec, read_bundle
+from service.images import read
+from training.demo_parts import render_defect, render_good
+from training.export import (
+    ExportError,
+    HeldOut,
+    InspectionGraph,
+    check_parity,
+    export_bundle,
+    score_images,
+    score_with_torch,
+    to_onnx,
+)
+from training.networks import Draem
+
+
+@pytest.fixture(scope="module")
+def network() -> Draem:
+    """Untrained, but with BatchNorm statistics of real pictures so that maps are not flat."""
+    torch.manual_seed(0)
+    draem = Draem(4, 4).train()
+    for parameter in draem.parameters():
+        parameter.data *= 3
+    with torch.no_grad():
+        for seed in range(20):
+            photo = torch.from_numpy(render_good(np.random.default_rng(seed))).permute(2, 0, 1)[None].float() / 255
+            draem(photo)
+    return draem.eval()
+
+
+@pytest.fixture(scope="module")
+def held_out() -> HeldOut:
+    rngs = [np.random.default_rng(100 + i) for i in range(4)]
+    return HeldOut([render_good(rng) for rng in rngs], [render_defect(rng, "chip")[0] for rng in rngs])
+
+
+@pytest.fixture(scope="module")
+def open_model(network: Draem, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OrtBackend]:
+    model = tmp_path_factory.mktemp("model") / "model.onnx"
+    model.write_bytes(to_onnx(network, 256))
+    return lambda: OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=1)
+
+
+def _export(network: Draem, held_out: HeldOut, models: Path) -> Bundle:
+    return export_bundle(network, held_out, recipe="part", version="1", models=models, training={"seed": 0})
+
+
+def test_score_is_the_maximum_of_the_zero_padded_21x21_mean() -> None:
+    """A perfect 21x21 defect inside scores 1, in the corner 121/441: the paper's score counts the padding."""
+
+    class Perfect(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            bright = (x[:, :1] > 0.5).float() * 200 - 100
+            return x, torch.cat((-bright, bright), dim=1)
+
+    graph = InspectionGraph(Perfect())  # type: ignore[arg-type]
+    for at, expected in (((100, 100), 1.0), ((0, 0), 121 / 441)):
+        image = torch.zeros((1, 256, 256, 3), dtype=torch.uint8)
+        image[0, at[0] : at[0] + (21 if at[0] else 11), at[1] : at[1] + (21 if at[1] else 11)] = 255
+        assert graph(image)[1].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_batches_score_like_single_images(open_model: Callable[[], OrtBackend], held_out: HeldOut) -> None:
+    backend = open_model()
+    together = score_images(backend, held_out.good)
+    alone = [score_images(backend, [image]) for image in held_out.good]
+    np.testing.assert_allclose(together.scores, np.concatenate([one.scores for one in alone]), atol=1e-5)
+    np.testing.assert_allclose(together.maps, np.concatenate([one.maps for one in alone]), atol=1e-5)
+
+
+def test_batch_norm_is_folded_and_the_map_is_the_networks(
+    network: Draem, open_model: Callable[[], OrtBackend], held_out: HeldOut
+) -> None:
+    kinds = {node.op_type for node in onnx.load_from_string(to_onnx(network, 64)).graph.node}
+    assert "Conv" in kinds
+    assert "BatchNormalization" not in kinds
+    assert score_with_torch(network, held_out.good).maps.std() > 1e-3
+    assert check_parity(network, open_model(), held_out.good) < 1e-4
+
+
+def test_parity_refuses_another_network(open_model: Callable[[], OrtBackend], held_out: HeldOut) -> None:
+    torch.manual_seed(1)
+    with pytest.raises(ExportError, match="differs from torch by"):
+        check_parity(Draem(4, 4).eval(), open_model(), held_out.good)
+
+
+def test_bundle_reproduces_its_golden_values(network: Draem, held_out: HeldOut, tmp_path: Path) -> None:
+    written = _export(network, held_out, tmp_path)
+    bundle = read_bundle(tmp_path / "part" / "1")
+    assert bundle.manifest == written.manifest
+    assert bundle.manifest.thresholds.calibration.good_images == 4
+    assert bundle.manifest.thresholds.calibration.warning is not None
+    backend = open_backend(bundle, "auto", threads=1)
+    for golden in bundle.manifest.golden:
+        maps, scores = backend.run(read(bundle.file(golden.image))[None])
+        assert abs(scores[0] - golden.score) < 1e-4
+        np.testing.assert_allclose(maps[0], np.load(bundle.file(golden.anomaly_map)), atol=1e-4)
+
+
+def test_existing_version_is_kept(network: Draem, held_out: HeldOut, tmp_path: Path) -> None:
+    first = _export(network, held_out, tmp_path).manifest.created
+    with pytest.raises(BundleError, match="exists already"):
+        _export(network, held_out, tmp_path)
+    assert read_bundle(tmp_path / "part" / "1").manifest.created == first
+    assert [path.name for path in (tmp_path / "part").iterdir()] == ["1"]

@@ -1,0 +1,127 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.config import TrainConfig, preset
+from training.trainer import CHECKPOINT, STATS, TrainingError, learning_rate, train
+
+CPU = torch.device("cpu")
+TINY = preset("quick", size=64, reconstructive_width=4, discriminative_width=4, steps=6, batch=2, bf16=False)
+
+# Trains the same tiny run in a process of its own, which the test may kill.
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from test_trainer import TINY, CPU, photos, textures
+from dataclasses import replace
+from training.trainer import train
+torch.set_num_threads(1)
+train(replace(TINY, steps=int(sys.argv[2])), photos(), textures(), Path(sys.argv[1]), device=CPU, checkpoint_s=0.0)
+"""
+
+
+def photos() -> Tensor:
+    return torch.randint(90, 110, (4, 3, 64, 64), generator=torch.Generator().manual_seed(1)).byte()
+
+
+def textures() -> Tensor:
+    return torch.randint(0, 256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(2)).byte()
+
+
+def _losses(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / STATS).read_text().splitlines()]
+
+
+def test_same_seed_gives_the_same_losses_and_training_lowers_them(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        train(preset("quick", **{**_tiny(), "steps": 30}), photos(), textures(), tmp_path / name, device=CPU)
+        runs.append(_losses(tmp_path / name))
+    assert runs[0] == runs[1]
+    assert runs[0][-1]["l2"] < 0.5 * runs[0][0]["l2"]
+
+
+def _tiny() -> dict[str, object]:
+    return {"size": 64, "reconstructive_width": 4, "discriminative_width": 4, "batch": 2, "bf16": False}
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_then_resume_gives_the_losses_of_an_unbroken_run(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    for run in (whole, broken):
+        run.mkdir()
+    command = [sys.executable, "-W", "error", "-c", SCRIPT]
+    subprocess.run([*command, str(whole), "40"], check=True, env=environment, capture_output=True)
+
+    victim = subprocess.Popen([*command, str(broken), "40"], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (broken / CHECKPOINT).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert len(_losses(broken)) < 40, "the run ended before it could be killed"
+    subprocess.run([*command, str(broken), "40"], check=True, env=environment, capture_output=True)
+
+    assert _losses(broken) == _losses(whole)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), "100000"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / CHECKPOINT).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert "run the same command again to continue" in errors
+    step = torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"]
+    assert len(_losses(tmp_path)) == step
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: not a readable checkpoint"):
+        train(TINY, photos(), textures(), tmp_path, device=CPU)
+
+
+def test_failed_checkpoint_write_names_the_file_and_keeps_the_last(tmp_path: Path) -> None:
+    train(TINY, photos(), textures(), tmp_path, device=CPU)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / f".{CHECKPOINT}.new").mkdir()
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be written"):
+        train(preset("quick", **{**_tiny(), "steps": 8}), photos(), textures(), tmp_path, device=CPU)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_diverging_loss_stops_and_names_the_step(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step \d+: loss is not finite"):
+        train(preset("quick", **{**_tiny(), "steps": 50, "lr": 1e30}), photos(), textures(), tmp_path, device=CPU)
+
+
+def test_paper_schedule_drops_at_80_and_90_percent() -> None:
+    rates = [learning_rate(TrainConfig(), step, 100) for step in (0, 79, 80, 89, 90, 99)]
+    assert rates == pytest.approx([1e-4, 1e-4, 2e-5, 2e-5, 4e-6, 4e-6])
+
+
+def test_onecycle_rises_to_the_rate_and_falls_to_nothing() -> None:
+    config = preset("quick", lr=1.0)
+    rates = [learning_rate(config, step, 1000) for step in range(1000)]
+    assert rates[0] < 0.02
+    assert max(rates) == pytest.approx(1.0, abs=0.02)
+    assert rates.index(max(rates)) == 100
+    assert rates[-1] < 1e-4
+    assert all(math.isfinite(rate) for rate in rates)
