@@ -94,9 +94,9 @@ def _stain(image: Image, centre: Point, size: float, rng: np.random.Generator) -
 def _cut_paste(image: Image, centre: Point, size: float, rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     source = rng.uniform(0, width), rng.uniform(0, height)
-    matrix = cv2.getRotationMatrix2D(source, rng.uniform(0, 360), rng.uniform(0.9, 1.1))
-    matrix[:, 2] += np.array(centre) - source
-    moved = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    turn = np.asarray(cv2.getRotationMatrix2D(source, rng.uniform(0, 360), rng.uniform(0.9, 1.1)), np.float64)
+    turn[:, 2] += np.subtract(centre, source)
+    moved = cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     jittered = moved * rng.uniform(0.85, 1.15) + rng.uniform(-8, 8)
     return _blend(image, jittered, _polygon(image.shape, _outline(centre, size / 2, rng, int(rng.integers(5, 12)))))
 

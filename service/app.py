@@ -1,0 +1,183 @@
+"""The FastAPI application: resources, middleware, error handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import uuid
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.backends import open_backend
+from service.batching import Batcher
+from service.inspection import Inspector
+from service.monitoring import Metrics
+from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
+from service.recipes import RecipeStore
+from service.routes import Station, router
+from service.settings import Settings
+
+log = logging.getLogger("draem_inspect")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+_PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service for `settings`; recipes load in the background once it runs."""
+    metrics = Metrics()
+    app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=partial(_lifespan, settings, metrics))
+    app.include_router(router)
+    app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
+    app.add_middleware(RequestContext)
+    _handle_errors(app, metrics)
+    # Named in the table of problems, used by no route's signature.
+    original = app.openapi
+
+    def openapi() -> dict[str, object]:
+        schema = original()
+        schema.setdefault("components", {}).setdefault("schemas", {})["ProblemBody"] = ProblemBody.model_json_schema(
+            ref_template="#/components/schemas/{model}"
+        )
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(settings: Settings, metrics: Metrics, app: FastAPI) -> AsyncIterator[dict[str, Station]]:
+    # One image is too small to share among threads; the pool decodes several at once instead.
+    cv2.setNumThreads(1)
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    pool = ThreadPoolExecutor(settings.codec_threads, thread_name_prefix="codec")
+    batcher = Batcher(max_batch=settings.max_batch, queue_size=settings.queue_size, on_batch=metrics.batch_size.observe)
+    store = RecipeStore(
+        settings.models_dir,
+        batcher,
+        lambda bundle: open_backend(bundle, settings.backend, threads=threads),
+        default=settings.default_recipe,
+    )
+    inspector = Inspector(batcher, pool, metrics, max_pixels=settings.max_pixels)
+    station = Station(settings, metrics, batcher, store, inspector)
+    loading = asyncio.create_task(_load(station))
+    try:
+        yield {"station": station}
+    finally:
+        station.draining = True
+        await loading
+        await asyncio.to_thread(batcher.close)
+        pool.shutdown()
+        store.close()
+
+
+async def _load(station: Station) -> None:
+    store = station.recipes
+    await asyncio.to_thread(store.load)
+    for failed, reason in store.failed.items():
+        log.error("recipe %s is not ready: %s", failed, reason)
+    for recipe in store.ready.values():
+        backend = recipe.model.backend
+        log.info("recipe %s version %s is ready on %s %s", recipe.name, recipe.version, backend.name, backend.precision)
+        station.metrics.model.labels(
+            recipe.name, recipe.version, backend.name, backend.provider, backend.precision, recipe.model_sha256
+        ).set(1)
+    if why := store.why_not_ready():
+        log.error("not ready: %s", why)
+    elif station.settings.banner:
+        _print_banner(station)
+
+
+def _print_banner(station: Station) -> None:
+    store, settings = station.recipes, station.settings
+    recipe = store.ready.get(settings.default_recipe or "") or next(iter(store.ready.values()))
+    golden = recipe.bundle.manifest.golden
+    image = recipe.bundle.file(golden[min(1, len(golden) - 1)].image)
+    address = f"http://{'localhost' if settings.host == '127.0.0.1' else settings.host}:{settings.port}"
+    log.info(
+        "open %s in a browser, or try:\n\n"
+        "  curl -s -F image=@%s '%s/inspect?recipe=%s'\n"
+        "  curl -s -F image=@%s -H 'Accept: image/png' -o heatmap.png '%s/inspect?recipe=%s'\n",
+        *(address, image, address, recipe.name, image, address, recipe.name),
+    )
+
+
+class RequestContext:
+    """Gives every request an id, echoes it, and adds the security headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                # /docs loads its viewer from elsewhere; everything else is ours.
+                if scope["path"] not in {"/docs", "/redoc"}:
+                    headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Every way a request can fail ends in a problem; the log has the details, the client gets no traceback."""
+
+    def respond(request: Request, problem: ProblemError) -> JSONResponse:
+        metrics.errors.labels(problem.code).inc()
+        return problem_response(problem, getattr(request.state, "request_id", None))
+
+    @app.exception_handler(ProblemError)
+    def on_problem(request: Request, error: ProblemError) -> JSONResponse:
+        return respond(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        details = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+        return respond(request, ProblemError("invalid_request", details))
+
+    @app.exception_handler(HTTPException)
+    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        code = codes.get(error.status_code, "invalid_request")
+        response = respond(request, ProblemError(code, f"{request.method} {request.url.path}: {PROBLEMS[code][1]}"))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    def on_bug(request: Request, error: Exception) -> JSONResponse:
+        request_id = getattr(request.state, "request_id", None)
+        log.error("request %s failed", request_id, exc_info=error)
+        return respond(
+            request, ProblemError("internal_error", f"an unexpected error; the log has request {request_id}")
+        )

@@ -1,0 +1,45 @@
+"""Prometheus metrics of one station, on a registry of its own. Labels are recipes, stages, verdicts, codes: no ids."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+STAGES = ("read", "decode", "queue", "model", "postprocess", "total")
+SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+SCORES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class Metrics:
+    """All families; `registry` is what /metrics shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.seconds = Histogram(
+            "inspect_stage_seconds",
+            "Time of an inspection by stage; total is from the request's first byte to the finished result",
+            ["recipe", "stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.verdicts = Counter(
+            "inspect_verdicts", "Inspections by verdict", ["recipe", "verdict"], registry=self.registry
+        )
+        self.errors = Counter("inspect_errors", "Requests that ended in a problem", ["code"], registry=self.registry)
+        self.scores = Histogram(
+            "inspect_score", "Anomaly score of inspected images", ["recipe"], buckets=SCORES, registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "inspect_batch_size",
+            "Images in one run of the backend",
+            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge("inspect_queue_depth", "Images waiting for the backend", registry=self.registry)
+        self.in_flight = Gauge("inspect_in_flight", "Inspections being worked on", registry=self.registry)
+        self.ready = Gauge("inspect_ready", "1 when /readyz answers 200", registry=self.registry)
+        self.model = Gauge(
+            "inspect_model_info",
+            "1 for the recipe version in service, with what runs it",
+            ["recipe", "version", "backend", "provider", "precision", "model_sha256"],
+            registry=self.registry,
+        )

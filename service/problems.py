@@ -1,0 +1,89 @@
+"""Every error the service can answer with: one table, one body (RFC 9457), always with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from service.verdicts import Verdict
+
+MEDIA_TYPE = "application/problem+json"
+
+# code: (status, title)
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "empty_image": (400, "No image in the request"),
+    "unsupported_image": (400, "Not an image"),
+    "corrupt_image": (400, "Damaged image"),
+    "client_disconnected": (400, "The client went away"),
+    "not_found": (404, "No such address"),
+    "unknown_recipe": (404, "No such recipe"),
+    "method_not_allowed": (405, "Method not allowed here"),
+    "recipe_not_ready": (409, "The recipe is not ready"),
+    "body_too_large": (413, "Request body too large"),
+    "image_too_large": (413, "Image has too many pixels"),
+    "unsupported_media_type": (415, "Content type not supported"),
+    "invalid_request": (422, "Invalid request"),
+    "overloaded": (429, "Too much to do"),
+    "internal_error": (500, "Internal error"),
+    "untrusted_result": (500, "The result cannot be trusted"),
+    "starting": (503, "Still starting"),
+    "draining": (503, "Shutting down"),
+    "backend_failed": (503, "The backend failed"),
+    "deadline_passed": (504, "Deadline passed"),
+}
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457 problem details; `verdict` is always NOT_INSPECTED."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    verdict: Literal[Verdict.NOT_INSPECTED] = Verdict.NOT_INSPECTED
+    request_id: str | None = None
+    retry_after_ms: int | None = None
+
+
+class ProblemError(Exception):
+    """Ends a request with the problem `code` of the table; `detail` says what is wrong and what to do."""
+
+    def __init__(self, code: str, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.title = PROBLEMS[code]
+        self.code = code
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+def problem_response(problem: ProblemError, request_id: str | None) -> JSONResponse:
+    body = ProblemBody(
+        type=f"urn:draem-inspect:problem:{problem.code}",
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        code=problem.code,
+        request_id=request_id,
+        retry_after_ms=None if problem.retry_after_s is None else round(problem.retry_after_s * 1000),
+    )
+    headers = {"X-Verdict": str(body.verdict)}
+    if problem.retry_after_s is not None:
+        # Whole seconds only; the body has the exact figure.
+        headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
+    return JSONResponse(body.model_dump(exclude_none=True), problem.status, headers, MEDIA_TYPE)
+
+
+def openapi_responses() -> Mapping[int | str, dict[str, Any]]:
+    """The table as OpenAPI responses of `/inspect`."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for code, (status, title) in PROBLEMS.items():
+        entry = by_status.setdefault(
+            status,
+            {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}},
+        )
+        entry["description"] += f"{'; ' if entry['description'] else ''}`{code}`: {title}"
+    return by_status

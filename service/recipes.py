@@ -1,0 +1,166 @@
+"""Recipes in service: bundles that were read, loaded, warmed and checked against their golden images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from service.backends import Backend, BackendError
+from service.batching import Batcher, Model
+from service.bundle import Bundle, BundleError, Tolerance, list_versions, read_bundle
+from service.images import ImageError, read, resize
+
+
+class GoldenError(Exception):
+    """The backend does not reproduce a golden image; the message says which and by how much."""
+
+
+class UnknownRecipeError(Exception):
+    """There is no recipe of this name; the message lists those there are."""
+
+
+class RecipeNotReadyError(Exception):
+    """The recipe exists but cannot inspect; the message says why."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe version that passed the golden gate at `checked`."""
+
+    bundle: Bundle
+    model: Model
+    checked: datetime
+
+    @property
+    def name(self) -> str:
+        return self.bundle.manifest.recipe
+
+    @property
+    def version(self) -> str:
+        return self.bundle.manifest.version
+
+    @property
+    def model_sha256(self) -> str:
+        return self.bundle.model_sha256(self.model.backend.precision)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.bundle.manifest.input.height, self.bundle.manifest.input.width
+
+
+class RecipeStore:
+    """The newest version of every recipe below `models_dir`: ready, or failed with a reason."""
+
+    def __init__(
+        self,
+        models_dir: Path,
+        batcher: Batcher,
+        open_model: Callable[[Bundle], Backend],
+        *,
+        default: str | None,
+    ) -> None:
+        self._models_dir = models_dir
+        self._batcher = batcher
+        self._open_model = open_model
+        self._default = default
+        self.ready: dict[str, Recipe] = {}
+        self.failed: dict[str, str] = {}
+        self.loaded = False
+
+    def load(self) -> None:
+        """Load the newest version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
+        for name, versions in list_versions(self._models_dir).items():
+            try:
+                recipe = self._open(self._models_dir / name / versions[-1])
+            except (BundleError, BackendError, GoldenError, ImageError, OSError, ValueError) as error:
+                self.failed[name] = str(error)
+            else:
+                self.ready[name] = recipe
+        self.loaded = True
+
+    def get(self, name: str | None) -> Recipe:
+        """The recipe of this name, or the default one; raises UnknownRecipeError or RecipeNotReadyError."""
+        name = name or self.default_name()
+        if name in self.ready:
+            return self.ready[name]
+        if name in self.failed:
+            raise RecipeNotReadyError(f"recipe {name!r} could not be loaded: {self.failed[name]}")
+        raise UnknownRecipeError(f"no recipe {name!r}: {self._choice()}")
+
+    def default_name(self) -> str:
+        """The configured default, or the only recipe there is."""
+        if self._default:
+            return self._default
+        names = sorted({*self.ready, *self.failed})
+        if len(names) != 1:
+            raise UnknownRecipeError(f"the request names no recipe and there is no default: {self._choice()}")
+        return names[0]
+
+    def why_not_ready(self) -> str | None:
+        """None when the station can inspect: everything was tried and the default, or any recipe, is ready."""
+        if not self.loaded:
+            return "recipes are being loaded and checked"
+        if not self.ready and not self.failed:
+            return f"no recipe in {self._models_dir}: put a bundle at {self._models_dir}/<recipe>/<version>"
+        if not self.ready or (self._default and self._default not in self.ready):
+            return "; ".join(f"{name}: {reason}" for name, reason in self.failed.items()) or self._choice()
+        if broken := sorted(name for name, recipe in self.ready.items() if recipe.model.failures):
+            return f"the backend failed on the last batch of {', '.join(broken)}"
+        return None
+
+    def close(self) -> None:
+        for recipe in self.ready.values():
+            recipe.model.backend.close()
+
+    def _choice(self) -> str:
+        names = sorted({*self.ready, *self.failed})
+        return f"choose {', '.join(names)}" if names else "there are none"
+
+    def _open(self, path: Path) -> Recipe:
+        bundle = read_bundle(path)
+        model = Model(self._open_model(bundle))
+        try:
+            check_golden(bundle, model, self._batcher)
+            # The first runs pay for allocation and would spoil the estimate that admission relies on.
+            model.seconds_per_image = 0.0
+            check_golden(bundle, model, self._batcher)
+        except BaseException:
+            model.backend.close()
+            raise
+        return Recipe(bundle, model, datetime.now(UTC))
+
+
+def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
+    """Run the golden images the way every image is run; raises GoldenError above the manifest's tolerance."""
+    manifest = bundle.manifest
+    tolerance = manifest.tolerances[model.backend.precision]
+    for golden in manifest.golden:
+        image = resize(read(bundle.file(golden.image)), manifest.input.height, manifest.input.width)
+        result = batcher.submit(model, image, math.inf).result()
+        expected = np.load(bundle.file(golden.anomaly_map), allow_pickle=False)
+        _compare(f"{bundle.path}: {golden.image}", result.anomaly_map, result.score, expected, golden.score, tolerance)
+
+
+def _compare(
+    name: str,
+    anomaly_map: np.ndarray,
+    score: float,
+    expected_map: np.ndarray,
+    expected_score: float,
+    tolerance: Tolerance,
+) -> None:
+    if anomaly_map.shape != expected_map.shape:
+        raise GoldenError(f"{name}: the map is {anomaly_map.shape}, the golden one {expected_map.shape}")
+    score_error = abs(score - expected_score)
+    map_error = float(np.abs(anomaly_map - expected_map).max())
+    # Not "error > tolerance": NaN must fail too.
+    if not (score_error <= tolerance.score and map_error <= tolerance.anomaly_map):
+        raise GoldenError(
+            f"{name}: score is off by {score_error:.2e} (allowed {tolerance.score:.0e}), "
+            f"map by {map_error:.2e} (allowed {tolerance.anomaly_map:.0e})"
+        )

@@ -1,0 +1,45 @@
+"""All settings of the service: read once at start from flags (`--port 9000`) and environment (`INSPECT_PORT=9000`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.backends import BackendChoice
+
+
+class Settings(BaseSettings):
+    """One declaration gives flag, environment variable, validation and documentation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="INSPECT_", frozen=True, cli_kebab_case=True, cli_prog_name="python -m service"
+    )
+
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="TCP port")] = 8000
+    models_dir: Annotated[Path, Field(description="folder of recipes: `<recipe>/<version>/manifest.json`")] = Path(
+        "models"
+    )
+    default_recipe: Annotated[
+        str | None, Field(description="recipe of requests that name none; not needed where there is only one")
+    ] = None
+    backend: Annotated[BackendChoice, Field(description="`auto` or `ort-cpu`: what runs the network")] = "auto"
+    threads: Annotated[int, Field(ge=0, le=256, description="threads of one inference; 0: all cores")] = 0
+    max_batch: Annotated[int, Field(ge=1, le=256, description="most images in one inference")] = 8
+    queue_size: Annotated[int, Field(ge=1, le=10_000, description="images that may wait; more are refused (429)")] = 64
+    deadline_ms: Annotated[
+        float, Field(gt=0, le=600_000, description="milliseconds a request may take where it sends no `X-Deadline-Ms`")
+    ] = 5000
+    codec_threads: Annotated[int, Field(ge=1, le=64, description="threads that decode and draw images")] = 2
+    max_upload_bytes: Annotated[int, Field(ge=1024, description="largest request body (413)")] = 32 * 1024 * 1024
+    max_pixels: Annotated[int, Field(ge=1024, description="largest image, width times height (413)")] = 50_000_000
+    drain_timeout_s: Annotated[
+        int, Field(ge=0, le=600, description="seconds that running requests get after SIGTERM")
+    ] = 20
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least severe log line")] = (
+        "info"
+    )
+    banner: Annotated[bool, Field(description="print the address and a curl line to try when ready")] = False

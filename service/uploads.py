@@ -1,0 +1,66 @@
+"""The image in a request: raw body or multipart form, read under a byte limit, in memory only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from service.problems import ProblemError
+
+RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "application/octet-stream")
+FIELD = "image"
+
+
+async def read_image(request: Request, limit: int) -> bytes:
+    """The encoded image of the request, at most `limit` bytes; raises ProblemError."""
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _read_form(request, await _read_body(request, limit), limit)
+    if media_type not in RAW_TYPES:
+        raise ProblemError(
+            "unsupported_media_type",
+            f"Content-Type {media_type or 'is missing'}: send {', '.join(RAW_TYPES)}, or multipart/form-data with the "
+            f"field {FIELD!r}",
+        )
+    return await _read_body(request, limit)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    too_large = ProblemError("body_too_large", f"the body is larger than {limit} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            chunks.append(chunk)
+    except ClientDisconnect as error:
+        raise ProblemError("client_disconnected", "the client went away while it was sending") from error
+    return b"".join(chunks)
+
+
+async def _read_form(request: Request, body: bytes, limit: int) -> bytes:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=8)
+    # The whole body is in memory and bounded already: no temporary file on disk.
+    parser.spool_max_size = limit
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise ProblemError("invalid_request", f"the multipart form cannot be read: {error.message}") from error
+    field = form.get(FIELD)
+    if not isinstance(field, UploadFile):
+        raise ProblemError("empty_image", f"the form has no file in the field {FIELD!r}")
+    try:
+        return await field.read()
+    finally:
+        await form.close()

@@ -1,0 +1,56 @@
+"""Verdicts, and the only place in the service that can say OK."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Thresholds
+
+
+class Verdict(StrEnum):
+    """What the line acts on. NOT_INSPECTED is every error's verdict: treat it like NG."""
+
+    OK = "OK"
+    REVIEW = "REVIEW"
+    NG = "NG"
+    NOT_INSPECTED = "NOT_INSPECTED"
+
+
+class UntrustedResultError(Exception):
+    """The network's output cannot be judged; the message says what is wrong with it."""
+
+
+class DeadlinePassedError(Exception):
+    """The result came after the deadline: the part has moved on."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one inspection found: map float32 `(H, W)`, score, and the clock at the deadline and now, in seconds."""
+
+    anomaly_map: NDArray[np.float32]
+    score: float
+    deadline: float
+    now: float
+
+
+def judge(evidence: Evidence, thresholds: Thresholds, shape: tuple[int, int]) -> Verdict:
+    """The verdict on a complete, finite, timely result whose map has `shape`; raises instead of guessing."""
+    found = evidence.anomaly_map
+    if found.shape != shape:
+        raise UntrustedResultError(f"anomaly map is {found.shape}, the recipe says {shape}")
+    low, high = float(found.min()), float(found.max())
+    # Written so that NaN fails every comparison.
+    if not (low >= 0.0 and high <= 1.0):
+        raise UntrustedResultError(f"anomaly map holds values outside of [0, 1] ({low} to {high})")
+    if not 0.0 <= evidence.score <= 1.0:
+        raise UntrustedResultError(f"score {evidence.score} is outside of [0, 1]")
+    if not evidence.now <= evidence.deadline:
+        raise DeadlinePassedError("the result came after the deadline")
+    if evidence.score < thresholds.review:
+        return Verdict.OK
+    return Verdict.REVIEW if evidence.score < thresholds.reject else Verdict.NG

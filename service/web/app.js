@@ -1,0 +1,123 @@
+"use strict";
+
+const at = (id) => document.getElementById(id);
+const percent = (value) => `${(100 * Math.min(1, value)).toFixed(1)}%`;
+
+const EXPLANATIONS = {
+  OK: "The part looks like the good parts the recipe was trained on.",
+  REVIEW: "Between good and bad: a person should look at this part.",
+  NG: "The part does not look like a good one.",
+  NOT_INSPECTED: "",
+};
+
+let recipes = [];
+
+async function refreshStation() {
+  try {
+    const ready = await (await fetch("/readyz")).json();
+    const found = await (await fetch("/recipes")).json();
+    at("station").textContent = ready.reason ? `not ready: ${ready.reason}` : "ready";
+    at("station").className = ready.reason ? "not-ready" : "ready";
+    if (JSON.stringify(found) !== JSON.stringify(recipes)) {
+      recipes = found;
+      showRecipes();
+    }
+  } catch {
+    at("station").textContent = "no connection to the service";
+    at("station").className = "not-ready";
+  }
+}
+
+function showRecipes() {
+  const chosen = at("recipe").value;
+  at("recipe").replaceChildren(...recipes.map((recipe) => {
+    const option = new Option(recipe.ready ? `${recipe.recipe} · version ${recipe.version}` : `${recipe.recipe} · not ready`, recipe.recipe);
+    option.disabled = !recipe.ready;
+    return option;
+  }));
+  if (recipes.some((recipe) => recipe.recipe === chosen && recipe.ready)) at("recipe").value = chosen;
+  showExamples();
+}
+
+function showExamples() {
+  const recipe = recipes.find((candidate) => candidate.recipe === at("recipe").value);
+  const count = recipe?.ready ? recipe.golden_images : 0;
+  at("examples-title").hidden = count === 0;
+  at("examples").replaceChildren(...Array.from({ length: count }, (_, index) => {
+    const button = document.createElement("button");
+    const image = document.createElement("img");
+    image.src = `/recipes/${encodeURIComponent(recipe.recipe)}/golden/${index}.png`;
+    image.alt = `example ${index + 1}`;
+    button.append(image);
+    button.addEventListener("click", async () => inspect(await (await fetch(image.src)).blob()));
+    return button;
+  }));
+}
+
+async function inspect(blob) {
+  const query = new URLSearchParams({ recipe: at("recipe").value, heatmap: "overlay" });
+  URL.revokeObjectURL(at("sent").src);
+  at("sent").src = URL.createObjectURL(blob);
+  try {
+    const response = await fetch(`/inspect?${query}`, {
+      method: "POST",
+      body: blob,
+      headers: { "Content-Type": blob.type || "application/octet-stream" },
+    });
+    show(await response.json());
+  } catch (error) {
+    show({ verdict: "NOT_INSPECTED", detail: `no answer from the service (${error.message})` });
+  }
+}
+
+function show(reply) {
+  const inspected = reply.verdict !== "NOT_INSPECTED";
+  at("result").hidden = false;
+  at("result").className = reply.verdict;
+  at("verdict").textContent = reply.verdict.replace("_", " ");
+  at("explanation").textContent = inspected ? EXPLANATIONS[reply.verdict] : `${reply.title ?? "Error"}: ${reply.detail}`;
+  at("scale").hidden = at("figures").hidden = at("pictures").hidden = !inspected;
+  if (!inspected) return;
+  const { review, reject } = reply.thresholds;
+  at("scale").style.setProperty("--review-at", percent(review));
+  at("scale").style.setProperty("--reject-at", percent(reject));
+  at("scale").style.setProperty("--score-at", percent(reply.score));
+  at("scale").setAttribute("aria-label", `score ${reply.score.toFixed(3)}, review from ${review.toFixed(3)}, reject from ${reject.toFixed(3)}`);
+  showFigures({
+    "Score": reply.score.toFixed(4),
+    "Review from": review.toFixed(4),
+    "Reject from": reject.toFixed(4),
+    "Regions": reply.regions.length,
+    "Model": `${reply.timings_ms.model.toFixed(1)} ms`,
+    "Total": `${reply.timings_ms.total.toFixed(1)} ms`,
+    "Backend": `${reply.backend.name} ${reply.backend.precision}`,
+    "Version": reply.version,
+  });
+  at("overlay").src = `data:${reply.heatmap.media_type};base64,${reply.heatmap.data}`;
+}
+
+function showFigures(figures) {
+  at("figures").replaceChildren(...Object.entries(figures).map(([name, value]) => {
+    const pair = document.createElement("div");
+    const term = document.createElement("dt");
+    const description = document.createElement("dd");
+    term.textContent = name;
+    description.textContent = value;
+    pair.append(term, description);
+    return pair;
+  }));
+}
+
+at("recipe").addEventListener("change", showExamples);
+at("file").addEventListener("change", () => at("file").files[0] && inspect(at("file").files[0]));
+at("drop").addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") at("file").click(); });
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  at("drop").addEventListener(kind, (event) => {
+    event.preventDefault();
+    at("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files[0]) inspect(event.dataTransfer.files[0]);
+  });
+}
+
+refreshStation();
+setInterval(refreshStation, 3000);
