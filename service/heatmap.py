@@ -67,7 +67,8 @@ def draw_overlay(image: Pixels, anomaly_map: NDArray[np.float32], threshold: flo
     strength = np.clip((values - threshold / 2) / (1 - threshold / 2), 0, 1)
     colors = _INFERNO[(80 + 175 * strength).astype(np.uint8)]
     opacity = np.minimum(strength * 2, 0.65)[..., None]
-    out = np.rint(picture + (colors - picture.astype(np.float32)) * opacity).astype(np.uint8)
+    blended = picture + (colors - picture.astype(np.float32)) * opacity
+    out = np.asarray(np.rint(blended), np.uint8)
     contours, _ = cv2.findContours((values >= threshold).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(out, contours, -1, (255, 64, 64), max(1, round(max(size) / 400)), cv2.LINE_AA)
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -47,6 +48,10 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 
 async def _read_form(request: Request, body: bytes, limit: int) -> bytes:
+    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
+    if not boundary or b"--" + boundary + b"--" not in body:
+        raise ProblemError("invalid_request", "the multipart form is cut short or names no boundary")
+
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -57,10 +62,10 @@ async def _read_form(request: Request, body: bytes, limit: int) -> bytes:
         form = await parser.parse()
     except MultiPartException as error:
         raise ProblemError("invalid_request", f"the multipart form cannot be read: {error.message}") from error
-    field = form.get(FIELD)
-    if not isinstance(field, UploadFile):
-        raise ProblemError("empty_image", f"the form has no file in the field {FIELD!r}")
     try:
+        field = form.get(FIELD)
+        if not isinstance(field, UploadFile):
+            raise ProblemError("empty_image", f"the form has no file in the field {FIELD!r}")
         return await field.read()
     finally:
         await form.close()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import torch
 from pydantic import JsonValue
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except (*_ERRORS, OSError, ValueError, httpx.HTTPError) as error:
+    except (*_ERRORS, OSError, ValueError, httpx2.HTTPError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -101,7 +101,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     bundle = read_bundle(options.bundle)
     images = labelled_images(options.data)
     if options.url:
-        with httpx.Client(base_url=options.url, timeout=60) as client:
+        with httpx2.Client(base_url=options.url, timeout=60) as client:
             results = evaluate(images, http_scorer(client, bundle.manifest.recipe))
         results["through"] = "http"
     else:

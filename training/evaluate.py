@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
@@ -39,7 +39,7 @@ def backend_scorer(backend: Backend, size: int) -> Scorer:
     return score
 
 
-def http_scorer(client: httpx.Client, recipe: str) -> Scorer:
+def http_scorer(client: httpx2.Client, recipe: str) -> Scorer:
     """Score by POST /inspect: the file's bytes go out, map and score come back."""
 
     def score(path: Path) -> tuple[NDArray[np.float32], float]:
@@ -49,7 +49,7 @@ def http_scorer(client: httpx.Client, recipe: str) -> Scorer:
             content=path.read_bytes(),
             headers={"Content-Type": "application/octet-stream", "X-Deadline-Ms": "30000"},
         )
-        if reply.status_code != httpx.codes.OK:
+        if reply.status_code != httpx2.codes.OK:
             raise EvaluationError(f"{path}: HTTP {reply.status_code}: {reply.text}")
         result = reply.json()
         data = base64.b64decode(result["heatmap"]["data"])

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from fakes import brightness
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from service.app import create_app
+from service.bundle import (
+    Bundle,
+    Calibration,
+    GoldenImage,
+    InputSpec,
+    Manifest,
+    Thresholds,
+    Tolerance,
+    describe,
+    write_bundle,
+)
+from service.settings import Settings
+
+SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Real images in MVTec layout; they are not part of the project."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("INSPECT_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}: set INSPECT_TEST_DATA")
+    return folder
+
+
+def brightness_model() -> bytes:
+    """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["f", "channels"], ["m"], keepdims=0),
+        helper.make_node("Div", ["m", "full"], ["anomaly_map"]),
+        helper.make_node("ReduceMax", ["anomaly_map", "space"], ["score"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "brightness",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", SIZE, SIZE, 3])],
+        [
+            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["N", SIZE, SIZE]),
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"]),
+        ],
+        [
+            helper.make_tensor("channels", TensorProto.INT64, [1], [3]),
+            helper.make_tensor("space", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("full", TensorProto.FLOAT, [], [255.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    done, data = cv2.imencode(".png", pixels[:, :, ::-1])
+    assert done
+    return data.tobytes()
+
+
+def gray(value: int, size: int = SIZE) -> NDArray[np.uint8]:
+    return np.full((size, size, 3), value, np.uint8)
+
+
+def make_bundle(models: Path, recipe: str = "part", version: str = "1", *, golden_shift: float = 0.0) -> Bundle:
+    """A bundle whose score is the image's brightness: below 0.3 OK, below 0.6 REVIEW, else NG."""
+    image = gray(50)
+    image[10:20, 10:20] = 200
+    maps, scores = brightness(image[None])
+    array = io.BytesIO()
+    np.save(array, maps[0])
+    contents = {"model.onnx": brightness_model(), "golden/0.png": png(image), "golden/0.npy": array.getvalue()}
+    manifest = Manifest(
+        format_version=1,
+        recipe=recipe,
+        version=version,
+        method="draem",
+        created=datetime.now(UTC),
+        git_revision=None,
+        input=InputSpec(height=SIZE, width=SIZE),
+        score_formula="paper",
+        thresholds=Thresholds(
+            review=0.3,
+            reject=0.6,
+            pixel=0.5,
+            calibration=Calibration(
+                target_false_reject_rate=0.01, good_images=100, false_rejects=0, false_reject_interval=(0.0, 0.03622)
+            ),
+        ),
+        models={"fp32": "model.onnx"},
+        opset=18,
+        golden=[GoldenImage(image="golden/0.png", anomaly_map="golden/0.npy", score=float(scores[0]) + golden_shift)],
+        tolerances={"fp32": Tolerance(score=1e-3, anomaly_map=1e-3)},
+        files=describe(contents),
+    )
+    return write_bundle(models, manifest, contents)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    make_bundle(tmp_path / "models")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def client(models: Path) -> Iterator[TestClient]:
+    """The service with the brightness recipe, ready."""
+    with TestClient(create_app(Settings(models_dir=models)), raise_server_exceptions=False) as running:
+        wait_until_loaded(running)
+        yield running
+
+
+def wait_until_loaded(client: TestClient) -> None:
+    for _ in range(10_000):
+        if client.get("/readyz").json()["reason"] != "recipes are being loaded and checked":
+            return
+    raise AssertionError("the recipes never finished loading")

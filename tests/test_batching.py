@@ -1,0 +1,166 @@
+import math
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+
+import numpy as np
+import pytest
+from fakes import FakeBackend, FakeClock, brightness
+
+from service.backends import BackendError
+from service.batching import Batcher, ClosedError, Model, OverloadedError, Result
+from service.verdicts import DeadlinePassedError
+
+FAR = math.inf
+
+
+@pytest.fixture
+def make_batcher() -> Iterator[Callable[..., Batcher]]:
+    made: list[Batcher] = []
+
+    def make(**options: object) -> Batcher:
+        batcher = Batcher(**{"max_batch": 8, "queue_size": 100, **options})  # type: ignore[arg-type]
+        made.append(batcher)
+        return batcher
+
+    yield make
+    for batcher in made:
+        batcher.close()
+
+
+def image(value: int = 0) -> np.ndarray:
+    return np.full((4, 4, 3), value, np.uint8)
+
+
+def occupy(batcher: Batcher, model: Model) -> Future[Result]:
+    """Submit one image and wait until the backend works on it."""
+    assert isinstance(model.backend, FakeBackend)
+    future = batcher.submit(model, image(), FAR)
+    assert model.backend.started.acquire(timeout=30)
+    return future
+
+
+def test_an_idle_batcher_runs_one_image_at_once_and_load_makes_batches(make_batcher: Callable[..., Batcher]) -> None:
+    backend = FakeBackend(blocking=True)
+    model, batcher = Model(backend), make_batcher()
+    first = occupy(batcher, model)
+    rest = [batcher.submit(model, image(51 * i), FAR) for i in range(5)]
+    backend.release.release(10)
+    assert first.result(30).batch_size == 1
+    assert [future.result(30).score for future in rest] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
+    assert backend.batches == [1, 5]
+
+
+def test_batches_never_exceed_the_smaller_limit(make_batcher: Callable[..., Batcher]) -> None:
+    backend = FakeBackend(blocking=True, max_batch_size=3)
+    model, batcher = Model(backend), make_batcher(max_batch=4)
+    occupy(batcher, model)
+    futures = [batcher.submit(model, image(), FAR) for _ in range(7)]
+    backend.release.release(10)
+    for future in futures:
+        future.result(30)
+    assert backend.batches == [1, 3, 3, 1]
+
+
+def test_models_are_not_mixed_and_keep_their_order(make_batcher: Callable[..., Batcher]) -> None:
+    first, second = FakeBackend(blocking=True), FakeBackend()
+    a, b, batcher = Model(first), Model(second), make_batcher()
+    occupy(batcher, a)
+    futures = [batcher.submit(model, image(), FAR) for model in (a, b, a, b, b)]
+    first.release.release(10)
+    for future in futures:
+        future.result(30)
+    assert (first.batches, second.batches) == ([1, 2], [3])
+
+
+def test_cancelled_and_expired_images_never_reach_the_model(make_batcher: Callable[..., Batcher]) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True)
+    model, batcher = Model(backend), make_batcher(clock=clock)
+    occupy(batcher, model)
+    cancelled = batcher.submit(model, image(), FAR)
+    expired = batcher.submit(model, image(), clock.now + 1)
+    kept = batcher.submit(model, image(), FAR)
+    assert cancelled.cancel()
+    clock.now += 2
+    backend.release.release(10)
+    kept.result(30)
+    with pytest.raises(DeadlinePassedError):
+        expired.result(30)
+    with pytest.raises(CancelledError):
+        cancelled.result(30)
+    assert backend.batches == [1, 1]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(make_batcher: Callable[..., Batcher]) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True)
+    model, batcher = Model(backend, seconds_per_image=0.1), make_batcher(clock=clock)
+    occupy(batcher, model)
+    batcher.submit(model, image(), FAR)
+    with pytest.raises(OverloadedError, match="the result would take 300 ms") as refused:
+        batcher.submit(model, image(), clock.now + 0.25)
+    assert refused.value.retry_after_s == pytest.approx(0.05)
+    assert batcher.depth == 1
+    batcher.submit(model, image(), clock.now + 0.35)
+    backend.release.release(10)
+
+
+def test_a_full_queue_refuses(make_batcher: Callable[..., Batcher]) -> None:
+    backend = FakeBackend(blocking=True)
+    model, batcher = Model(backend), make_batcher(queue_size=2)
+    occupy(batcher, model)
+    kept = [batcher.submit(model, image(), FAR) for _ in range(2)]
+    with pytest.raises(OverloadedError, match="2 images are waiting"):
+        batcher.submit(model, image(), FAR)
+    backend.release.release(10)
+    for future in kept:
+        future.result(30)
+
+
+def test_a_failing_backend_fails_its_batch_and_recovers(make_batcher: Callable[..., Batcher]) -> None:
+    broken = threading.Event()
+    broken.set()
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if broken.is_set():
+            raise RuntimeError("device lost")
+        return brightness(images)
+
+    model, batcher = Model(FakeBackend(run)), make_batcher()
+    with pytest.raises(BackendError, match="fake: device lost"):
+        batcher.submit(model, image(), FAR).result(30)
+    assert model.failures == 1
+    broken.clear()
+    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+    assert model.failures == 0
+
+
+def test_a_backend_that_loses_images_is_not_believed(make_batcher: Callable[..., Batcher]) -> None:
+    model = Model(FakeBackend(lambda images: brightness(images[1:])))
+    with pytest.raises(BackendError, match="0 maps"):
+        make_batcher().submit(model, image(), FAR).result(30)
+
+
+def test_the_estimate_follows_what_was_measured(make_batcher: Callable[..., Batcher]) -> None:
+    clock = FakeClock()
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        clock.now += 0.5 * len(images)
+        return brightness(images)
+
+    model, batcher = Model(FakeBackend(run)), make_batcher(clock=clock)
+    batcher.submit(model, image(), FAR).result(30)
+    assert model.seconds_per_image == pytest.approx(0.5)
+
+
+def test_close_finishes_what_waits_and_refuses_more() -> None:
+    backend = FakeBackend(blocking=True)
+    model, batcher = Model(backend), Batcher(max_batch=1, queue_size=10)
+    occupy(batcher, model)
+    waiting = [batcher.submit(model, image(), FAR) for _ in range(3)]
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    backend.release.release(10)
+    closer.join(30)
+    assert all(future.done() and future.exception() is None for future in waiting)
+    with pytest.raises(ClosedError):
+        batcher.submit(model, image(), FAR)

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import gray, png
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.images import ImageError, decode, encode, read, resize
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+
+
+def test_lossless_formats_give_identical_rgb_pixels() -> None:
+    for extension in (".png", ".bmp", ".webp"):
+        options = [cv2.IMWRITE_WEBP_QUALITY, 101] if extension == ".webp" else []
+        data = cv2.imencode(extension, PICTURE[:, :, ::-1], options)[1].tobytes()
+        np.testing.assert_array_equal(decode(data), PICTURE)
+
+
+def test_grayscale_sixteen_bit_and_alpha_become_rgb_uint8() -> None:
+    luma = PICTURE[:, :, 0]
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", luma)[1].tobytes()), np.dstack([luma] * 3))
+    deep = (luma.astype(np.uint16) << 8) | 0x7F
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", deep)[1].tobytes()), np.dstack([luma] * 3))
+    alpha = np.dstack([PICTURE[:, :, ::-1], np.full((20, 30), 9, np.uint8)])
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", alpha)[1].tobytes()), PICTURE)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored rotated: turn 90 degrees clockwise to view
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "part.jpg", exif=exif, quality=95)
+    turned = read(tmp_path / "part.jpg")
+    assert turned.shape == (16, 32, 3)
+    assert turned[:, :12].mean() > 250
+    assert turned[:, 20:].mean() < 5
+
+
+def test_the_pixel_limit_counts_before_decoding() -> None:
+    assert decode(png(gray(0, 40)), max_pixels=1600).shape == (40, 40, 3)
+    with pytest.raises(ImageError, match="40x40 = 1600 pixels, more than the limit of 1599") as refused:
+        decode(png(gray(0, 40)), max_pixels=1599)
+    assert refused.value.code == "image_too_large"
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"RIFF"]))
+def test_no_bytes_do_anything_but_decode_or_raise_image_error(data: bytes, start: bytes) -> None:
+    try:
+        pixels = decode(start + data, max_pixels=100_000)
+    except ImageError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+
+
+@given(st.integers(0, 3000), st.integers(0, 255))
+def test_a_damaged_png_is_refused_or_unchanged(position: int, value: int) -> None:
+    data = bytearray(png(PICTURE))
+    position %= len(data)
+    data[position] = value
+    try:
+        pixels = decode(bytes(data), max_pixels=100_000)
+    except ImageError:
+        return
+    np.testing.assert_array_equal(pixels, PICTURE)
+
+
+def test_read_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "part.png").write_text("text")
+    with pytest.raises(ImageError, match=r"part\.png: not a readable"):
+        read(tmp_path / "part.png")
+
+
+def test_resize_is_opencv_linear_and_leaves_right_sizes_alone() -> None:
+    expected = cv2.resize(PICTURE, (15, 40), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(resize(PICTURE, 40, 15), expected)
+    assert resize(PICTURE, 20, 30) is PICTURE
+
+
+def test_encode_round_trip_keeps_colors() -> None:
+    np.testing.assert_array_equal(decode(encode(PICTURE, ".png")), PICTURE)
+    assert abs(decode(encode(gray(90), ".jpg")).astype(int) - 90).max() <= 2

@@ -1,0 +1,92 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_bundle
+from fakes import FakeBackend, brightness
+
+from service.backends import Backend, BackendError, open_backend
+from service.batching import Batcher
+from service.bundle import Bundle
+from service.recipes import RecipeNotReadyError, RecipeStore, UnknownRecipeError
+
+
+@pytest.fixture
+def batcher() -> Iterator[Batcher]:
+    running = Batcher(max_batch=8, queue_size=8)
+    yield running
+    running.close()
+
+
+def _load(models: Path, batcher: Batcher, default: str | None = None) -> RecipeStore:
+    store = RecipeStore(models, batcher, lambda bundle: open_backend(bundle, "auto", threads=1), default=default)
+    store.load()
+    return store
+
+
+def test_the_newest_version_is_served(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, version="10")
+    make_bundle(tmp_path, version="9")
+    store = _load(tmp_path, batcher)
+    assert store.get(None).version == "9"
+    assert store.why_not_ready() is None
+
+
+def test_a_backend_that_misses_the_golden_score_is_not_served(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, golden_shift=0.01)
+    store = _load(tmp_path, batcher)
+    with pytest.raises(RecipeNotReadyError, match=r"golden/0\.png: score is off by 1\.00e-02 \(allowed 1e-03\)"):
+        store.get("part")
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_a_backend_that_misses_the_golden_map_is_not_served(tmp_path: Path, batcher: Batcher, value: float) -> None:
+    make_bundle(tmp_path)
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, scores = brightness(images)
+        maps[:, 3, 3] = value
+        return maps, scores
+
+    backend = FakeBackend(run)
+    store = RecipeStore(tmp_path, batcher, lambda bundle: backend, default=None)
+    store.load()
+    assert "map by" in store.failed["part"]
+    assert backend.closed
+
+
+def test_one_broken_recipe_does_not_stop_the_others(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, "good")
+    make_bundle(tmp_path, "bad").file("model.onnx").write_bytes(b"x")
+    store = _load(tmp_path, batcher)
+    assert store.get("good").name == "good"
+    assert "model.onnx" in store.failed["bad"]
+    assert store.why_not_ready() is None
+    assert "model.onnx" in str(_load(tmp_path, batcher, default="bad").why_not_ready())
+
+
+def test_a_wrong_graph_signature_is_refused(tmp_path: Path, batcher: Batcher) -> None:
+    bundle = make_bundle(tmp_path)
+    with pytest.raises(BackendError, match=r"one image is \[64, 64, 3\], the manifest says \[32, 64, 3\]"):
+        _open_with_height(bundle, 32)
+
+
+def _open_with_height(bundle: Bundle, height: int) -> Backend:
+    spec = bundle.manifest.input.model_copy(update={"height": height})
+    return open_backend(Bundle(bundle.path, bundle.manifest.model_copy(update={"input": spec})), "auto", threads=1)
+
+
+def test_an_empty_models_folder_says_where_to_put_bundles(tmp_path: Path, batcher: Batcher) -> None:
+    store = _load(tmp_path / "nothing", batcher)
+    assert "put a bundle at" in str(store.why_not_ready())
+    with pytest.raises(UnknownRecipeError, match="there are none"):
+        store.get(None)
+
+
+def test_readiness_waits_for_the_default_recipe(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "copied")
+    store = _load(tmp_path, batcher, default="copied")
+    assert "do not rename bundles" in str(store.why_not_ready())
