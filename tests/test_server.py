@@ -1,0 +1,132 @@
+"""The service as a process of its own: start, serve, drain, die."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from conftest import gray, make_bundle, png
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def running_service(
+    models: Path, log: Path, **settings: object
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    """`python -m service` on a free port, ready; killed by pid if the test did not end it."""
+    environment = {**os.environ, **{f"INSPECT_{name.upper()}": str(value) for name, value in settings.items()}}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "--port", "0", "--models-dir", str(models)],
+            env=environment,
+            stderr=stream,
+        )
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{_port(process, log)}", timeout=60) as client:
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.02)
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    for _ in range(3000):
+        if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", log.read_text()):
+            return int(found[1])
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"the service did not start:\n{log.read_text()}")
+
+
+def _rss_mb(process: subprocess.Popen[bytes]) -> float:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) / 1024
+
+
+def test_idle_memory_and_none_gained_by_bad_requests(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models")
+    with running_service(tmp_path / "models", tmp_path / "log") as (process, client):
+        assert _rss_mb(process) < 300
+        bad = [b"", b"text", png(gray(1))[:-40], bytes(50_000_000)]
+        headers = {"Content-Type": "image/png"}
+
+        def round_of_bad_requests() -> None:
+            for data in bad:
+                try:
+                    assert client.post("/inspect", content=data, headers=headers).status_code in {400, 413}
+                except httpx2.WriteError:
+                    # The service may close the connection while 50 MB are still on their way.
+                    assert len(data) > 32 * 1024 * 1024
+
+        for _ in range(3):
+            round_of_bad_requests()
+        before = _rss_mb(process)
+        for _ in range(25):
+            round_of_bad_requests()
+        assert _rss_mb(process) < before + 15
+        assert client.post("/inspect", content=png(gray(51)), headers=headers).json()["verdict"] == "OK"
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def _taken(metrics: str) -> float:
+    """Inspections that the service has begun, finished or not."""
+    return sum(float(value) for value in re.findall(r"^inspect_(?:in_flight|verdicts_total\S*) (\S+)$", metrics, re.M))
+
+
+def test_sigterm_finishes_running_requests_and_leaves_no_child(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models")
+    picture = png(np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), np.uint8))
+    replies: list[int] = []
+    with running_service(tmp_path / "models", tmp_path / "log") as (process, client):
+
+        def work() -> None:
+            headers = {"Content-Type": "image/png"}
+            replies.append(client.post("/inspect", content=picture, headers=headers).status_code)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        while _taken(client.get("/metrics").text) < len(threads):
+            pass
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(60)
+        # uvicorn ends with the signal it was sent, once it is done.
+        assert process.wait(60) == -signal.SIGTERM
+    assert replies == [200] * 8
+    assert children == ""
+
+
+def test_a_port_in_use_and_a_wrong_setting_end_at_once_with_a_message(tmp_path: Path) -> None:
+    wrong = subprocess.run(
+        [sys.executable, "-m", "service", "--max-batch", "0"], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode != 0
+    assert "max_batch" in wrong.stderr
+    make_bundle(tmp_path / "models")
+    with running_service(tmp_path / "models", tmp_path / "log") as (_, client):
+        second = subprocess.run(
+            [sys.executable, "-m", "service", "--port", str(client.base_url.port)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert second.returncode != 0
+    assert "address already in use" in second.stderr
