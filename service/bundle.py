@@ -70,7 +70,8 @@ class Calibration(_Strict):
     """How the thresholds were found: `false_rejects` of `good_images` held-out good parts score at or above reject.
 
     `false_reject_interval` is the exact two-sided 95 % Clopper-Pearson interval of that rate; the escape fields are the
-    same for defects that score below review, where labelled or simulated defects were at hand.
+    same for defects that score below review, where labelled or simulated defects were at hand. `good_scores` are the
+    held-out good parts' scores, sorted: what drift is measured against.
     """
 
     target_false_reject_rate: UnitInterval
@@ -81,7 +82,21 @@ class Calibration(_Strict):
     defect_source: Literal["none", "simulated", "labelled"] = "none"
     escapes: Annotated[int, Field(ge=0)] = 0
     escape_interval: tuple[UnitInterval, UnitInterval] = (0.0, 1.0)
+    good_scores: list[UnitInterval] = []
     warning: str | None = None
+
+
+class QualityLimits(_Strict):
+    """What a picture must be like to be judged at all; measured by `service.quality`, learned from good photos."""
+
+    sharpness_min: Annotated[float, Field(ge=0.0)]
+    contrast_min: Annotated[float, Field(ge=0.0)]
+    brightness_min: Annotated[float, Field(ge=0.0, le=255.0)]
+    brightness_max: Annotated[float, Field(ge=0.0, le=255.0)]
+    dark_max: UnitInterval
+    bright_max: UnitInterval
+    aspect_min: Annotated[float, Field(gt=0.0)]
+    aspect_max: Annotated[float, Field(gt=0.0)]
 
 
 class Thresholds(_Strict):
@@ -122,6 +137,7 @@ class Manifest(_Strict):
     input: InputSpec
     score_formula: Literal["paper"]
     thresholds: Thresholds
+    quality: QualityLimits
     models: Annotated[dict[Precision, FilePath], Field(min_length=1)]
     opset: Annotated[int, Field(ge=17)]
     golden: Annotated[list[GoldenImage], Field(min_length=1)]

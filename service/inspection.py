@@ -14,6 +14,7 @@ from service.heatmap import Region, draw_map, draw_overlay, find_regions, to_npy
 from service.images import ImageError, Pixels, decode, encode, resize
 from service.monitoring import Metrics
 from service.problems import ProblemError
+from service.quality import FrozenCameras, find_faults, measure
 from service.recipes import Recipe
 from service.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
 
@@ -31,11 +32,12 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A finished inspection; `seconds` by stage, in the order they happened."""
+    """A finished inspection; `seconds` by stage, in the order they happened, `faults` of the picture itself."""
 
     recipe: Recipe
     verdict: Verdict
     score: float
+    faults: list[str]
     regions: list[Region]
     heatmap: Heatmap | None
     seconds: dict[str, float]
@@ -49,15 +51,26 @@ class Inspector:
         self._pool = pool
         self._metrics = metrics
         self._max_pixels = max_pixels
+        self._cameras = FrozenCameras()
 
     async def inspect(
-        self, data: bytes, recipe: Recipe, mode: HeatmapMode, *, started: float, deadline: float
+        self,
+        data: bytes,
+        recipe: Recipe,
+        mode: HeatmapMode,
+        *,
+        camera: str | None,
+        started: float,
+        deadline: float,
     ) -> Inspection:
-        """Inspect encoded bytes; `started` and `deadline` are on time.monotonic. Raises ProblemError."""
+        """Inspect encoded bytes; `started` and `deadline` are on time.monotonic. Raises ProblemError.
+
+        A `camera` that has a name is watched for sending the same picture twice.
+        """
         seconds = {"read": time.monotonic() - started}
         with self._metrics.in_flight.track_inprogress():
             try:
-                inspection = await self._stages(data, recipe, mode, deadline, seconds)
+                inspection = await self._stages(data, recipe, mode, camera, deadline, seconds)
             except ImageError as error:
                 raise ProblemError(error.code, str(error)) from error
             except OverloadedError as error:
@@ -77,12 +90,22 @@ class Inspector:
         return inspection
 
     async def _stages(
-        self, data: bytes, recipe: Recipe, mode: HeatmapMode, deadline: float, seconds: dict[str, float]
+        self,
+        data: bytes,
+        recipe: Recipe,
+        mode: HeatmapMode,
+        camera: str | None,
+        deadline: float,
+        seconds: dict[str, float],
     ) -> Inspection:
         loop = asyncio.get_running_loop()
         clock = time.monotonic()
         image, resized = await loop.run_in_executor(self._pool, self._decode, data, recipe.shape)
         seconds["decode"] = time.monotonic() - clock
+
+        clock = time.monotonic()
+        faults = self._find_faults(image, resized, recipe, camera)
+        seconds["quality"] = time.monotonic() - clock
 
         clock = time.monotonic()
         result = await asyncio.wrap_future(self._batcher.submit(recipe.model, resized, deadline))
@@ -92,30 +115,38 @@ class Inspector:
 
         clock = time.monotonic()
         verdict, regions, heatmap = await loop.run_in_executor(
-            self._pool, _postprocess, image, recipe, result, mode, deadline
+            self._pool, _postprocess, image, recipe, result, faults, mode, deadline
         )
         seconds["postprocess"] = time.monotonic() - clock
         if time.monotonic() > deadline:
             raise DeadlinePassedError("the result came after the deadline")
-        return Inspection(recipe, verdict, result.score, regions, heatmap, seconds)
+        return Inspection(recipe, verdict, result.score, faults, regions, heatmap, seconds)
 
     def _decode(self, data: bytes, shape: tuple[int, int]) -> tuple[Pixels, Pixels]:
         image = decode(data, max_pixels=self._max_pixels)
         return image, resize(image, *shape)
+
+    def _find_faults(self, image: Pixels, resized: Pixels, recipe: Recipe, camera: str | None) -> list[str]:
+        faults = find_faults(measure(image, resized), recipe.bundle.manifest.quality)
+        if camera is not None and self._cameras.is_frozen(camera, resized):
+            faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
+        return faults
 
     def _record(self, inspection: Inspection) -> None:
         name = inspection.recipe.name
         for stage, value in inspection.seconds.items():
             self._metrics.seconds.labels(name, stage).observe(value)
         self._metrics.verdicts.labels(name, inspection.verdict).inc()
+        for fault in inspection.faults:
+            self._metrics.faults.labels(name, fault.split(":")[0]).inc()
         self._metrics.scores.labels(name).observe(inspection.score)
 
 
 def _postprocess(
-    image: Pixels, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
+    image: Pixels, recipe: Recipe, result: Result, faults: list[str], mode: HeatmapMode, deadline: float
 ) -> tuple[Verdict, list[Region], Heatmap | None]:
     thresholds = recipe.bundle.manifest.thresholds
-    evidence = Evidence(result.anomaly_map, result.score, deadline, time.monotonic())
+    evidence = Evidence(result.anomaly_map, result.score, faults, deadline, time.monotonic())
     verdict = judge(evidence, thresholds, recipe.shape)
     height, width = image.shape[:2]
     regions = find_regions(result.anomaly_map, thresholds.pixel, (height, width))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-STAGES = ("read", "decode", "queue", "model", "postprocess", "total")
+STAGES = ("read", "decode", "quality", "queue", "model", "postprocess", "total")
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -23,6 +23,12 @@ class Metrics:
         )
         self.verdicts = Counter(
             "inspect_verdicts", "Inspections by verdict", ["recipe", "verdict"], registry=self.registry
+        )
+        self.faults = Counter(
+            "inspect_picture_faults",
+            "Pictures that failed the quality gate, by kind",
+            ["recipe", "fault"],
+            registry=self.registry,
         )
         self.errors = Counter("inspect_errors", "Requests that ended in a problem", ["code"], registry=self.registry)
         self.scores = Histogram(

@@ -73,7 +73,7 @@ class HeatmapReply(BaseModel):
 
 
 class InspectionReply(BaseModel):
-    """Regions are in pixels of the sent image; times in milliseconds by stage."""
+    """Regions are in pixels of the sent image; times in milliseconds by stage; `faults` of the picture, if any."""
 
     inspection_id: str
     request_id: str
@@ -83,6 +83,7 @@ class InspectionReply(BaseModel):
     model_sha256: str
     verdict: Verdict
     score: float
+    faults: list[str]
     thresholds: ThresholdsReply
     regions: list[RegionReply]
     heatmap: HeatmapReply | None
@@ -128,6 +129,9 @@ async def inspect(
     ] = "none",
     x_deadline_ms: Annotated[float | None, Header(gt=0, le=600_000, description="time this request may take")] = None,
     x_part_id: Annotated[str | None, Header(max_length=128, description="comes back in the reply")] = None,
+    x_camera_id: Annotated[
+        str | None, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
+    ] = None,
 ) -> Response:
     """Verdict, score and regions of one image.
 
@@ -142,7 +146,7 @@ async def inspect(
     picture = _wanted_picture(request)
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
     data = await read_image(request, station.settings.max_upload_bytes)
-    work = station.inspector.inspect(data, chosen, mode, started=started, deadline=deadline)
+    work = station.inspector.inspect(data, chosen, mode, camera=x_camera_id, started=started, deadline=deadline)
     inspection = await _unless_disconnected(request, work)
     return _picture_reply(inspection, x_part_id) if picture else _json_reply(inspection, request, x_part_id)
 
@@ -273,6 +277,7 @@ def _json_reply(inspection: Inspection, request: Request, part_id: str | None) -
         model_sha256=recipe.model_sha256,
         verdict=inspection.verdict,
         score=inspection.score,
+        faults=inspection.faults,
         thresholds=_thresholds_reply(recipe),
         regions=[RegionReply(**asdict(region)) for region in inspection.regions],
         heatmap=None

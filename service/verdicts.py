@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,7 +13,7 @@ from service.bundle import Thresholds
 
 
 class Verdict(StrEnum):
-    """What the line acts on. NOT_INSPECTED is every error's verdict: treat it like NG."""
+    """What the line acts on; NOT_INSPECTED, the verdict of every error and unfit picture, is to be treated like NG."""
 
     OK = "OK"
     REVIEW = "REVIEW"
@@ -30,16 +31,23 @@ class DeadlinePassedError(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one inspection found: map float32 `(H, W)`, score, and the clock at the deadline and now, in seconds."""
+    """What one inspection found: map float32 `(H, W)`, score, faults of the picture, deadline and time in seconds.
+
+    `quality_reasons` is empty only for a picture that passed the quality gate.
+    """
 
     anomaly_map: NDArray[np.float32]
     score: float
+    quality_reasons: Sequence[str]
     deadline: float
     now: float
 
 
 def judge(evidence: Evidence, thresholds: Thresholds, shape: tuple[int, int]) -> Verdict:
-    """The verdict on a complete, finite, timely result whose map has `shape`; raises instead of guessing."""
+    """The verdict on a complete, finite, timely result whose map has `shape`; raises instead of guessing.
+
+    NOT_INSPECTED for a picture that failed the quality gate, whatever its score.
+    """
     found = evidence.anomaly_map
     if found.shape != shape:
         raise UntrustedResultError(f"anomaly map is {found.shape}, the recipe says {shape}")
@@ -51,6 +59,8 @@ def judge(evidence: Evidence, thresholds: Thresholds, shape: tuple[int, int]) ->
         raise UntrustedResultError(f"score {evidence.score} is outside of [0, 1]")
     if not evidence.now <= evidence.deadline:
         raise DeadlinePassedError("the result came after the deadline")
+    if evidence.quality_reasons:
+        return Verdict.NOT_INSPECTED
     if evidence.score < thresholds.review:
         return Verdict.OK
     return Verdict.REVIEW if evidence.score < thresholds.reject else Verdict.NG

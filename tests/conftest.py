@@ -22,6 +22,7 @@ from service.bundle import (
     GoldenImage,
     InputSpec,
     Manifest,
+    QualityLimits,
     Thresholds,
     Tolerance,
     describe,
@@ -103,6 +104,17 @@ def make_bundle(models: Path, recipe: str = "part", version: str = "1", *, golde
             calibration=Calibration(
                 target_false_reject_rate=0.01, good_images=100, false_rejects=0, false_reject_interval=(0.0, 0.03622)
             ),
+        ),
+        # A uniform gray picture is fit; a black, a white or a stretched one is not.
+        quality=QualityLimits(
+            sharpness_min=0.0,
+            contrast_min=0.0,
+            brightness_min=10.0,
+            brightness_max=245.0,
+            dark_max=0.9,
+            bright_max=0.9,
+            aspect_min=0.5,
+            aspect_max=2.0,
         ),
         models={"fp32": "model.onnx"},
         opset=18,

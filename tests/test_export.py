@@ -10,6 +10,7 @@ from service.backends import open_backend
 from service.backends.ort import OrtBackend
 from service.bundle import Bundle, BundleError, InputSpec, read_bundle
 from service.images import read
+from service.quality import measure
 from training.demo_parts import render_defect, render_good
 from training.export import (
     ExportError,
@@ -41,7 +42,8 @@ def network() -> Draem:
 @pytest.fixture(scope="module")
 def held_out() -> HeldOut:
     rngs = [np.random.default_rng(100 + i) for i in range(4)]
-    return HeldOut([render_good(rng) for rng in rngs], [render_defect(rng, "chip")[0] for rng in rngs])
+    good = [render_good(rng) for rng in rngs]
+    return HeldOut(good, [render_defect(rng, "chip")[0] for rng in rngs], [measure(image, image) for image in good])
 
 
 @pytest.fixture(scope="module")

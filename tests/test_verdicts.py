@@ -23,14 +23,15 @@ any_float = st.floats(allow_nan=True, allow_infinity=True)
 @given(
     arrays(np.float32, st.sampled_from([(4, 4), (4, 3), (1, 4, 4), (16,)]), elements=st.floats(width=32)),
     any_float,
+    st.lists(st.just("blurred"), max_size=1),
     any_float,
     any_float,
 )
 def test_ok_only_for_a_complete_finite_timely_low_result(
-    anomaly_map: np.ndarray, score: float, deadline: float, now: float
+    anomaly_map: np.ndarray, score: float, faults: list[str], deadline: float, now: float
 ) -> None:
     try:
-        verdict = judge(Evidence(anomaly_map, score, deadline, now), THRESHOLDS, SHAPE)
+        verdict = judge(Evidence(anomaly_map, score, faults, deadline, now), THRESHOLDS, SHAPE)
     except (UntrustedResultError, DeadlinePassedError):
         return
     assert anomaly_map.shape == SHAPE
@@ -38,11 +39,14 @@ def test_ok_only_for_a_complete_finite_timely_low_result(
     assert 0 <= anomaly_map.min() <= anomaly_map.max() <= 1
     assert 0 <= score <= 1
     assert now <= deadline
+    if faults:
+        assert verdict is Verdict.NOT_INSPECTED
+        return
     assert verdict is (Verdict.OK if score < 0.3 else Verdict.REVIEW if score < 0.6 else Verdict.NG)
 
 
 def _judge(score: float = 0.1, value: float = 0.1, deadline: float = 1.0, now: float = 0.0) -> Verdict:
-    return judge(Evidence(np.full(SHAPE, value, np.float32), score, deadline, now), THRESHOLDS, SHAPE)
+    return judge(Evidence(np.full(SHAPE, value, np.float32), score, [], deadline, now), THRESHOLDS, SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +68,7 @@ def test_a_single_nan_pixel_is_enough_to_refuse() -> None:
     anomaly_map = np.zeros(SHAPE, np.float32)
     anomaly_map[3, 3] = np.nan
     with pytest.raises(UntrustedResultError):
-        judge(Evidence(anomaly_map, 0.0, 1.0, 0.0), THRESHOLDS, SHAPE)
+        judge(Evidence(anomaly_map, 0.0, [], 1.0, 0.0), THRESHOLDS, SHAPE)
 
 
 def test_late_results_are_not_judged() -> None:

@@ -16,10 +16,12 @@ import httpx2
 import numpy as np
 import torch
 from pydantic import JsonValue
+from tqdm import tqdm
 
 from service.backends import Backend, BackendError, open_backend
 from service.bundle import Bundle, BundleError, read_bundle
 from service.images import ImageError, Pixels, read, resize
+from service.quality import Quality, measure
 from training.anomalies import SimulatorConfig
 from training.config import PRESETS, TrainConfig, load_config, preset, save_config
 from training.data import DataError, good_images, labelled_images, load_images
@@ -132,6 +134,15 @@ def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[
     )
 
 
+def measure_quality(paths: list[Path], size: int) -> list[Quality]:
+    """Picture quality of good photos as the service will see them, before any resize."""
+    qualities = []
+    for path in tqdm(paths, desc="picture quality", unit="img", leave=False):
+        photo = read(path)
+        qualities.append(measure(photo, resize(photo, size, size)))
+    return qualities
+
+
 def simulate_defects(photos: list[Pixels], seed: int) -> list[Pixels]:
     """One rendered defect of every kind on each of up to 20 photos: none of them made by the training simulator."""
     rng = np.random.default_rng(seed)
@@ -149,7 +160,7 @@ def _finish(
 
     bundle = export_bundle(
         network,
-        HeldOut(photos, simulate_defects(photos, seed)),
+        HeldOut(photos, simulate_defects(photos, seed), measure_quality(good_images(options.data), size)),
         recipe=options.recipe,
         version=options.version or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
         models=options.models,

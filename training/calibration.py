@@ -53,6 +53,7 @@ def calibrate(
             defect_source="simulated" if len(simulated_scores) else "none",
             escapes=escapes,
             escape_interval=clopper_pearson(escapes, len(simulated_scores)),
+            good_scores=[round(min(1.0, float(score)), 6) for score in ordered],
             warning=warning,
         ),
     )

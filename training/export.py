@@ -33,6 +33,7 @@ from service.bundle import (
     write_bundle,
 )
 from service.images import Pixels, encode
+from service.quality import Quality, learn_limits
 from training.calibration import calibrate
 from training.networks import Draem
 
@@ -146,6 +147,7 @@ class HeldOut:
 
     good: list[Pixels]
     defects: list[Pixels]
+    quality: list[Quality]  # of all good photos, trained on or not
 
 
 def export_bundle(
@@ -188,6 +190,7 @@ def export_bundle(
         input=spec,
         score_formula="paper",
         thresholds=thresholds,
+        quality=learn_limits(held_out.quality),
         models={"fp32": "model.onnx"},
         opset=OPSET,
         golden=golden,

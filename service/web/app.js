@@ -7,8 +7,12 @@ const EXPLANATIONS = {
   OK: "The part looks like the good parts the recipe was trained on.",
   REVIEW: "Between good and bad: a person should look at this part.",
   NG: "The part does not look like a good one.",
-  NOT_INSPECTED: "",
 };
+
+function explain(reply) {
+  if (reply.score === undefined) return `${reply.title ?? "Error"}: ${reply.detail}`;
+  return reply.faults.length ? `The picture is not fit to be judged. ${reply.faults.join("; ")}.` : EXPLANATIONS[reply.verdict];
+}
 
 let recipes = [];
 
@@ -71,11 +75,11 @@ async function inspect(blob) {
 }
 
 function show(reply) {
-  const inspected = reply.verdict !== "NOT_INSPECTED";
+  const inspected = reply.score !== undefined;
   at("result").hidden = false;
   at("result").className = reply.verdict;
   at("verdict").textContent = reply.verdict.replace("_", " ");
-  at("explanation").textContent = inspected ? EXPLANATIONS[reply.verdict] : `${reply.title ?? "Error"}: ${reply.detail}`;
+  at("explanation").textContent = explain(reply);
   at("scale").hidden = at("figures").hidden = at("pictures").hidden = !inspected;
   if (!inspected) return;
   const { review, reject } = reply.thresholds;

@@ -1,0 +1,108 @@
+"""The picture quality gate: a black frame, a lens cap or a blurred part must never be judged, let alone be OK.
+
+Measured on the picture as the network sees it, so that limits learned from training photos hold for any camera
+resolution; costs well under a millisecond.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+
+import cv2
+import numpy as np
+
+from service.bundle import QualityLimits
+from service.images import Pixels
+
+_DARK, _BRIGHT = 8, 247
+_MAX_CAMERAS = 1024
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Sharpness: variance of the Laplacian; contrast: standard deviation; brightness: mean, all of gray 0..255.
+
+    `dark` and `bright` are the shares of clipped pixels, `aspect` is width over height of the picture that was sent.
+    """
+
+    sharpness: float
+    contrast: float
+    brightness: float
+    dark: float
+    bright: float
+    aspect: float
+
+
+def measure(image: Pixels, resized: Pixels) -> Quality:
+    """Quality of a picture `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
+    gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY)
+    share = np.bincount(gray.ravel(), minlength=256) / gray.size
+    levels = np.arange(256)
+    mean = float(share @ levels)
+    return Quality(
+        sharpness=float(cv2.Laplacian(gray, cv2.CV_32F).var()),
+        contrast=float(share @ (levels - mean) ** 2) ** 0.5,
+        brightness=mean,
+        dark=min(1.0, float(share[:_DARK].sum())),
+        bright=min(1.0, float(share[_BRIGHT + 1 :].sum())),
+        aspect=image.shape[1] / image.shape[0],
+    )
+
+
+def learn_limits(good: Sequence[Quality]) -> QualityLimits:
+    """Limits around good photos, wide enough for ordinary change of light, too narrow for blur, glare and darkness."""
+    values = {name: np.array([asdict(quality)[name] for quality in good]) for name in asdict(good[0])}
+    brightness = values["brightness"]
+    slack = 20.0 + float(np.ptp(brightness)) / 2
+    return QualityLimits(
+        sharpness_min=0.4 * float(values["sharpness"].min()),
+        contrast_min=0.5 * float(values["contrast"].min()),
+        brightness_min=max(0.0, float(brightness.min()) - slack),
+        brightness_max=min(255.0, float(brightness.max()) + slack),
+        dark_max=min(1.0, float(values["dark"].max()) + 0.25),
+        bright_max=min(1.0, float(values["bright"].max()) + 0.25),
+        aspect_min=0.95 * float(values["aspect"].min()),
+        aspect_max=1.05 * float(values["aspect"].max()),
+    )
+
+
+def find_faults(quality: Quality, limits: QualityLimits) -> list[str]:
+    """What is wrong with the picture, with the figures; empty for one that may be judged."""
+    q, low, high = quality, "below", "above"
+    checks = (
+        ("blurred: sharpness", q.sharpness, low, limits.sharpness_min),
+        ("no contrast: deviation", q.contrast, low, limits.contrast_min),
+        ("too dark: brightness", q.brightness, low, limits.brightness_min),
+        ("too bright: brightness", q.brightness, high, limits.brightness_max),
+        ("underexposed: share of black pixels", q.dark, high, limits.dark_max),
+        ("overexposed: share of white pixels", q.bright, high, limits.bright_max),
+        ("wrong shape: width over height", q.aspect, low, limits.aspect_min),
+        ("wrong shape: width over height", q.aspect, high, limits.aspect_max),
+    )
+    return [
+        f"{what} {value:.3g} is {side} {limit:.3g}"
+        for what, value, side, limit in checks
+        if (value < limit if side == low else value > limit)
+    ]
+
+
+class FrozenCameras:
+    """Notices a camera that sends the same picture again: sensor noise makes two live pictures differ."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def is_frozen(self, camera: str, resized: Pixels) -> bool:
+        """Whether `camera` sent exactly this picture the last time; remembers it for the next."""
+        digest = blake2b(resized.tobytes(), digest_size=16).digest()
+        with self._lock:
+            frozen = self._last.pop(camera, None) == digest
+            self._last[camera] = digest
+            if len(self._last) > _MAX_CAMERAS:
+                self._last.popitem(last=False)
+        return frozen
