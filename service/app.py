@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -22,17 +23,20 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.backends import open_backend
+from service.access import Access
+from service.backends import BackendError, open_backend
 from service.batching import Batcher
 from service.inspection import Inspector
 from service.monitoring import Metrics
 from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
-from service.recipes import RecipeStore
+from service.recipes import GoldenError, RecipeStore
 from service.routes import Station, router
 from service.settings import Settings
 
 log = logging.getLogger("draem_inspect")
 
+# Seconds between two looks at which golden checks are due.
+_CHECK_EVERY_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -44,9 +48,10 @@ _PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service for `settings`; recipes load in the background once it runs."""
+    """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError."""
     metrics = Metrics()
-    app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=partial(_lifespan, settings, metrics))
+    access = Access(settings.api_keys_file)
+    app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=partial(_lifespan, settings, metrics, access))
     app.include_router(router)
     app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
     app.add_middleware(RequestContext)
@@ -66,7 +71,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(settings: Settings, metrics: Metrics, app: FastAPI) -> AsyncIterator[dict[str, Station]]:
+async def _lifespan(
+    settings: Settings, metrics: Metrics, access: Access, app: FastAPI
+) -> AsyncIterator[dict[str, Station]]:
     # One image is too small to share among threads; the pool decodes several at once instead.
     cv2.setNumThreads(1)
     threads = settings.threads or len(os.sched_getaffinity(0))
@@ -78,13 +85,15 @@ async def _lifespan(settings: Settings, metrics: Metrics, app: FastAPI) -> Async
         lambda bundle: open_backend(bundle, settings.backend, threads=threads),
         default=settings.default_recipe,
     )
-    inspector = Inspector(batcher, pool, metrics, max_pixels=settings.max_pixels)
-    station = Station(settings, metrics, batcher, store, inspector)
+    inspector = Inspector(batcher, pool, metrics)
+    station = Station(settings, metrics, batcher, store, inspector, access)
     loading = asyncio.create_task(_load(station))
+    checking = asyncio.create_task(_keep_checking(station))
     try:
         yield {"station": station}
     finally:
         station.draining = True
+        checking.cancel()
         await loading
         await asyncio.to_thread(batcher.close)
         pool.shutdown()
@@ -99,13 +108,29 @@ async def _load(station: Station) -> None:
     for recipe in store.ready.values():
         backend = recipe.model.backend
         log.info("recipe %s version %s is ready on %s %s", recipe.name, recipe.version, backend.name, backend.precision)
-        station.metrics.model.labels(
-            recipe.name, recipe.version, backend.name, backend.provider, backend.precision, recipe.model_sha256
-        ).set(1)
+    station.metrics.show_recipes(store.ready.values())
     if why := store.why_not_ready():
         log.error("not ready: %s", why)
     elif station.settings.banner:
         _print_banner(station)
+
+
+async def _keep_checking(station: Station) -> None:
+    """Repeat the golden check of recipes that are due, and of those whose backend failed: they may have recovered."""
+    period = timedelta(hours=station.settings.golden_check_hours)
+    while True:
+        await asyncio.sleep(_CHECK_EVERY_S)
+        for name, recipe in list(station.recipes.ready.items()):
+            due = period and datetime.now(UTC) - recipe.checked > period
+            if not (due or recipe.model.failures):
+                continue
+            try:
+                await asyncio.to_thread(station.recipes.verify, name)
+            except BackendError:
+                continue
+            except GoldenError as error:
+                log.error("recipe %s is out of service: %s", name, error)
+                station.metrics.show_recipes(station.recipes.ready.values())
 
 
 def _print_banner(station: Station) -> None:

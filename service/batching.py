@@ -7,6 +7,7 @@ expired or was cancelled while waiting never reaches the model.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -97,6 +98,8 @@ class Batcher:
     def submit(self, model: Model, image: Pixels, deadline: float) -> Future[Result]:
         """Queue one image; cancelling the future takes it out again as long as it waits.
 
+        Without a deadline (infinity: the golden gate) the image is always taken.
+
         Raises OverloadedError at once where the deadline cannot be met, ClosedError while shutting down. The future
         raises DeadlinePassedError or BackendError.
         """
@@ -105,7 +108,7 @@ class Batcher:
                 raise ClosedError
             now = self._clock()
             wait = self._expected_wait(now)
-            if len(self._jobs) >= self._queue_size:
+            if len(self._jobs) >= self._queue_size and deadline != math.inf:
                 raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
             late = now + wait + model.seconds_per_image - deadline
             if late > 0:

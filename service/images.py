@@ -19,6 +19,21 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 ImageProblem = Literal["empty_image", "unsupported_image", "corrupt_image", "image_too_large"]
 
+PixelFormat = Literal["Mono8", "Mono16", "RGB8", "BGR8", "BayerRG8", "BayerGR8", "BayerGB8", "BayerBG8"]
+
+# bytes per pixel, OpenCV conversion
+_RAW: dict[PixelFormat, tuple[int, int | None]] = {
+    "Mono8": (1, cv2.COLOR_GRAY2RGB),
+    "Mono16": (2, cv2.COLOR_GRAY2RGB),
+    "RGB8": (3, None),
+    "BGR8": (3, cv2.COLOR_BGR2RGB),
+    # COLOR_BayerRGGB2RGB and its kin are the aliases that follow GenICam.
+    "BayerRG8": (1, cv2.COLOR_BayerRGGB2RGB),
+    "BayerGR8": (1, cv2.COLOR_BayerGRBG2RGB),
+    "BayerGB8": (1, cv2.COLOR_BayerGBRG2RGB),
+    "BayerBG8": (1, cv2.COLOR_BayerBGGR2RGB),
+}
+
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 DEFAULT_MAX_PIXELS = 50_000_000
 
@@ -50,6 +65,24 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
         raise ImageError("corrupt_image", f"the image data is damaged: {error.err}") from error
     if pixels is None:
         raise ImageError("corrupt_image", "the image data is damaged or cut short: send the whole file")
+    return pixels.astype(np.uint8, copy=False)
+
+
+def decode_raw(
+    data: bytes, *, width: int, height: int, pixel_format: PixelFormat, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Pixels:
+    """Bare pixels in a GenICam format, rows without padding, to RGB uint8 `(height, width, 3)`; raises ImageError."""
+    if width * height > max_pixels:
+        raise ImageError("image_too_large", f"{width}x{height} pixels are more than the limit of {max_pixels}")
+    bytes_per_pixel, conversion = _RAW[pixel_format]
+    if len(data) != (expected := width * height * bytes_per_pixel):
+        raise ImageError("corrupt_image", f"{width}x{height} {pixel_format} is {expected} bytes, not {len(data)}")
+    samples = np.frombuffer(data, np.uint8)
+    if pixel_format == "Mono16":
+        # Little-endian; the upper byte, as for a 16-bit PNG.
+        samples, bytes_per_pixel = samples[1::2], 1
+    shaped = samples.reshape((height, width, 3) if bytes_per_pixel == 3 else (height, width))
+    pixels = shaped.copy() if conversion is None else cv2.cvtColor(shaped, conversion)
     return pixels.astype(np.uint8, copy=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal
@@ -11,13 +12,15 @@ from typing import Literal
 from service.backends import BackendError
 from service.batching import Batcher, ClosedError, OverloadedError, Result
 from service.heatmap import Region, draw_map, draw_overlay, find_regions, to_npy
-from service.images import ImageError, Pixels, decode, encode, resize
+from service.images import ImageError, Pixels, encode, resize
 from service.monitoring import Metrics
 from service.problems import ProblemError
 from service.quality import FrozenCameras, find_faults, measure
 from service.recipes import Recipe
 from service.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
 
+# Gives the picture, RGB uint8 (H, W, 3), or raises ImageError; runs in the pool.
+Decoder = Callable[[], Pixels]
 HeatmapMode = Literal["none", "auto", "overlay", "map", "npy", "jpeg"]
 
 _MEDIA_TYPES = {"overlay": "image/png", "map": "image/png", "npy": "application/x-npy", "jpeg": "image/jpeg"}
@@ -46,16 +49,15 @@ class Inspection:
 class Inspector:
     """Decodes and draws in `pool`, so that nothing blocks the event loop, and runs the network through `batcher`."""
 
-    def __init__(self, batcher: Batcher, pool: Executor, metrics: Metrics, *, max_pixels: int) -> None:
+    def __init__(self, batcher: Batcher, pool: Executor, metrics: Metrics) -> None:
         self._batcher = batcher
         self._pool = pool
         self._metrics = metrics
-        self._max_pixels = max_pixels
         self._cameras = FrozenCameras()
 
     async def inspect(
         self,
-        data: bytes,
+        decoder: Decoder,
         recipe: Recipe,
         mode: HeatmapMode,
         *,
@@ -63,14 +65,14 @@ class Inspector:
         started: float,
         deadline: float,
     ) -> Inspection:
-        """Inspect encoded bytes; `started` and `deadline` are on time.monotonic. Raises ProblemError.
+        """Inspect what `decoder` gives; `started` and `deadline` are on time.monotonic. Raises ProblemError.
 
         A `camera` that has a name is watched for sending the same picture twice.
         """
         seconds = {"read": time.monotonic() - started}
         with self._metrics.in_flight.track_inprogress():
             try:
-                inspection = await self._stages(data, recipe, mode, camera, deadline, seconds)
+                inspection = await self._stages(decoder, recipe, mode, camera, deadline, seconds)
             except ImageError as error:
                 raise ProblemError(error.code, str(error)) from error
             except OverloadedError as error:
@@ -91,7 +93,7 @@ class Inspector:
 
     async def _stages(
         self,
-        data: bytes,
+        decoder: Decoder,
         recipe: Recipe,
         mode: HeatmapMode,
         camera: str | None,
@@ -100,7 +102,7 @@ class Inspector:
     ) -> Inspection:
         loop = asyncio.get_running_loop()
         clock = time.monotonic()
-        image, resized = await loop.run_in_executor(self._pool, self._decode, data, recipe.shape)
+        image, resized = await loop.run_in_executor(self._pool, _decode, decoder, recipe.shape)
         seconds["decode"] = time.monotonic() - clock
 
         clock = time.monotonic()
@@ -122,10 +124,6 @@ class Inspector:
             raise DeadlinePassedError("the result came after the deadline")
         return Inspection(recipe, verdict, result.score, faults, regions, heatmap, seconds)
 
-    def _decode(self, data: bytes, shape: tuple[int, int]) -> tuple[Pixels, Pixels]:
-        image = decode(data, max_pixels=self._max_pixels)
-        return image, resize(image, *shape)
-
     def _find_faults(self, image: Pixels, resized: Pixels, recipe: Recipe, camera: str | None) -> list[str]:
         faults = find_faults(measure(image, resized), recipe.bundle.manifest.quality)
         if camera is not None and self._cameras.is_frozen(camera, resized):
@@ -140,6 +138,11 @@ class Inspector:
         for fault in inspection.faults:
             self._metrics.faults.labels(name, fault.split(":")[0]).inc()
         self._metrics.scores.labels(name).observe(inspection.score)
+
+
+def _decode(decoder: Decoder, shape: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    image = decoder()
+    return image, resize(image, *shape)
 
 
 def _postprocess(

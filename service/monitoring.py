@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.recipes import Recipe
 
 STAGES = ("read", "decode", "quality", "queue", "model", "postprocess", "total")
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
@@ -43,9 +47,18 @@ class Metrics:
         self.queue_depth = Gauge("inspect_queue_depth", "Images waiting for the backend", registry=self.registry)
         self.in_flight = Gauge("inspect_in_flight", "Inspections being worked on", registry=self.registry)
         self.ready = Gauge("inspect_ready", "1 when /readyz answers 200", registry=self.registry)
-        self.model = Gauge(
+        self._model = Gauge(
             "inspect_model_info",
             "1 for the recipe version in service, with what runs it",
             ["recipe", "version", "backend", "provider", "precision", "model_sha256"],
             registry=self.registry,
         )
+
+    def show_recipes(self, recipes: Iterable[Recipe]) -> None:
+        """Make the model info tell of exactly these recipes."""
+        self._model.clear()
+        for recipe in recipes:
+            backend = recipe.model.backend
+            self._model.labels(
+                recipe.name, recipe.version, backend.name, backend.provider, backend.precision, recipe.model_sha256
+            ).set(1)

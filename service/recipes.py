@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from service.backends import Backend, BackendError
 from service.batching import Batcher, Model
 from service.bundle import Bundle, BundleError, Tolerance, list_versions, read_bundle
 from service.images import ImageError, read, resize
+
+# In a recipe's folder: the version to serve, then the one before it.
+ACTIVE = "ACTIVE"
 
 
 class GoldenError(Exception):
@@ -53,8 +58,20 @@ class Recipe:
         return self.bundle.manifest.input.height, self.bundle.manifest.input.width
 
 
+class ActivationError(Exception):
+    """The version was not activated, the one before goes on serving; the message says why."""
+
+
+# What loading a version can end in, other than a ready recipe.
+_REFUSED = (BundleError, BackendError, GoldenError, ImageError, OSError, ValueError)
+
+
 class RecipeStore:
-    """The newest version of every recipe below `models_dir`: ready, or failed with a reason."""
+    """Every recipe below `models_dir`: ready in one version, or failed with a reason.
+
+    `models_dir/<recipe>/ACTIVE` names the version to serve and the one before it; without that file it is the newest.
+    A swap replaces one entry of `ready`: requests that began with the old version finish with it.
+    """
 
     def __init__(
         self,
@@ -68,20 +85,68 @@ class RecipeStore:
         self._batcher = batcher
         self._open_model = open_model
         self._default = default
+        self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
         self.loaded = False
 
     def load(self) -> None:
-        """Load the newest version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
+        """Load one version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
         for name, versions in list_versions(self._models_dir).items():
             try:
-                recipe = self._open(self._models_dir / name / versions[-1])
-            except (BundleError, BackendError, GoldenError, ImageError, OSError, ValueError) as error:
+                active = _read_active(self._models_dir / name)
+                self.ready[name] = self._open(self._models_dir / name / (active[0] if active else versions[-1]))
+            except _REFUSED as error:
                 self.failed[name] = str(error)
-            else:
-                self.ready[name] = recipe
         self.loaded = True
+
+    def activate(self, name: str, version: str) -> Recipe:
+        """Load a version beside the one in service, check it, then serve it; ActivationError leaves all as it was."""
+        with self._changing:
+            known = list_versions(self._models_dir).get(name)
+            if known is None:
+                raise UnknownRecipeError(f"no recipe {name!r}: {self._choice()}")
+            if version not in known:
+                raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
+            before = self.ready.get(name)
+            try:
+                recipe = self._open(self._models_dir / name / version)
+                if before is None or before.version != version:
+                    _write_active(self._models_dir / name, version, before.version if before else None)
+            except _REFUSED as error:
+                raise ActivationError(str(error)) from error
+            self.ready[name] = recipe
+            self.failed.pop(name, None)
+            return recipe
+
+    def rollback(self, name: str) -> Recipe:
+        """Activate the version that served before the present one."""
+        self.get(name)
+        active = _read_active(self._models_dir / name)
+        if len(active) < 2:
+            raise ActivationError(f"recipe {name!r}: no version served before this one")
+        return self.activate(name, active[1])
+
+    def verify(self, name: str) -> Recipe:
+        """Run the golden gate on the version in service.
+
+        A recipe that gives other numbers stops serving: GoldenError. One whose backend does not run at all stays, not
+        ready, and may recover: BackendError.
+        """
+        with self._changing:
+            recipe = self.get(name)
+            try:
+                check_golden(recipe.bundle, recipe.model, self._batcher)
+            except (GoldenError, ImageError, OSError) as error:
+                del self.ready[name]
+                self.failed[name] = str(error)
+                raise GoldenError(str(error)) from error
+            self.ready[name] = replace(recipe, checked=datetime.now(UTC))
+            return self.ready[name]
+
+    def versions(self) -> dict[str, list[str]]:
+        """All versions on disk of every recipe, oldest first."""
+        return list_versions(self._models_dir)
 
     def get(self, name: str | None) -> Recipe:
         """The recipe of this name, or the default one; raises UnknownRecipeError or RecipeNotReadyError."""
@@ -133,6 +198,23 @@ class RecipeStore:
             model.backend.close()
             raise
         return Recipe(bundle, model, datetime.now(UTC))
+
+
+def _read_active(folder: Path) -> list[str]:
+    """The version to serve and the one before it, as far as they are known."""
+    try:
+        return (folder / ACTIVE).read_text().split()[:2]
+    except FileNotFoundError:
+        return []
+
+
+def _write_active(folder: Path, version: str, before: str | None) -> None:
+    temporary = folder / f".{ACTIVE}.new"
+    with temporary.open("w") as stream:
+        stream.write("\n".join(filter(None, (version, before))) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(folder / ACTIVE)
 
 
 def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import re
+import logging
 import time
-import uuid
-from collections.abc import Coroutine
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
 
+from service.access import Access
+from service.backends import BackendError
 from service.batching import Batcher
-from service.bundle import Precision
+from service.images import PixelFormat, decode, decode_raw
 from service.inspection import HeatmapMode, Inspection, Inspector
 from service.monitoring import Metrics
 from service.problems import ProblemError, openapi_responses
-from service.recipes import Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
+from service.recipes import (
+    ActivationError,
+    GoldenError,
+    Recipe,
+    RecipeNotReadyError,
+    RecipeStore,
+    UnknownRecipeError,
+)
+from service.replies import InspectionReply, RecipeReply, backend_reply, json_reply, picture_reply, recipe_reply
 from service.settings import Settings
 from service.uploads import FIELD, RAW_TYPES, read_image
-from service.verdicts import Verdict
 
 PAGE = Path(__file__).parent / "web" / "index.html"
-_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
+
+log = logging.getLogger("draem_inspect")
 
 router = APIRouter()
 
@@ -42,64 +50,8 @@ class Station:
     batcher: Batcher
     recipes: RecipeStore
     inspector: Inspector
+    access: Access
     draining: bool = False
-
-
-class ThresholdsReply(BaseModel):
-    review: float
-    reject: float
-    pixel: float
-
-
-class RegionReply(BaseModel):
-    x: int
-    y: int
-    width: int
-    height: int
-    area: int
-    peak: float
-
-
-class BackendReply(BaseModel):
-    name: str
-    provider: str
-    precision: Precision
-
-
-class HeatmapReply(BaseModel):
-    format: Literal["overlay", "map", "npy"]
-    media_type: str
-    data: str  # base64
-
-
-class InspectionReply(BaseModel):
-    """Regions are in pixels of the sent image; times in milliseconds by stage; `faults` of the picture, if any."""
-
-    inspection_id: str
-    request_id: str
-    part_id: str | None
-    recipe: str
-    version: str
-    model_sha256: str
-    verdict: Verdict
-    score: float
-    faults: list[str]
-    thresholds: ThresholdsReply
-    regions: list[RegionReply]
-    heatmap: HeatmapReply | None
-    backend: BackendReply
-    timings_ms: dict[str, float]
-
-
-class RecipeReply(BaseModel):
-    recipe: str
-    ready: bool
-    reason: str | None = None
-    version: str | None = None
-    model_sha256: str | None = None
-    thresholds: ThresholdsReply | None = None
-    golden_images: int = 0
-    golden_checked: str | None = None
 
 
 _IMAGE = {"type": "string", "format": "binary"}
@@ -127,6 +79,9 @@ async def inspect(
         Literal["none", "auto", "overlay", "map", "npy"],
         Query(description="picture in the reply; auto: overlay for REVIEW and NG"),
     ] = "none",
+    width: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
+    height: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
+    pixel_format: Annotated[PixelFormat | None, Query(description="of bare pixels, a GenICam name")] = None,
     x_deadline_ms: Annotated[float | None, Header(gt=0, le=600_000, description="time this request may take")] = None,
     x_part_id: Annotated[str | None, Header(max_length=128, description="comes back in the reply")] = None,
     x_camera_id: Annotated[
@@ -135,35 +90,64 @@ async def inspect(
 ) -> Response:
     """Verdict, score and regions of one image.
 
+    The body is an encoded image, or bare pixels of a `width`, `height` and `pixel_format` (rows without padding).
     With `Accept: image/png` or `image/jpeg` the reply is the overlay picture itself, the result in `X-` headers.
     """
     started = time.monotonic()
     station = station_of(request)
+    station.access.require(request, "inspect")
     if station.draining:
         raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0)
     deadline = started + (x_deadline_ms or station.settings.deadline_ms) / 1000
     chosen = _choose(station, recipe)
     picture = _wanted_picture(request)
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
+    raw = _raw_layout(width, height, pixel_format)
     data = await read_image(request, station.settings.max_upload_bytes)
-    work = station.inspector.inspect(data, chosen, mode, camera=x_camera_id, started=started, deadline=deadline)
+    limit = station.settings.max_pixels
+    decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
+    work = station.inspector.inspect(decoder, chosen, mode, camera=x_camera_id, started=started, deadline=deadline)
     inspection = await _unless_disconnected(request, work)
-    return _picture_reply(inspection, x_part_id) if picture else _json_reply(inspection, request, x_part_id)
+    return (
+        picture_reply(inspection, x_part_id) if picture else json_reply(inspection, request.state.request_id, x_part_id)
+    )
 
 
 @router.get("/recipes")
 async def recipes(request: Request) -> list[RecipeReply]:
-    """Every recipe found, ready or not."""
+    """Every recipe found, ready or not, with all its versions on disk."""
     store = station_of(request).recipes
-    ready = [_recipe_reply(recipe) for recipe in store.ready.values()]
+    ready = [recipe_reply(recipe) for recipe in store.ready.values()]
     failed = [RecipeReply(recipe=name, ready=False, reason=reason) for name, reason in store.failed.items()]
-    return sorted(ready + failed, key=lambda reply: reply.recipe)
+    versions = await asyncio.to_thread(store.versions)
+    replies = [reply.model_copy(update={"versions": versions.get(reply.recipe, [])}) for reply in ready + failed]
+    return sorted(replies, key=lambda reply: reply.recipe)
+
+
+@router.post("/recipes/{recipe}/activate", responses=dict(openapi_responses()))
+async def activate(request: Request, recipe: str, version: str) -> RecipeReply:
+    """Load a version beside the one in service, check it on its golden images, then serve it."""
+    return await _change_recipe(request, lambda store: store.activate(recipe, version))
+
+
+@router.post("/recipes/{recipe}/rollback", responses=dict(openapi_responses()))
+async def rollback(request: Request, recipe: str) -> RecipeReply:
+    """Serve the version that served before."""
+    return await _change_recipe(request, lambda store: store.rollback(recipe))
+
+
+@router.post("/recipes/{recipe}/verify", responses=dict(openapi_responses()))
+async def verify(request: Request, recipe: str) -> RecipeReply:
+    """Run the golden gate again on what is in service; a recipe that fails it stops serving."""
+    return await _change_recipe(request, lambda store: store.verify(recipe))
 
 
 @router.get("/recipes/{recipe}/golden/{index}.png", response_class=FileResponse, responses=dict(openapi_responses()))
 async def golden_image(request: Request, recipe: str, index: int) -> FileResponse:
     """A golden image of the recipe: something to try it on."""
-    bundle = _choose(station_of(request), recipe).bundle
+    station = station_of(request)
+    station.access.require(request, "inspect")
+    bundle = _choose(station, recipe).bundle
     if not 0 <= index < len(bundle.manifest.golden):
         raise ProblemError("not_found", f"recipe {recipe!r} has golden images 0 to {len(bundle.manifest.golden) - 1}")
     return FileResponse(bundle.file(bundle.manifest.golden[index].image), media_type="image/png")
@@ -193,8 +177,8 @@ async def state(request: Request) -> JSONResponse:
             "queue_depth": station.batcher.depth,
             "recipes": [
                 {
-                    **_recipe_reply(recipe).model_dump(exclude_none=True),
-                    "backend": _backend_reply(recipe).model_dump(),
+                    **recipe_reply(recipe).model_dump(exclude_none=True),
+                    "backend": backend_reply(recipe).model_dump(),
                     "ms_per_image": round(1000 * recipe.model.seconds_per_image, 3),
                     "failures_in_a_row": recipe.model.failures,
                 }
@@ -227,6 +211,36 @@ def station_of(request: Request) -> Station:
 
 def why_not_ready(station: Station) -> str | None:
     return "shutting down" if station.draining else station.recipes.why_not_ready()
+
+
+async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recipe]) -> RecipeReply:
+    station = station_of(request)
+    station.access.require(request, "admin")
+    if not station.recipes.loaded:
+        raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
+    try:
+        recipe = await asyncio.to_thread(change, station.recipes)
+    except UnknownRecipeError as error:
+        raise ProblemError("unknown_recipe", str(error)) from error
+    except (RecipeNotReadyError, GoldenError) as error:
+        raise ProblemError("recipe_not_ready", str(error)) from error
+    except BackendError as error:
+        raise ProblemError("backend_failed", str(error), retry_after_s=5.0) from error
+    except ActivationError as error:
+        raise ProblemError("activation_failed", str(error)) from error
+    station.metrics.show_recipes(station.recipes.ready.values())
+    log.info("recipe %s: version %s is in service, checked %s", recipe.name, recipe.version, recipe.checked)
+    return recipe_reply(recipe)
+
+
+def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat | None) -> dict[str, Any]:
+    given = {"width": width, "height": height, "pixel_format": pixel_format}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ProblemError(
+            "invalid_request", f"bare pixels need width, height and pixel_format: no {', '.join(missing)}"
+        )
+    return {} if missing else given
 
 
 def _choose(station: Station, name: str | None) -> Recipe:
@@ -264,71 +278,3 @@ async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, Inspe
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _json_reply(inspection: Inspection, request: Request, part_id: str | None) -> Response:
-    recipe, picture = inspection.recipe, inspection.heatmap
-    reply = InspectionReply(
-        inspection_id=str(uuid.uuid4()),
-        request_id=request.state.request_id,
-        part_id=part_id,
-        recipe=recipe.name,
-        version=recipe.version,
-        model_sha256=recipe.model_sha256,
-        verdict=inspection.verdict,
-        score=inspection.score,
-        faults=inspection.faults,
-        thresholds=_thresholds_reply(recipe),
-        regions=[RegionReply(**asdict(region)) for region in inspection.regions],
-        heatmap=None
-        if picture is None
-        else HeatmapReply(
-            format=picture.format, media_type=picture.media_type, data=base64.b64encode(picture.data).decode()
-        ),
-        backend=_backend_reply(recipe),
-        timings_ms={stage: round(1000 * value, 3) for stage, value in inspection.seconds.items()},
-    )
-    return Response(reply.model_dump_json(), media_type="application/json", headers=_result_headers(inspection))
-
-
-def _picture_reply(inspection: Inspection, part_id: str | None) -> Response:
-    if inspection.heatmap is None:
-        raise ValueError("a picture was asked for and none was drawn")
-    headers = _result_headers(inspection)
-    if part_id and _PRINTABLE.fullmatch(part_id):
-        headers["X-Part-Id"] = part_id
-    return Response(inspection.heatmap.data, media_type=inspection.heatmap.media_type, headers=headers)
-
-
-def _result_headers(inspection: Inspection) -> dict[str, str]:
-    recipe = inspection.recipe
-    return {
-        "X-Verdict": str(inspection.verdict),
-        "X-Score": f"{inspection.score:.6f}",
-        "X-Recipe": recipe.name,
-        "X-Recipe-Version": recipe.version,
-        "X-Model-Sha256": recipe.model_sha256,
-        "Server-Timing": ", ".join(f"{stage};dur={1000 * value:.3f}" for stage, value in inspection.seconds.items()),
-    }
-
-
-def _recipe_reply(recipe: Recipe) -> RecipeReply:
-    return RecipeReply(
-        recipe=recipe.name,
-        ready=recipe.model.failures == 0,
-        version=recipe.version,
-        model_sha256=recipe.model_sha256,
-        thresholds=_thresholds_reply(recipe),
-        golden_images=len(recipe.bundle.manifest.golden),
-        golden_checked=recipe.checked.isoformat(timespec="seconds"),
-    )
-
-
-def _thresholds_reply(recipe: Recipe) -> ThresholdsReply:
-    thresholds = recipe.bundle.manifest.thresholds
-    return ThresholdsReply(review=thresholds.review, reject=thresholds.reject, pixel=thresholds.pixel)
-
-
-def _backend_reply(recipe: Recipe) -> BackendReply:
-    backend = recipe.model.backend
-    return BackendReply(name=backend.name, provider=backend.provider, precision=backend.precision)

@@ -39,6 +39,22 @@ class Settings(BaseSettings):
     drain_timeout_s: Annotated[
         int, Field(ge=0, le=600, description="seconds that running requests get after SIGTERM")
     ] = 20
+    api_keys_file: Annotated[
+        Path | None,
+        Field(
+            description="file of lines `role sha256-of-key name`, role `inspect` or `admin`; without it all may inspect"
+        ),
+    ] = None
+    golden_check_hours: Annotated[
+        float, Field(ge=0, le=8760, description="hours between golden checks of recipes in service; 0: never")
+    ] = 24
+    tls_cert: Annotated[Path | None, Field(description="PEM certificate; with `tls_key` the service speaks HTTPS")] = (
+        None
+    )
+    tls_key: Annotated[Path | None, Field(description="PEM private key of the certificate")] = None
+    tls_client_ca: Annotated[Path | None, Field(description="PEM authority that clients must be signed by (mTLS)")] = (
+        None
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least severe log line")] = (
         "info"
     )

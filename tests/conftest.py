@@ -43,8 +43,11 @@ def test_data() -> Path:
     return folder
 
 
-def brightness_model() -> bytes:
-    """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value."""
+def brightness_model(label: str = "") -> bytes:
+    """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value.
+
+    Another `label` gives another sha256.
+    """
     nodes = [
         helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["f", "channels"], ["m"], keepdims=0),
@@ -66,6 +69,7 @@ def brightness_model() -> bytes:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model.doc_string = label
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
@@ -80,14 +84,16 @@ def gray(value: int, size: int = SIZE) -> NDArray[np.uint8]:
     return np.full((size, size, 3), value, np.uint8)
 
 
-def make_bundle(models: Path, recipe: str = "part", version: str = "1", *, golden_shift: float = 0.0) -> Bundle:
+def make_bundle(
+    models: Path, recipe: str = "part", version: str = "1", *, golden_shift: float = 0.0, label: str = ""
+) -> Bundle:
     """A bundle whose score is the image's brightness: below 0.3 OK, below 0.6 REVIEW, else NG."""
     image = gray(50)
     image[10:20, 10:20] = 200
     maps, scores = brightness(image[None])
     array = io.BytesIO()
     np.save(array, maps[0])
-    contents = {"model.onnx": brightness_model(), "golden/0.png": png(image), "golden/0.npy": array.getvalue()}
+    contents = {"model.onnx": brightness_model(label), "golden/0.png": png(image), "golden/0.npy": array.getvalue()}
     manifest = Manifest(
         format_version=1,
         recipe=recipe,

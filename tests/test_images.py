@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.images import ImageError, decode, encode, read, resize
+from service.images import ImageError, PixelFormat, decode, decode_raw, encode, read, resize
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
 
@@ -85,3 +85,41 @@ def test_resize_is_opencv_linear_and_leaves_right_sizes_alone() -> None:
 def test_encode_round_trip_keeps_colors() -> None:
     np.testing.assert_array_equal(decode(encode(PICTURE, ".png")), PICTURE)
     assert abs(decode(encode(gray(90), ".jpg")).astype(int) - 90).max() <= 2
+
+
+def test_every_lossless_route_gives_the_same_pixels() -> None:
+    height, width = PICTURE.shape[:2]
+    raw = {"height": height, "width": width}
+    np.testing.assert_array_equal(decode_raw(PICTURE.tobytes(), pixel_format="RGB8", **raw), PICTURE)
+    np.testing.assert_array_equal(decode_raw(PICTURE[:, :, ::-1].tobytes(), pixel_format="BGR8", **raw), PICTURE)
+    luma = PICTURE[:, :, 0]
+    gray_png = decode(cv2.imencode(".png", luma)[1].tobytes())
+    np.testing.assert_array_equal(decode_raw(luma.tobytes(), pixel_format="Mono8", **raw), gray_png)
+    deep = ((luma.astype("<u2") << 8) | 3).tobytes()
+    np.testing.assert_array_equal(decode_raw(deep, pixel_format="Mono16", **raw), gray_png)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "red_at", "blue_at"),
+    [
+        ("BayerRG8", (0, 0), (1, 1)),
+        ("BayerGR8", (0, 1), (1, 0)),
+        ("BayerGB8", (1, 0), (0, 1)),
+        ("BayerBG8", (1, 1), (0, 0)),
+    ],
+)
+def test_bayer_patterns_are_named_by_their_first_pixels(
+    pixel_format: PixelFormat, red_at: tuple[int, int], blue_at: tuple[int, int]
+) -> None:
+    mosaic = np.full((16, 16), 60, np.uint8)
+    mosaic[red_at[0] :: 2, red_at[1] :: 2] = 200
+    mosaic[blue_at[0] :: 2, blue_at[1] :: 2] = 20
+    pixels = decode_raw(mosaic.tobytes(), width=16, height=16, pixel_format=pixel_format)
+    np.testing.assert_array_equal(pixels[4:12, 4:12].reshape(-1, 3), np.tile([200, 60, 20], (64, 1)))
+
+
+def test_bare_pixels_of_another_size_are_refused() -> None:
+    with pytest.raises(ImageError, match="4x4 RGB8 is 48 bytes, not 47"):
+        decode_raw(bytes(47), width=4, height=4, pixel_format="RGB8")
+    with pytest.raises(ImageError, match="more than the limit"):
+        decode_raw(b"", width=60000, height=60000, pixel_format="Mono8", max_pixels=100)

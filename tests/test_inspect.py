@@ -292,3 +292,14 @@ def test_golden_images_can_be_fetched(client: TestClient) -> None:
     assert client.get("/recipes/part/golden/0.png").headers["content-type"] == "image/png"
     assert_problem(client.get("/recipes/part/golden/1.png"), 404, "not_found")
     assert_problem(client.get("/recipes/part/golden/x.png"), 422, "invalid_request")
+
+
+def test_bare_pixels_score_like_the_encoded_picture(client: TestClient) -> None:
+    layout = {"width": "64", "height": "64", "pixel_format": "RGB8"}
+    reply = post(client, gray(102).tobytes(), "application/octet-stream", params=layout).json()
+    assert reply["score"] == post(client, DOUBTFUL).json()["score"]
+    del layout["width"]
+    body = assert_problem(
+        post(client, gray(102).tobytes(), "application/octet-stream", params=layout), 422, "invalid_request"
+    )
+    assert "no width" in str(body["detail"])

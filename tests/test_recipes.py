@@ -10,7 +10,7 @@ from fakes import FakeBackend, brightness
 from service.backends import Backend, BackendError, open_backend
 from service.batching import Batcher
 from service.bundle import Bundle
-from service.recipes import RecipeNotReadyError, RecipeStore, UnknownRecipeError
+from service.recipes import ActivationError, GoldenError, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 
 
 @pytest.fixture
@@ -90,3 +90,82 @@ def test_readiness_waits_for_the_default_recipe(tmp_path: Path, batcher: Batcher
     shutil.copytree(tmp_path / "a", tmp_path / "copied")
     store = _load(tmp_path, batcher, default="copied")
     assert "do not rename bundles" in str(store.why_not_ready())
+
+
+def test_activation_rollback_and_restart_keep_the_chosen_version(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, version="a")
+    make_bundle(tmp_path, version="b")
+    store = _load(tmp_path, batcher)
+    assert store.get("part").version == "b"
+    assert store.activate("part", "a").version == "a"
+    assert _load(tmp_path, batcher).get("part").version == "a"
+    assert store.rollback("part").version == "b"
+    assert _load(tmp_path, batcher).get("part").version == "b"
+
+
+@pytest.mark.parametrize("damage", ["flip", "half", "link", "golden"])
+def test_a_version_that_is_refused_leaves_the_old_one_serving(tmp_path: Path, batcher: Batcher, damage: str) -> None:
+    make_bundle(tmp_path, version="a")
+    store = _load(tmp_path, batcher)
+    before = store.get("part")
+    bad = make_bundle(tmp_path, version="b", golden_shift=0.01 if damage == "golden" else 0.0)
+    model = bad.file("model.onnx")
+    if damage == "flip":
+        data = bytearray(model.read_bytes())
+        data[30] ^= 1
+        model.write_bytes(data)
+    elif damage == "half":
+        bad.file("golden/0.npy").unlink()
+    elif damage == "link":
+        model.rename(tmp_path / "elsewhere.onnx")
+        model.symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(ActivationError, match=r"model\.onnx|golden/0"):
+        store.activate("part", "b")
+    assert store.get("part") is before
+    assert not (tmp_path / "part" / "ACTIVE").exists()
+
+
+def test_unknown_versions_and_missing_predecessors_are_named(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, version="a")
+    store = _load(tmp_path, batcher)
+    with pytest.raises(ActivationError, match="has no version 'z': choose a"):
+        store.activate("part", "z")
+    with pytest.raises(ActivationError, match="no version served before"):
+        store.rollback("part")
+    with pytest.raises(UnknownRecipeError):
+        store.activate("../part", "a")
+
+
+def test_an_activation_that_cannot_be_recorded_does_not_happen(
+    tmp_path: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path, version="a")
+    make_bundle(tmp_path, version="b")
+    store = _load(tmp_path, batcher)
+
+    def disk_full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", disk_full)
+    with pytest.raises(ActivationError, match="No space left"):
+        store.activate("part", "a")
+    assert store.get("part").version == "b"
+
+
+def test_verification_takes_a_recipe_that_changed_its_mind_out_of_service(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path)
+    wrong = False
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, scores = brightness(images)
+        return maps, scores + 0.1 if wrong else scores
+
+    store = RecipeStore(tmp_path, batcher, lambda bundle: FakeBackend(run), default=None)
+    store.load()
+    first = store.get("part").checked
+    assert store.verify("part").checked > first
+    wrong = True
+    with pytest.raises(GoldenError, match=r"score is off by 1\.00e-01"):
+        store.verify("part")
+    with pytest.raises(RecipeNotReadyError, match="score is off"):
+        store.get("part")
