@@ -1,23 +1,25 @@
-"""`python -m service`: serve (one uvicorn worker; scale by replicas), or make an API key with `new-key`."""
+"""`python -m service`: serve with one uvicorn worker (scale by replicas); with a command, `service.commands`."""
 
 from __future__ import annotations
 
 import logging
 import ssl
 import sys
-from typing import get_args
 
 import uvicorn
 from pydantic_settings import CliApp
 
-from service.access import KeyFileError, Role, new_key
+from service.access import KeyFileError
 from service.app import create_app
 from service.settings import Settings
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["new-key"]:
-        return _print_key(sys.argv[2:])
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        # The client's packages are not needed to serve.
+        from service.commands import run
+
+        return run(sys.argv[1:])
     settings = CliApp.run(Settings)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
@@ -38,16 +40,6 @@ def main() -> int:
         ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
         ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_REQUIRED,
     )
-    return 0
-
-
-def _print_key(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] not in get_args(Role):
-        print(f"usage: python -m service new-key {'|'.join(get_args(Role))} NAME", file=sys.stderr)
-        return 2
-    role: Role = "admin" if arguments[0] == "admin" else "inspect"
-    key, line = new_key(role, arguments[1])
-    print(f"key, shown once: {key}\nline for INSPECT_API_KEYS_FILE: {line}")
     return 0
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
+import hypothesis
 import numpy as np
 import onnx
 import pytest
@@ -31,6 +32,10 @@ from service.bundle import (
 from service.settings import Settings
 
 SIZE = 64
+
+# A busy machine is no failure: no time limit on examples.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

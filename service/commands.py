@@ -1,0 +1,135 @@
+"""Commands that talk to a running service, and key making: `python -m service inspect|qualify|activate|rollback|…`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from service.access import new_key
+from service.client import AsyncClient, Client
+from service.qualify import exit_code, qualify, report, write_record
+
+_UNITS = {"/s": 1.0, "/min": 1 / 60, "ms": 1.0, "s": 1000.0}
+
+
+def inspect_command(options: argparse.Namespace) -> int:
+    """Inspect picture files; one JSON line each. Exit 0: all OK, 1: one is REVIEW or NG, 2: one was not inspected."""
+    with Client(options.url, api_key=options.api_key) as client:
+        outcomes = []
+        for file in options.files:
+            outcome = client.inspect(file, recipe=options.recipe)
+            outcomes.append(outcome)
+            print(json.dumps({"file": str(file), "verdict": outcome.verdict, **outcome.reply}))
+    return exit_code(outcomes)
+
+
+def qualify_command(options: argparse.Namespace) -> int:
+    """Load a station at a fixed rate and say whether it keeps its deadline; exit 0: PASS, 1: FAIL."""
+    images = [file.read_bytes() for file in options.files]
+
+    async def run() -> int:
+        async with AsyncClient(options.url, api_key=options.api_key, connections=options.connections) as client:
+            result = await qualify(
+                client,
+                images,
+                rate_hz=options.rate,
+                deadline_ms=options.deadline,
+                seconds=options.seconds,
+                recipe=options.recipe,
+                required=options.required,
+            )
+        print(report(result))
+        if options.record:
+            write_record(result, options.record, url=options.url)
+        return 0 if result.passed else 1
+
+    return asyncio.run(run())
+
+
+def change_command(options: argparse.Namespace) -> int:
+    """Activate a version of a recipe, go back to the one before, or run its golden gate."""
+    headers = {"X-API-Key": options.api_key} if options.api_key else {}
+    params = {"version": options.version} if options.change == "activate" else {}
+    with httpx2.Client(base_url=options.url, headers=headers, timeout=300) as client:
+        response = client.post(f"/recipes/{options.recipe}/{options.change}", params=params)
+    print(json.dumps(response.json()))
+    return 0 if response.status_code == httpx2.codes.OK else 1
+
+
+def new_key_command(options: argparse.Namespace) -> int:
+    """Print a new API key, and the line that lets it in."""
+    key, line = new_key(options.role, options.name)
+    print(f"key, shown once: {key}\nline for INSPECT_API_KEYS_FILE: {line}")
+    return 0
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; connection and file errors are one line, not a traceback."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    command = _command(commands, "inspect", inspect_command)
+    command.add_argument("files", nargs="+", type=Path)
+    command.add_argument("--recipe")
+
+    command = _command(commands, "qualify", qualify_command)
+    command.add_argument("files", nargs="+", type=Path, help="pictures, sent in turn")
+    command.add_argument("--recipe")
+    command.add_argument("--rate", type=_quantity("/s", "/min"), required=True, help="pictures, e.g. 12/s or 90/min")
+    command.add_argument("--deadline", type=_quantity("ms", "s"), required=True, help="time for one, e.g. 80ms")
+    command.add_argument("--seconds", type=float, default=30.0)
+    command.add_argument("--required", type=float, default=0.999, help="share that must be in time")
+    command.add_argument("--connections", type=int, default=100)
+    command.add_argument("--record", type=Path, help="write the figures to this JSON file")
+
+    for change in ("activate", "rollback", "verify"):
+        command = _command(commands, change, change_command)
+        command.add_argument("recipe")
+        if change == "activate":
+            command.add_argument("version")
+        command.set_defaults(change=change)
+
+    command = commands.add_parser("new-key", help=new_key_command.__doc__, description=new_key_command.__doc__)
+    command.add_argument("role", choices=("inspect", "admin"))
+    command.add_argument("name")
+    command.set_defaults(command=new_key_command)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+    command.set_defaults(command=function)
+    command.add_argument("--url", default="http://127.0.0.1:8000", help="the service; default %(default)s")
+    command.add_argument(
+        "--api-key", default=os.environ.get("INSPECT_API_KEY"), help="default: environment variable INSPECT_API_KEY"
+    )
+    return command
+
+
+def _quantity(*units: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(\D*)", text.strip())
+        if not found or found[2] not in units or float(found[1]) <= 0:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number with {' or '.join(units)}")
+        return float(found[1]) * _UNITS[found[2]]
+
+    return parse
