@@ -11,6 +11,7 @@ from pydantic_settings import CliApp
 
 from service.access import KeyFileError
 from service.app import create_app
+from service.records import RecordsError
 from service.settings import Settings
 
 
@@ -24,7 +25,7 @@ def main() -> int:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         app = create_app(settings)
-    except (KeyFileError, OSError) as error:
+    except (KeyFileError, RecordsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     uvicorn.run(

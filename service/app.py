@@ -23,6 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import history
 from service.access import Access
 from service.backends import BackendError, open_backend
 from service.batching import Batcher
@@ -30,8 +31,11 @@ from service.inspection import Inspector
 from service.monitoring import Metrics
 from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
 from service.recipes import GoldenError, RecipeStore
-from service.routes import Station, router
+from service.records import Records
+from service.routes import router
 from service.settings import Settings
+from service.station import Station
+from service.triggers import Triggers
 
 log = logging.getLogger("draem_inspect")
 
@@ -48,11 +52,15 @@ _PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError."""
+    """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError and
+    RecordsError."""
     metrics = Metrics()
     access = Access(settings.api_keys_file)
-    app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=partial(_lifespan, settings, metrics, access))
+    records = _open_records(settings, metrics)
+    lifespan = partial(_lifespan, settings, metrics, access, records)
+    app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=lifespan)
     app.include_router(router)
+    app.include_router(history.router)
     app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
     app.add_middleware(RequestContext)
     _handle_errors(app, metrics)
@@ -72,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(
-    settings: Settings, metrics: Metrics, access: Access, app: FastAPI
+    settings: Settings, metrics: Metrics, access: Access, records: Records | None, app: FastAPI
 ) -> AsyncIterator[dict[str, Station]]:
     # One image is too small to share among threads; the pool decodes several at once instead.
     cv2.setNumThreads(1)
@@ -86,7 +94,7 @@ async def _lifespan(
         default=settings.default_recipe,
     )
     inspector = Inspector(batcher, pool, metrics)
-    station = Station(settings, metrics, batcher, store, inspector, access)
+    station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records))
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))
     try:
@@ -98,6 +106,15 @@ async def _lifespan(
         await asyncio.to_thread(batcher.close)
         pool.shutdown()
         store.close()
+        if records:
+            records.close()
+
+
+def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
+    if settings.records_dir is None:
+        return None
+    budget = settings.record_images_mb * 1_000_000
+    return Records(settings.records_dir, image_budget_bytes=budget, on_lost=metrics.records_lost.inc)
 
 
 async def _load(station: Station) -> None:

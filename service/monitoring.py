@@ -44,6 +44,9 @@ class Metrics:
             buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
             registry=self.registry,
         )
+        self.records_lost = Counter(
+            "inspect_records_lost", "Inspections that could not be recorded", registry=self.registry
+        )
         self.queue_depth = Gauge("inspect_queue_depth", "Images waiting for the backend", registry=self.registry)
         self.in_flight = Gauge("inspect_in_flight", "Inspections being worked on", registry=self.registry)
         self.ready = Gauge("inspect_ready", "1 when /readyz answers 200", registry=self.registry)

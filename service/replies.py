@@ -77,9 +77,9 @@ class RecipeReply(BaseModel):
     golden_checked: str | None = None
 
 
-def json_reply(inspection: Inspection, request_id: str, part_id: str | None) -> Response:
+def inspection_reply(inspection: Inspection, request_id: str, part_id: str | None) -> InspectionReply:
     recipe, picture = inspection.recipe, inspection.heatmap
-    reply = InspectionReply(
+    return InspectionReply(
         inspection_id=str(uuid.uuid4()),
         request_id=request_id,
         part_id=part_id,
@@ -99,6 +99,9 @@ def json_reply(inspection: Inspection, request_id: str, part_id: str | None) -> 
         backend=backend_reply(recipe),
         timings_ms={stage: round(1000 * value, 3) for stage, value in inspection.seconds.items()},
     )
+
+
+def json_reply(reply: InspectionReply, inspection: Inspection) -> Response:
     return Response(reply.model_dump_json(), media_type="application/json", headers=_result_headers(inspection))
 
 

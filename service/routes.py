@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +15,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.access import Access
 from service.backends import BackendError
-from service.batching import Batcher
 from service.images import PixelFormat, decode, decode_raw
-from service.inspection import HeatmapMode, Inspection, Inspector
-from service.monitoring import Metrics
+from service.inspection import HeatmapMode, Inspection
 from service.problems import ProblemError, openapi_responses
 from service.recipes import (
     ActivationError,
@@ -30,28 +27,25 @@ from service.recipes import (
     RecipeStore,
     UnknownRecipeError,
 )
-from service.replies import InspectionReply, RecipeReply, backend_reply, json_reply, picture_reply, recipe_reply
-from service.settings import Settings
+from service.records import Record
+from service.replies import (
+    InspectionReply,
+    RecipeReply,
+    backend_reply,
+    inspection_reply,
+    json_reply,
+    picture_reply,
+    recipe_reply,
+)
+from service.station import Station, station_of, why_not_ready
 from service.uploads import FIELD, RAW_TYPES, read_image
+from service.verdicts import Verdict
 
 PAGE = Path(__file__).parent / "web" / "index.html"
 
 log = logging.getLogger("draem_inspect")
 
 router = APIRouter()
-
-
-@dataclass
-class Station:
-    """What the routes need; made and closed by the app's lifespan."""
-
-    settings: Settings
-    metrics: Metrics
-    batcher: Batcher
-    recipes: RecipeStore
-    inspector: Inspector
-    access: Access
-    draining: bool = False
 
 
 _IMAGE = {"type": "string", "format": "binary"}
@@ -84,6 +78,9 @@ async def inspect(
     pixel_format: Annotated[PixelFormat | None, Query(description="of bare pixels, a GenICam name")] = None,
     x_deadline_ms: Annotated[float | None, Header(gt=0, le=600_000, description="time this request may take")] = None,
     x_part_id: Annotated[str | None, Header(max_length=128, description="comes back in the reply")] = None,
+    x_trigger_id: Annotated[
+        str | None, Header(min_length=1, max_length=128, description="the same trigger gives the same answer again")
+    ] = None,
     x_camera_id: Annotated[
         str | None, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
     ] = None,
@@ -106,11 +103,18 @@ async def inspect(
     data = await read_image(request, station.settings.max_upload_bytes)
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
-    work = station.inspector.inspect(decoder, chosen, mode, camera=x_camera_id, started=started, deadline=deadline)
-    inspection = await _unless_disconnected(request, work)
-    return (
-        picture_reply(inspection, x_part_id) if picture else json_reply(inspection, request.state.request_id, x_part_id)
-    )
+    if x_trigger_id is not None and (stored := await station.triggers.claim(x_trigger_id)) is not None:
+        return Response(json.dumps(stored), media_type="application/json", headers={"X-Replayed": "true"})
+    reply: InspectionReply | None = None
+    try:
+        work = station.inspector.inspect(decoder, chosen, mode, camera=x_camera_id, started=started, deadline=deadline)
+        inspection = await _unless_disconnected(request, work)
+        reply = inspection_reply(inspection, request.state.request_id, x_part_id)
+    finally:
+        if x_trigger_id is not None:
+            station.triggers.finish(x_trigger_id, None if reply is None else _without_picture(reply))
+    _record(station, reply, x_trigger_id, data)
+    return picture_reply(inspection, x_part_id) if picture else json_reply(reply, inspection)
 
 
 @router.get("/recipes")
@@ -204,15 +208,6 @@ async def page() -> FileResponse:
     return FileResponse(PAGE, media_type="text/html")
 
 
-def station_of(request: Request) -> Station:
-    station: Station = request.state.station
-    return station
-
-
-def why_not_ready(station: Station) -> str | None:
-    return "shutting down" if station.draining else station.recipes.why_not_ready()
-
-
 async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recipe]) -> RecipeReply:
     station = station_of(request)
     station.access.require(request, "admin")
@@ -231,6 +226,17 @@ async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recip
     station.metrics.show_recipes(station.recipes.ready.values())
     log.info("recipe %s: version %s is in service, checked %s", recipe.name, recipe.version, recipe.checked)
     return recipe_reply(recipe)
+
+
+def _record(station: Station, reply: InspectionReply, trigger_id: str | None, image: bytes) -> None:
+    if station.records is None:
+        return
+    keep = {"none": False, "failed": reply.verdict is not Verdict.OK, "all": True}[station.settings.record_images]
+    station.records.add(Record(_without_picture(reply), time.time(), trigger_id, image if keep else None))
+
+
+def _without_picture(reply: InspectionReply) -> dict[str, Any]:
+    return reply.model_dump(mode="json", exclude={"heatmap"}) | {"heatmap": None}
 
 
 def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat | None) -> dict[str, Any]:

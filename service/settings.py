@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.backends import BackendChoice
+
+
+def _none(value: object) -> object:
+    return None if value == "none" else value
 
 
 class Settings(BaseSettings):
@@ -45,6 +49,13 @@ class Settings(BaseSettings):
             description="file of lines `role sha256-of-key name`, role `inspect` or `admin`; without it all may inspect"
         ),
     ] = None
+    records_dir: Annotated[
+        Path | None, BeforeValidator(_none), Field(description="folder of the records; the word `none` keeps none")
+    ] = Path("records")
+    record_images: Annotated[
+        Literal["none", "failed", "all"], Field(description="pictures kept with the records: `failed` is all but OK")
+    ] = "failed"
+    record_images_mb: Annotated[int, Field(ge=1, description="megabytes of kept pictures; the oldest go first")] = 2000
     golden_check_hours: Annotated[
         float, Field(ge=0, le=8760, description="hours between golden checks of recipes in service; 0: never")
     ] = 24

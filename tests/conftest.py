@@ -145,7 +145,9 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(models: Path) -> Iterator[TestClient]:
     """The service with the brightness recipe, ready."""
-    with TestClient(create_app(Settings(models_dir=models)), raise_server_exceptions=False) as running:
+    with TestClient(
+        create_app(Settings(records_dir=None, models_dir=models)), raise_server_exceptions=False
+    ) as running:
         wait_until_loaded(running)
         yield running
 

@@ -14,7 +14,9 @@ PICTURE = {"image": png(gray(51))}
 
 
 def _client(models: Path, keys: Path | None, host: str = "127.0.0.1") -> TestClient:
-    return TestClient(create_app(Settings(models_dir=models, api_keys_file=keys)), client=(host, 50000))
+    return TestClient(
+        create_app(Settings(records_dir=None, models_dir=models, api_keys_file=keys)), client=(host, 50000)
+    )
 
 
 def test_without_keys_all_may_inspect_and_only_this_machine_administers(models: Path) -> None:

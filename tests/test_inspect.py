@@ -100,7 +100,7 @@ def test_bad_images_are_named_and_the_next_good_one_works(
 
 
 def test_oversized_bodies_are_refused_with_and_without_a_declared_length(models: Path) -> None:
-    settings = Settings(models_dir=models, max_upload_bytes=10_000)
+    settings = Settings(records_dir=None, models_dir=models, max_upload_bytes=10_000)
     with TestClient(create_app(settings)) as client:
         wait_until_loaded(client)
         assert_problem(post(client, bytes(10_001)), 413, "body_too_large")
@@ -135,11 +135,11 @@ def test_wrong_recipe_lists_the_right_ones(client: TestClient) -> None:
 
 def test_a_recipe_must_be_named_where_there_are_several(models: Path) -> None:
     make_bundle(models, "other")
-    with TestClient(create_app(Settings(models_dir=models))) as client:
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         assert_problem(post(client, GOOD), 404, "unknown_recipe")
         assert post(client, GOOD, params={"recipe": "other"}).json()["recipe"] == "other"
-    with TestClient(create_app(Settings(models_dir=models, default_recipe="other"))) as client:
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models, default_recipe="other"))) as client:
         wait_until_loaded(client)
         assert post(client, GOOD).json()["recipe"] == "other"
 
@@ -219,7 +219,7 @@ def test_nan_from_the_backend_is_never_ok(models: Path, monkeypatch: pytest.Monk
         return maps, scores
 
     _with_backend(monkeypatch, FakeBackend(run))
-    with TestClient(create_app(Settings(models_dir=models))) as client:
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         assert post(client, GOOD).json()["verdict"] == "OK"
         poisoned.set()
@@ -239,7 +239,7 @@ def test_backend_failure_is_503_and_readiness_goes_until_it_recovers(
         return brightness(images)
 
     _with_backend(monkeypatch, FakeBackend(run))
-    with TestClient(create_app(Settings(models_dir=models))) as client:
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         broken.set()
         assert_problem(post(client, GOOD), 503, "backend_failed")
@@ -259,7 +259,7 @@ def test_a_result_after_its_deadline_is_504_not_a_late_200(models: Path, monkeyp
         return brightness(images)
 
     _with_backend(monkeypatch, FakeBackend(run))
-    with TestClient(create_app(Settings(models_dir=models))) as client:
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         slow.set()
         assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "150"}), 504, "deadline_passed")

@@ -29,7 +29,10 @@ def running_service(
     environment = {**os.environ, **{f"INSPECT_{name.upper()}": str(value) for name, value in settings.items()}}
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--port", "0", "--models-dir", str(models)],
+            [
+                *(sys.executable, "-m", "service", "--port", "0", "--models-dir", str(models)),
+                *("--records-dir", str(log.parent / "records")),
+            ],
             env=environment,
             stderr=stream,
         )
@@ -123,7 +126,7 @@ def test_a_port_in_use_and_a_wrong_setting_end_at_once_with_a_message(tmp_path: 
     make_bundle(tmp_path / "models")
     with running_service(tmp_path / "models", tmp_path / "log") as (_, client):
         second = subprocess.run(
-            [sys.executable, "-m", "service", "--port", str(client.base_url.port)],
+            [sys.executable, "-m", "service", "--port", str(client.base_url.port), "--records-dir", "none"],
             capture_output=True,
             text=True,
             check=False,

@@ -1,0 +1,40 @@
+"""The station: everything a request needs, made and closed by the app's lifespan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from service.access import Access
+from service.batching import Batcher
+from service.inspection import Inspector
+from service.monitoring import Metrics
+from service.recipes import RecipeStore
+from service.records import Records
+from service.settings import Settings
+from service.triggers import Triggers
+
+
+@dataclass
+class Station:
+    """What the routes need; made and closed by the app's lifespan."""
+
+    settings: Settings
+    metrics: Metrics
+    batcher: Batcher
+    recipes: RecipeStore
+    inspector: Inspector
+    access: Access
+    records: Records | None
+    triggers: Triggers
+    draining: bool = False
+
+
+def station_of(request: Request) -> Station:
+    station: Station = request.state.station
+    return station
+
+
+def why_not_ready(station: Station) -> str | None:
+    return "shutting down" if station.draining else station.recipes.why_not_ready()
