@@ -15,6 +15,8 @@ from service.problems import ProblemError
 
 Role = Literal["inspect", "admin"]
 
+_LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+
 
 class KeyFileError(Exception):
     """The file of API keys cannot be used; the message names the line."""
@@ -32,7 +34,7 @@ class Access:
     def require(self, request: Request, role: Role) -> None:
         """Raises ProblemError unless the request may act as `role`."""
         if self._keys is None:
-            if role == "admin" and not _is_loopback(request):
+            if role == "admin" and not (_is_loopback(request) and _is_no_website(request)):
                 raise ProblemError(
                     "forbidden", "without API keys administration is for this machine only: set INSPECT_API_KEYS_FILE"
                 )
@@ -74,6 +76,13 @@ def _sent_key(request: Request) -> str | None:
         return key
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token if scheme.lower() == "bearer" and token else None
+
+
+def _is_no_website(request: Request) -> bool:
+    """A page open in this machine's browser can send requests here; they carry its origin, or a name of its own."""
+    host = request.url.hostname or ""
+    origin = request.headers.get("origin")
+    return host in _LOCAL_NAMES and (origin is None or origin == f"{request.url.scheme}://{request.url.netloc}")
 
 
 def _is_loopback(request: Request) -> bool:

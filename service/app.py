@@ -8,8 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,10 +26,11 @@ from service import history
 from service.access import Access
 from service.backends import BackendError, open_backend
 from service.batching import Batcher
+from service.codec import Codec
 from service.inspection import Inspector
 from service.monitoring import Metrics
 from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
-from service.recipes import GoldenError, RecipeStore
+from service.recipes import GoldenError, RecipeNotReadyError, RecipeStore
 from service.records import Records
 from service.routes import router
 from service.settings import Settings
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(router)
     app.include_router(history.router)
     app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, metrics=metrics)
     _handle_errors(app, metrics)
     # Named in the table of problems, used by no route's signature.
     original = app.openapi
@@ -84,8 +84,8 @@ async def _lifespan(
 ) -> AsyncIterator[dict[str, Station]]:
     # One image is too small to share among threads; the pool decodes several at once instead.
     cv2.setNumThreads(1)
-    threads = settings.threads or len(os.sched_getaffinity(0))
-    pool = ThreadPoolExecutor(settings.codec_threads, thread_name_prefix="codec")
+    threads = settings.threads or _available_cores()
+    codec = Codec(settings.codec_threads)
     batcher = Batcher(max_batch=settings.max_batch, queue_size=settings.queue_size, on_batch=metrics.batch_size.observe)
     store = RecipeStore(
         settings.models_dir,
@@ -93,7 +93,7 @@ async def _lifespan(
         lambda bundle: open_backend(bundle, settings.backend, threads=threads),
         default=settings.default_recipe,
     )
-    inspector = Inspector(batcher, pool, metrics)
+    inspector = Inspector(batcher, codec, metrics)
     station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records))
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))
@@ -104,7 +104,7 @@ async def _lifespan(
         checking.cancel()
         await loading
         await asyncio.to_thread(batcher.close)
-        pool.shutdown()
+        codec.close()
         store.close()
         if records:
             records.close()
@@ -115,6 +115,15 @@ def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
         return None
     budget = settings.record_images_mb * 1_000_000
     return Records(settings.records_dir, image_budget_bytes=budget, on_lost=metrics.records_lost.inc)
+
+
+def _available_cores() -> int:
+    """Cores that this process may use: its affinity, less where a container's CPU quota (cgroup v2) is smaller."""
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    return cores
 
 
 async def _load(station: Station) -> None:
@@ -143,7 +152,7 @@ async def _keep_checking(station: Station) -> None:
                 continue
             try:
                 await asyncio.to_thread(station.recipes.verify, name)
-            except BackendError:
+            except (BackendError, RecipeNotReadyError):
                 continue
             except GoldenError as error:
                 log.error("recipe %s is out of service: %s", name, error)
@@ -165,10 +174,11 @@ def _print_banner(station: Station) -> None:
 
 
 class RequestContext:
-    """Gives every request an id, echoes it, and adds the security headers."""
+    """Gives every request an id, echoes it, adds the security headers, and answers for what nothing else caught."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -178,8 +188,12 @@ class RequestContext:
         request_id = sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
 
+        begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 for name, value in _SECURITY_HEADERS.items():
@@ -189,7 +203,16 @@ class RequestContext:
                     headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        # Here and not in an exception handler of the app: Starlette runs that outside of this, without the headers.
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            log.error("request %s failed", request_id, exc_info=error)
+            if begun:
+                raise
+            self._metrics.errors.labels("internal_error").inc()
+            problem = ProblemError("internal_error", f"an unexpected error; the log has request {request_id}")
+            await problem_response(problem, request_id)(scope, receive, send_with_headers)
 
 
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
@@ -215,11 +238,3 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         response = respond(request, ProblemError(code, f"{request.method} {request.url.path}: {PROBLEMS[code][1]}"))
         response.headers.update(error.headers or {})
         return response
-
-    @app.exception_handler(Exception)
-    def on_bug(request: Request, error: Exception) -> JSONResponse:
-        request_id = getattr(request.state, "request_id", None)
-        log.error("request %s failed", request_id, exc_info=error)
-        return respond(
-            request, ProblemError("internal_error", f"an unexpected error; the log has request {request_id}")
-        )

@@ -101,7 +101,8 @@ class Batcher:
         Without a deadline (infinity: the golden gate) the image is always taken.
 
         Raises OverloadedError at once where the deadline cannot be met, ClosedError while shutting down. The future
-        raises DeadlinePassedError or BackendError.
+        raises DeadlinePassedError or BackendError. An idle device is always tried: an estimate spoilt by one stall
+        would refuse every image, and no run would ever correct it.
         """
         with self._changed:
             if self._closing:
@@ -111,7 +112,8 @@ class Batcher:
             if len(self._jobs) >= self._queue_size and deadline != math.inf:
                 raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
             late = now + wait + model.seconds_per_image - deadline
-            if late > 0:
+            busy = bool(self._jobs or self._running)
+            if now > deadline or (busy and late > 0):
                 raise OverloadedError(
                     f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take "
                     f"{1000 * (wait + model.seconds_per_image):.0f} ms",
@@ -128,6 +130,11 @@ class Batcher:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+
+    def expected_wait(self) -> float:
+        """Seconds until the device could begin with an image that came now."""
+        with self._changed:
+            return self._expected_wait(self._clock())
 
     def _expected_wait(self, now: float) -> float:
         waiting = sum(job.model.seconds_per_image for job in self._jobs)
@@ -159,14 +166,25 @@ class Batcher:
                 continue
             if not job.future.set_running_or_notify_cancel():
                 continue
-            if now + job.model.seconds_per_image > job.deadline:
+            # The last in line is tried whatever the estimate says, as on an idle device.
+            hopeless = now + job.model.seconds_per_image > job.deadline and bool(batch or self._jobs)
+            if now > job.deadline or hopeless:
                 job.future.set_exception(DeadlinePassedError("the deadline passed while the image was waiting"))
                 continue
             batch.append(job)
-            if len(batch) == min(self._max_batch, job.model.backend.max_batch_size):
+            if len(batch) == self._most(batch, now):
                 break
         self._jobs.extendleft(reversed(others))
         return batch
+
+    def _most(self, batch: list[_Job], now: float) -> int:
+        """Images that may share this batch: all results come when the whole batch is done, none may be late for it."""
+        model = batch[0].model
+        limit = min(self._max_batch, model.backend.max_batch_size)
+        if model.seconds_per_image == 0.0:
+            return limit
+        time_left = min(job.deadline for job in batch) - now
+        return limit if math.isinf(time_left) else max(len(batch), min(limit, int(time_left / model.seconds_per_image)))
 
     def _run(self, batch: list[_Job]) -> None:
         model = batch[0].model

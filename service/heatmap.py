@@ -54,23 +54,29 @@ def find_regions(anomaly_map: NDArray[np.float32], threshold: float, image_size:
     return regions
 
 
-def draw_overlay(image: Pixels, anomaly_map: NDArray[np.float32], threshold: float) -> Pixels:
-    """The image `(H, W, 3)`, at most 1024 pixels long, with the map on it.
+def preview(image: Pixels) -> Pixels:
+    """The image `(H, W, 3)`, scaled down where its longer side has more than 1024 pixels."""
+    scale = MAX_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def draw_overlay(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float) -> Pixels:
+    """A preview `(H, W, 3)` with the map on it.
 
     Half the pixel threshold and less is clear, the threshold itself is plainly visible, 1 is strongest; what is at or
     above the threshold is outlined.
     """
-    scale = min(1.0, MAX_SIDE / max(image.shape[:2]))
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    values = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR)
-    strength = np.clip((values - threshold / 2) / (1 - threshold / 2), 0, 1)
+    values = cv2.resize(anomaly_map, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    strength = np.interp(values, (threshold / 2, threshold, 1.0), (0.0, 0.33, 1.0))
     colors = _INFERNO[(80 + 175 * strength).astype(np.uint8)]
     opacity = np.minimum(strength * 2, 0.65)[..., None]
     blended = picture + (colors - picture.astype(np.float32)) * opacity
     out = np.asarray(np.rint(blended), np.uint8)
     contours, _ = cv2.findContours((values >= threshold).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(out, contours, -1, (255, 64, 64), max(1, round(max(size) / 400)), cv2.LINE_AA)
+    cv2.drawContours(out, contours, -1, (255, 64, 64), max(1, round(max(picture.shape) / 400)), cv2.LINE_AA)
     return out
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from service.backends import BackendError
 from service.batching import Batcher, ClosedError, OverloadedError, Result
-from service.heatmap import Region, draw_map, draw_overlay, find_regions, to_npy
+from service.codec import Codec
+from service.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
 from service.images import ImageError, Pixels, encode, resize
 from service.monitoring import Metrics
 from service.problems import ProblemError
@@ -46,14 +47,32 @@ class Inspection:
     seconds: dict[str, float]
 
 
-class Inspector:
-    """Decodes and draws in `pool`, so that nothing blocks the event loop, and runs the network through `batcher`."""
+@dataclass(frozen=True)
+class _Picture:
+    """What is kept of a decoded picture while it waits: large originals would fill the memory."""
 
-    def __init__(self, batcher: Batcher, pool: Executor, metrics: Metrics) -> None:
+    resized: Pixels
+    size: tuple[int, int]
+    preview: Pixels | None
+    faults: list[str]
+    quality_s: float
+
+
+class Inspector:
+    """Decodes and draws in `codec`, so that nothing blocks the event loop, and runs the network through `batcher`."""
+
+    def __init__(self, batcher: Batcher, codec: Codec, metrics: Metrics) -> None:
         self._batcher = batcher
-        self._pool = pool
+        self._codec = codec
         self._metrics = metrics
         self._cameras = FrozenCameras()
+
+    def admit(self, deadline: float) -> None:
+        """Raises ProblemError where a picture that comes now cannot make its deadline: before its body is read."""
+        try:
+            self._codec.admit(deadline - self._batcher.expected_wait())
+        except OverloadedError as error:
+            raise ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s) from error
 
     async def inspect(
         self,
@@ -100,35 +119,47 @@ class Inspector:
         deadline: float,
         seconds: dict[str, float],
     ) -> Inspection:
-        loop = asyncio.get_running_loop()
         clock = time.monotonic()
-        image, resized = await loop.run_in_executor(self._pool, _decode, decoder, recipe.shape)
-        seconds["decode"] = time.monotonic() - clock
+        picture = await self._codec.decode(deadline, partial(self._prepare, decoder, recipe, mode, camera))
+        seconds["quality"] = picture.quality_s
+        seconds["decode"] = time.monotonic() - clock - picture.quality_s
 
         clock = time.monotonic()
-        faults = self._find_faults(image, resized, recipe, camera)
-        seconds["quality"] = time.monotonic() - clock
-
-        clock = time.monotonic()
-        result = await asyncio.wrap_future(self._batcher.submit(recipe.model, resized, deadline))
+        try:
+            result = await asyncio.wrap_future(self._batcher.submit(recipe.model, picture.resized, deadline))
+        except BaseException:
+            # Never judged, so its retry is not the sign of a frozen camera.
+            if camera is not None:
+                self._cameras.forget(camera)
+            raise
         # What the queue did not count, waking up this task, belongs to the waiting.
         seconds["model"] = result.model_s
         seconds["queue"] = time.monotonic() - clock - result.model_s
 
         clock = time.monotonic()
-        verdict, regions, heatmap = await loop.run_in_executor(
-            self._pool, _postprocess, image, recipe, result, faults, mode, deadline
+        verdict, regions, heatmap = await self._codec.draw(
+            partial(_postprocess, picture, recipe, result, mode, deadline)
         )
         seconds["postprocess"] = time.monotonic() - clock
         if time.monotonic() > deadline:
             raise DeadlinePassedError("the result came after the deadline")
-        return Inspection(recipe, verdict, result.score, faults, regions, heatmap, seconds)
+        return Inspection(recipe, verdict, result.score, picture.faults, regions, heatmap, seconds)
 
-    def _find_faults(self, image: Pixels, resized: Pixels, recipe: Recipe, camera: str | None) -> list[str]:
+    def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, camera: str | None) -> _Picture:
+        image = decoder()
+        resized = resize(image, *recipe.shape)
+        clock = time.monotonic()
         faults = find_faults(measure(image, resized), recipe.bundle.manifest.quality)
         if camera is not None and self._cameras.is_frozen(camera, resized):
             faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
-        return faults
+        quality_s = time.monotonic() - clock
+        return _Picture(
+            resized=resized,
+            size=(image.shape[0], image.shape[1]),
+            preview=preview(image) if mode in {"auto", "overlay", "jpeg"} else None,
+            faults=faults,
+            quality_s=quality_s,
+        )
 
     def _record(self, inspection: Inspection) -> None:
         name = inspection.recipe.name
@@ -140,28 +171,24 @@ class Inspector:
         self._metrics.scores.labels(name).observe(inspection.score)
 
 
-def _decode(decoder: Decoder, shape: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    image = decoder()
-    return image, resize(image, *shape)
-
-
 def _postprocess(
-    image: Pixels, recipe: Recipe, result: Result, faults: list[str], mode: HeatmapMode, deadline: float
+    picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
 ) -> tuple[Verdict, list[Region], Heatmap | None]:
     thresholds = recipe.bundle.manifest.thresholds
-    evidence = Evidence(result.anomaly_map, result.score, faults, deadline, time.monotonic())
+    evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
     verdict = judge(evidence, thresholds, recipe.shape)
-    height, width = image.shape[:2]
-    regions = find_regions(result.anomaly_map, thresholds.pixel, (height, width))
+    regions = find_regions(result.anomaly_map, thresholds.pixel, picture.size)
     if mode == "auto":
         mode = "none" if verdict is Verdict.OK else "overlay"
-    return verdict, regions, None if mode == "none" else _draw(image, result, thresholds.pixel, mode)
+    return verdict, regions, _draw(picture, result, thresholds.pixel, mode)
 
 
-def _draw(image: Pixels, result: Result, threshold: float, mode: HeatmapMode) -> Heatmap:
+def _draw(picture: _Picture, result: Result, threshold: float, mode: HeatmapMode) -> Heatmap | None:
     if mode == "npy":
         return Heatmap("npy", _MEDIA_TYPES[mode], to_npy(result.anomaly_map))
     if mode == "map":
         return Heatmap("map", _MEDIA_TYPES[mode], encode(draw_map(result.anomaly_map), ".png"))
-    picture = draw_overlay(image, result.anomaly_map, threshold)
-    return Heatmap("overlay", _MEDIA_TYPES[mode], encode(picture, ".jpg" if mode == "jpeg" else ".png"))
+    if mode == "none" or picture.preview is None:
+        return None
+    overlay = draw_overlay(picture.preview, result.anomaly_map, threshold)
+    return Heatmap("overlay", _MEDIA_TYPES[mode], encode(overlay, ".jpg" if mode == "jpeg" else ".png"))

@@ -106,3 +106,8 @@ class FrozenCameras:
             if len(self._last) > _MAX_CAMERAS:
                 self._last.popitem(last=False)
         return frozen
+
+    def forget(self, camera: str) -> None:
+        """Take the last picture of `camera` as never sent."""
+        with self._lock:
+            self._last.pop(camera, None)

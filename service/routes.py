@@ -100,7 +100,12 @@ async def inspect(
     picture = _wanted_picture(request)
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
     raw = _raw_layout(width, height, pixel_format)
-    data = await read_image(request, station.settings.max_upload_bytes)
+    station.inspector.admit(deadline)
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            data = await read_image(request, station.settings.max_upload_bytes)
+    except TimeoutError:
+        raise ProblemError("deadline_passed", "the deadline passed while the picture was arriving") from None
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
     if x_trigger_id is not None and (stored := await station.triggers.claim(x_trigger_id)) is not None:

@@ -14,9 +14,8 @@ PICTURE = {"image": png(gray(51))}
 
 
 def _client(models: Path, keys: Path | None, host: str = "127.0.0.1") -> TestClient:
-    return TestClient(
-        create_app(Settings(records_dir=None, models_dir=models, api_keys_file=keys)), client=(host, 50000)
-    )
+    settings = Settings(records_dir=None, models_dir=models, api_keys_file=keys)
+    return TestClient(create_app(settings), base_url="http://127.0.0.1", client=(host, 50000))
 
 
 def test_without_keys_all_may_inspect_and_only_this_machine_administers(models: Path) -> None:
@@ -27,6 +26,8 @@ def test_without_keys_all_may_inspect_and_only_this_machine_administers(models: 
     with _client(models, None) as client:
         wait_until_loaded(client)
         assert client.post("/recipes/part/verify").json()["ready"] is True
+        for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+            assert_problem(client.post("/recipes/part/verify", headers=headers), 403, "forbidden")
 
 
 def test_keys_open_what_their_role_allows(models: Path, tmp_path: Path) -> None:

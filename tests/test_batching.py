@@ -156,6 +156,45 @@ def test_the_estimate_follows_what_was_measured(make_batcher: Callable[..., Batc
     assert model.seconds_per_image == pytest.approx(0.5)
 
 
+def test_one_stall_does_not_refuse_every_image_after_it(make_batcher: Callable[..., Batcher]) -> None:
+    clock, stall = FakeClock(), [0.01]
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        clock.now += stall[0] * len(images)
+        return brightness(images)
+
+    model, batcher = Model(FakeBackend(run)), make_batcher(clock=clock)
+    for seconds in (0.01, 1.0):
+        stall[0] = seconds
+        batcher.submit(model, image(), FAR).result(30)
+    assert model.seconds_per_image > 0.08
+    stall[0] = 0.01
+    for _ in range(20):
+        batcher.submit(model, image(), clock.now + 0.08).result(30)
+    assert model.seconds_per_image < 0.02
+
+
+def test_later_images_do_not_make_an_admitted_one_late(make_batcher: Callable[..., Batcher]) -> None:
+    clock = FakeClock()
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        clock.now += 0.1 * len(images)
+        return brightness(images)
+
+    backend = FakeBackend(run, blocking=True)
+    model, batcher = Model(backend, seconds_per_image=0.1), make_batcher(clock=clock)
+    occupy(batcher, model)
+    finished: list[float] = []
+    tight = batcher.submit(model, image(), clock.now + 0.25)
+    tight.add_done_callback(lambda future: finished.append(clock.now))
+    rest = [batcher.submit(model, image(), FAR) for _ in range(7)]
+    backend.release.release(20)
+    for future in (tight, *rest):
+        future.result(30)
+    assert finished[0] <= 100.25
+    assert backend.batches == [1, 1, 7]
+
+
 def test_close_finishes_what_waits_and_refuses_more() -> None:
     backend = FakeBackend(blocking=True)
     model, batcher = Model(backend), Batcher(max_batch=1, queue_size=10)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import gray
 
-from service.heatmap import MAX_SIDE, draw_map, draw_overlay, find_regions
+from service.heatmap import MAX_SIDE, draw_map, draw_overlay, find_regions, preview
 
 
 def _map(value: float = 0.0) -> np.ndarray:
@@ -32,7 +32,8 @@ def test_a_defect_is_visible_on_bright_and_dark_parts() -> None:
 
 
 def test_large_pictures_are_scaled_down() -> None:
-    assert draw_overlay(gray(0, 3000)[:1500], _map(), 0.5).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
+    assert preview(gray(0, 3000)[:1500]).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
+    assert preview(gray(0, 800)).shape == (800, 800, 3)
 
 
 def test_regions_are_scaled_sorted_and_joined_diagonally() -> None:
@@ -53,3 +54,12 @@ def test_noise_gives_at_most_fifty_regions() -> None:
 
 def test_the_map_is_linear_in_gray() -> None:
     np.testing.assert_array_equal(draw_map(np.array([[0.0, 0.5, 1.0]], np.float32)), [[0, 128, 255]])
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.1, 0.5, 0.9])
+def test_the_threshold_itself_is_plainly_visible_wherever_it_lies(threshold: float) -> None:
+    anomaly_map = _map()
+    anomaly_map[10:50, 10:50] = threshold
+    change = np.abs(draw_overlay(gray(128), anomaly_map, threshold).astype(int) - 128).max(axis=2)
+    assert change[20:40, 20:40].min() > 30
+    assert change[:8].max() == 0

@@ -50,7 +50,8 @@ def test_a_thousand_requests_during_fifty_swaps(models: Path, tmp_path: Path) ->
 
 def test_refused_activations_are_problems_that_change_nothing(models: Path) -> None:
     make_bundle(models, version="2").file("model.onnx").write_bytes(b"half")
-    with TestClient(create_app(Settings(records_dir=None, models_dir=models)), client=("127.0.0.1", 50000)) as client:
+    app = create_app(Settings(records_dir=None, models_dir=models))
+    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
         wait_until_loaded(client)
         assert client.get("/recipes").json()[0]["ready"] is False
         assert client.post("/recipes/part/activate", params={"version": "1"}).json()["version"] == "1"

@@ -258,14 +258,21 @@ def test_a_result_after_its_deadline_is_504_not_a_late_200(models: Path, monkeyp
             held.wait(0.3)
         return brightness(images)
 
-    _with_backend(monkeypatch, FakeBackend(run))
+    backend = FakeBackend(run)
+    _with_backend(monkeypatch, backend)
     with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         slow.set()
         assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "150"}), 504, "deadline_passed")
-        # Now the station knows how slow it is and refuses at the door.
+        # Now the station knows how slow it is: while it is busy it refuses at the door.
+        while backend.started.acquire(blocking=False):
+            pass
+        busy = threading.Thread(target=post, args=(client, GOOD))
+        busy.start()
+        assert backend.started.acquire(timeout=30)
         body = assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "50"}), 429, "overloaded")
         assert int(str(body["retry_after_ms"])) >= 1
+        busy.join(30)
 
 
 def test_openapi_describes_both_ways_to_send_an_image(client: TestClient) -> None:
@@ -303,3 +310,35 @@ def test_bare_pixels_score_like_the_encoded_picture(client: TestClient) -> None:
         post(client, gray(102).tobytes(), "application/octet-stream", params=layout), 422, "invalid_request"
     )
     assert "no width" in str(body["detail"])
+
+
+def test_an_unexpected_error_is_a_problem_without_details(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*arguments: object) -> None:
+        raise RuntimeError("secret of the implementation")
+
+    monkeypatch.setattr("service.inspection.find_regions", bug)
+    response = post(client, GOOD)
+    assert_problem(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert response.headers["x-content-type-options"] == "nosniff"
+    monkeypatch.undo()
+    assert post(client, GOOD).json()["verdict"] == "OK"
+
+
+def test_a_picture_that_was_refused_may_be_sent_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = threading.Event()
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if broken.is_set():
+            raise RuntimeError("device lost")
+        return brightness(images)
+
+    _with_backend(monkeypatch, FakeBackend(run))
+    camera = {"X-Camera-Id": "17"}
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
+        wait_until_loaded(client)
+        broken.set()
+        assert_problem(post(client, GOOD, headers=camera), 503, "backend_failed")
+        broken.clear()
+        assert post(client, GOOD, headers=camera).json()["verdict"] == "OK"
+        assert post(client, GOOD, headers=camera).json()["verdict"] == "NOT_INSPECTED"

@@ -1,0 +1,79 @@
+import asyncio
+import math
+import threading
+
+import pytest
+from fakes import FakeClock
+
+from service.batching import OverloadedError
+from service.codec import Codec
+from service.verdicts import DeadlinePassedError
+
+
+def test_a_backlog_refuses_at_once_and_expired_pictures_are_not_decoded() -> None:
+    clock, held, decoded = FakeClock(), threading.Event(), []
+    codec = Codec(1, clock)
+
+    def first() -> str:
+        clock.now += 0.1
+        return "first"
+
+    def slow() -> str:
+        assert held.wait(30)
+        return "slow"
+
+    async def scenario() -> None:
+        await codec.decode(math.inf, first)
+        running = asyncio.ensure_future(codec.decode(math.inf, slow))
+        waiting = asyncio.ensure_future(codec.decode(clock.now + 1, lambda: decoded.append(1)))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="2 pictures") as refused:
+            await codec.decode(clock.now + 0.25, lambda: decoded.append(2))
+        assert refused.value.retry_after_s == pytest.approx(0.05)
+        clock.now += 2
+        held.set()
+        assert await running == "slow"
+        with pytest.raises(DeadlinePassedError):
+            await waiting
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        held.set()
+        codec.close()
+    assert decoded == []
+
+
+def test_a_free_thread_is_tried_whatever_the_estimate_says() -> None:
+    clock = FakeClock()
+    codec = Codec(1, clock)
+
+    def stalled() -> None:
+        clock.now += 60
+
+    async def scenario() -> str:
+        await codec.decode(math.inf, stalled)
+        return await codec.decode(clock.now + 0.1, lambda: "decoded")
+
+    try:
+        assert asyncio.run(scenario()) == "decoded"
+    finally:
+        codec.close()
+
+
+def test_a_finished_result_is_drawn_while_every_decoder_is_busy() -> None:
+    codec, held = Codec(1), threading.Event()
+
+    async def scenario() -> str:
+        running = asyncio.ensure_future(codec.decode(math.inf, lambda: held.wait(30)))
+        await asyncio.sleep(0)
+        drawn = await asyncio.wait_for(codec.draw(lambda: "drawn"), 10)
+        held.set()
+        await running
+        return drawn
+
+    try:
+        assert asyncio.run(scenario()) == "drawn"
+    finally:
+        held.set()
+        codec.close()
