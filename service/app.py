@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -186,7 +187,7 @@ class RequestContext:
             return
         sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, started=time.monotonic())
 
         begun = False
 
@@ -220,6 +221,8 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
 
     def respond(request: Request, problem: ProblemError) -> JSONResponse:
         metrics.errors.labels(problem.code).inc()
+        if problem.code == "overloaded":
+            metrics.refusal_seconds.observe(time.monotonic() - request.state.started)
         return problem_response(problem, getattr(request.state, "request_id", None))
 
     @app.exception_handler(ProblemError)

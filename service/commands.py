@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 
 from service.access import new_key
+from service.benchmark import benchmark, write_results
 from service.client import AsyncClient, Client
 from service.qualify import exit_code, qualify, report, write_record
 
@@ -53,6 +54,24 @@ def qualify_command(options: argparse.Namespace) -> int:
         return 0 if result.passed else 1
 
     return asyncio.run(run())
+
+
+def benchmark_command(options: argparse.Namespace) -> int:
+    """Measure the service on this machine against its bare backend; starts and ends its own service."""
+    figures = asyncio.run(
+        benchmark(
+            options.models,
+            options.recipe,
+            requests=options.requests,
+            overload_s=options.overload,
+            soak_s=options.soak,
+            seed=options.seed,
+        )
+    )
+    print(json.dumps(figures, indent=2))
+    if options.record:
+        write_results(figures, options.record)
+    return 0
 
 
 def change_command(options: argparse.Namespace) -> int:
@@ -100,6 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--required", type=float, default=0.999, help="share that must be in time")
     command.add_argument("--connections", type=int, default=100)
     command.add_argument("--record", type=Path, help="write the figures to this JSON file")
+
+    command = commands.add_parser("benchmark", help=benchmark_command.__doc__, description=benchmark_command.__doc__)
+    command.add_argument("--models", type=Path, default=Path("models"))
+    command.add_argument("--recipe", default="demo")
+    command.add_argument("--requests", type=int, default=300)
+    command.add_argument("--overload", type=float, default=30.0, help="seconds at twice the capacity; 0: leave out")
+    command.add_argument("--soak", type=float, default=0.0, help="seconds at 80 %% of the capacity; 0: leave out")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    command.set_defaults(command=benchmark_command)
 
     for change in ("activate", "rollback", "verify"):
         command = _command(commands, change, change_command)

@@ -35,6 +35,12 @@ class Metrics:
             registry=self.registry,
         )
         self.errors = Counter("inspect_errors", "Requests that ended in a problem", ["code"], registry=self.registry)
+        self.refusal_seconds = Histogram(
+            "inspect_refusal_seconds",
+            "Time from the start of a request to its refusal for overload",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         self.scores = Histogram(
             "inspect_score", "Anomaly score of inspected images", ["recipe"], buckets=SCORES, registry=self.registry
         )

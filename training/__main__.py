@@ -32,7 +32,7 @@ from training.networks import Draem
 from training.official import CheckpointError, load_official
 from training.simulated_defects import KINDS, apply
 from training.textures import load_textures
-from training.trainer import TrainingError, keep_freed_memory, train
+from training.trainer import TrainingError, keep_freed_memory, train, training_minutes
 
 _ERRORS = (
     BackendError,
@@ -72,16 +72,14 @@ def train_command(options: argparse.Namespace) -> None:
     good = load_images(trained_on, config.size, "good photos")
     textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    started = datetime.now(UTC)
     network = train(config, good, textures, run, device=device).cpu()
-    minutes = (datetime.now(UTC) - started).total_seconds() / 60
     record: dict[str, JsonValue] = {
         "config": asdict(config),
         "good_photos": len(trained_on),
         "textures": len(textures) if options.textures else "procedural",
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "minutes_of_last_session": round(minutes, 2),
+        "minutes": round(training_minutes(run), 2),
     }
     bundle = _finish(options, network, _read_all(held_out, config.size), config.seed, record)
     _write_results(run, bundle)

@@ -51,7 +51,8 @@ def train(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(config, network)
     simulator = AnomalySimulator(good.to(device), textures.to(device), config.simulator, generator)
-    step = _resume(run, config, network, optimizer, generator)
+    step, seconds = _resume(run, network, optimizer, generator)
+    started = time.monotonic() - seconds
     weights = {"l2": config.l2_weight, "ssim": config.ssim_weight, "focal": config.focal_weight}
     saved_at = time.monotonic()
 
@@ -75,7 +76,7 @@ def train(
             stats.write(json.dumps({"step": step, "lr": lr, **values}) + "\n")
             if stopped or time.monotonic() - saved_at > checkpoint_s or step + 1 == steps:
                 stats.flush()
-                _save(run, step + 1, network, optimizer, generator)
+                _save(run, step + 1, time.monotonic() - started, network, optimizer, generator)
                 saved_at = time.monotonic()
             if stopped and step + 1 < steps:
                 raise InterruptedRunError(
@@ -95,12 +96,9 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (done - config.warmup) / (1 - config.warmup)))
 
 
-def load_network(run: Path, config: TrainConfig) -> Draem:
-    """The trained network of a finished or interrupted run, on the CPU in eval mode."""
-    network = Draem(config.reconstructive_width, config.discriminative_width)
-    network.load_state_dict(_read(run / CHECKPOINT)["network"])
-    network.eval()
-    return network
+def training_minutes(run: Path) -> float:
+    """Time that the training loop of this run has taken, over all its sessions."""
+    return float(_read(run / CHECKPOINT)["seconds"]) / 60
 
 
 def keep_freed_memory() -> None:
@@ -121,9 +119,12 @@ def _optimizer(config: TrainConfig, network: Draem) -> torch.optim.Optimizer:
     return torch.optim.Adam(network.parameters(), config.lr)
 
 
-def _save(run: Path, step: int, network: Draem, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+def _save(
+    run: Path, step: int, seconds: float, network: Draem, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> None:
     state = {
         "step": step,
+        "seconds": seconds,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
@@ -154,11 +155,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _resume(
-    run: Path, config: TrainConfig, network: Draem, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> int:
+    run: Path, network: Draem, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, float]:
     if not (run / CHECKPOINT).exists():
         (run / STATS).unlink(missing_ok=True)
-        return 0
+        return 0, 0.0
     state = _read(run / CHECKPOINT)
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
@@ -167,7 +168,7 @@ def _resume(
     # Lines written after the checkpoint will be written again.
     lines = (run / STATS).read_text().splitlines(keepends=True)
     (run / STATS).write_text("".join(lines[:step]))
-    return step
+    return step, float(state["seconds"])
 
 
 @contextmanager
