@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 import sys
 
 import uvicorn
 from pydantic_settings import CliApp
 
+from service import logs
 from service.access import KeyFileError
 from service.app import create_app
 from service.records import RecordsError
@@ -22,7 +22,7 @@ def main() -> int:
 
         return run(sys.argv[1:])
     settings = CliApp.run(Settings)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     try:
         app = create_app(settings)
     except (KeyFileError, RecordsError, OSError) as error:

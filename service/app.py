@@ -28,6 +28,7 @@ from service.access import Access
 from service.backends import BackendError, open_backend
 from service.batching import Batcher
 from service.codec import Codec
+from service.counters import Counters
 from service.inspection import Inspector
 from service.monitoring import Metrics
 from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
@@ -94,8 +95,9 @@ async def _lifespan(
         lambda bundle: open_backend(bundle, settings.backend, threads=threads),
         default=settings.default_recipe,
     )
-    inspector = Inspector(batcher, codec, metrics)
-    station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records))
+    counters = Counters()
+    inspector = Inspector(batcher, codec, metrics, counters)
+    station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records), counters)
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))
     try:

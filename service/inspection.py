@@ -12,6 +12,7 @@ from typing import Literal
 from service.backends import BackendError
 from service.batching import Batcher, ClosedError, OverloadedError, Result
 from service.codec import Codec
+from service.counters import Counters
 from service.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
 from service.images import ImageError, Pixels, encode, resize
 from service.monitoring import Metrics
@@ -61,10 +62,11 @@ class _Picture:
 class Inspector:
     """Decodes and draws in `codec`, so that nothing blocks the event loop, and runs the network through `batcher`."""
 
-    def __init__(self, batcher: Batcher, codec: Codec, metrics: Metrics) -> None:
+    def __init__(self, batcher: Batcher, codec: Codec, metrics: Metrics, counters: Counters) -> None:
         self._batcher = batcher
         self._codec = codec
         self._metrics = metrics
+        self._counters = counters
         self._cameras = FrozenCameras()
 
     def admit(self, deadline: float) -> None:
@@ -169,6 +171,7 @@ class Inspector:
         for fault in inspection.faults:
             self._metrics.faults.labels(name, fault.split(":")[0]).inc()
         self._metrics.scores.labels(name).observe(inspection.score)
+        self._counters.add(name, inspection.recipe.version, inspection.verdict, inspection.score)
 
 
 def _postprocess(

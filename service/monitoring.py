@@ -53,6 +53,12 @@ class Metrics:
         self.records_lost = Counter(
             "inspect_records_lost", "Inspections that could not be recorded", registry=self.registry
         )
+        self.drift = Gauge(
+            "inspect_score_drift",
+            "Kolmogorov-Smirnov distance of the newest scores from calibration's good parts, 0 to 1",
+            ["recipe"],
+            registry=self.registry,
+        )
         self.queue_depth = Gauge("inspect_queue_depth", "Images waiting for the backend", registry=self.registry)
         self.in_flight = Gauge("inspect_in_flight", "Inspections being worked on", registry=self.registry)
         self.ready = Gauge("inspect_ready", "1 when /readyz answers 200", registry=self.registry)

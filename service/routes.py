@@ -45,6 +45,8 @@ PAGE = Path(__file__).parent / "web" / "index.html"
 
 log = logging.getLogger("draem_inspect")
 
+_LOGGED = {"inspection_id", "request_id", "part_id", "recipe", "version", "verdict", "score"}
+
 router = APIRouter()
 
 
@@ -119,6 +121,9 @@ async def inspect(
         if x_trigger_id is not None:
             station.triggers.finish(x_trigger_id, None if reply is None else _without_picture(reply))
     _record(station, reply, x_trigger_id, data)
+    log.info(
+        "inspected", extra=reply.model_dump(mode="json", include=_LOGGED) | {"total_ms": reply.timings_ms["total"]}
+    )
     return picture_reply(inspection, x_part_id) if picture else json_reply(reply, inspection)
 
 
@@ -198,12 +203,31 @@ async def state(request: Request) -> JSONResponse:
     )
 
 
+@router.get("/counters")
+async def counters(request: Request) -> dict[str, dict[str, int | str]]:
+    """Parts by verdict since the last reset, for every recipe."""
+    return station_of(request).counters.totals()
+
+
+@router.post("/counters/reset", responses=dict(openapi_responses()))
+async def reset_counters(request: Request, recipe: str | None = None) -> dict[str, dict[str, int | str]]:
+    """Begin to count again, for one recipe or for all; the Prometheus counters go on."""
+    station = station_of(request)
+    station.access.require(request, "admin")
+    station.counters.reset(recipe)
+    return station.counters.totals()
+
+
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     station = station_of(request)
     station.metrics.queue_depth.set(station.batcher.depth)
     station.metrics.ready.set(why_not_ready(station) is None)
+    for recipe in station.recipes.ready.values():
+        good_scores = recipe.bundle.manifest.thresholds.calibration.good_scores
+        if (drift := station.counters.drift(recipe.name, good_scores)) is not None:
+            station.metrics.drift.labels(recipe.name).set(drift)
     return Response(generate_latest(station.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -69,4 +69,7 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least severe log line")] = (
         "info"
     )
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="`text` for people, `json` for machines, one object a line")
+    ] = "text"
     banner: Annotated[bool, Field(description="print the address and a curl line to try when ready")] = False

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from service.access import Access
 from service.batching import Batcher
+from service.counters import Counters
 from service.inspection import Inspector
 from service.monitoring import Metrics
 from service.recipes import RecipeStore
@@ -28,6 +29,7 @@ class Station:
     access: Access
     records: Records | None
     triggers: Triggers
+    counters: Counters
     draining: bool = False
 
 

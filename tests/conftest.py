@@ -144,10 +144,10 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(models: Path) -> Iterator[TestClient]:
-    """The service with the brightness recipe, ready."""
-    with TestClient(
-        create_app(Settings(records_dir=None, models_dir=models)), raise_server_exceptions=False
-    ) as running:
+    """The service with the brightness recipe, ready, asked from its own machine."""
+    app = create_app(Settings(records_dir=None, models_dir=models))
+    address = ("127.0.0.1", 50000)
+    with TestClient(app, base_url="http://localhost", client=address, raise_server_exceptions=False) as running:
         wait_until_loaded(running)
         yield running
 
