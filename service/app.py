@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,8 +26,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import history
 from service.access import Access
-from service.backends import BackendError, open_backend
-from service.batching import Batcher
+from service.backends import Backend, BackendError, open_backend
+from service.batching import Batcher, yield_to_requests
+from service.bundle import Bundle
 from service.codec import Codec
 from service.counters import Counters
 from service.inspection import Inspector
@@ -92,7 +94,7 @@ async def _lifespan(
     store = RecipeStore(
         settings.models_dir,
         batcher,
-        lambda bundle: open_backend(bundle, settings.backend, threads=threads),
+        lambda bundle: _open_giving_way(bundle, settings, threads),
         default=settings.default_recipe,
     )
     counters = Counters()
@@ -118,6 +120,12 @@ def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
         return None
     budget = settings.record_images_mb * 1_000_000
     return Records(settings.records_dir, image_budget_bytes=budget, on_lost=metrics.records_lost.inc)
+
+
+def _open_giving_way(bundle: Bundle, settings: Settings, threads: int) -> Backend:
+    """Open a backend in a thread that gives way to requests: the threads that the runtime starts then do so too."""
+    with ThreadPoolExecutor(1, initializer=yield_to_requests) as thread:
+        return thread.submit(open_backend, bundle, settings.backend, threads=threads).result()
 
 
 def _available_cores() -> int:

@@ -8,11 +8,13 @@ expired or was cancelled while waiting never reaches the model.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +24,9 @@ from service.backends import Backend, BackendError
 from service.images import Pixels
 from service.verdicts import DeadlinePassedError
 
+# Waiting times are taken to be this much longer than estimated: results that are a little late are worth nothing, and
+# all of the work that made them is lost.
+_CAUTION = 1.3
 # Weight of the newest batch in the running estimate of seconds per image.
 _NEWEST = 0.2
 
@@ -65,6 +70,15 @@ class _Job:
     deadline: float
     submitted: float
     future: Future[Result] = field(default_factory=Future)
+
+
+def yield_to_requests() -> None:
+    """Let the calling thread, and those it starts, give way to the rest of the service.
+
+    Inference on the CPU keeps all cores busy; without this a refusal that takes microseconds waits milliseconds.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
 class Batcher:
@@ -139,9 +153,10 @@ class Batcher:
     def _expected_wait(self, now: float) -> float:
         waiting = sum(job.model.seconds_per_image for job in self._jobs)
         running = sum(job.model.seconds_per_image for job in self._running)
-        return waiting + max(0.0, running - (now - self._running_since))
+        return _CAUTION * (waiting + max(0.0, running - (now - self._running_since)))
 
     def _work(self) -> None:
+        yield_to_requests()
         while True:
             with self._changed:
                 self._running = []
@@ -184,7 +199,11 @@ class Batcher:
         if model.seconds_per_image == 0.0:
             return limit
         time_left = min(job.deadline for job in batch) - now
-        return limit if math.isinf(time_left) else max(len(batch), min(limit, int(time_left / model.seconds_per_image)))
+        return (
+            limit
+            if math.isinf(time_left)
+            else max(len(batch), min(limit, int(time_left / _CAUTION / model.seconds_per_image)))
+        )
 
     def _run(self, batch: list[_Job]) -> None:
         model = batch[0].model
