@@ -120,7 +120,7 @@ async def _one_at_a_time(client: AsyncClient, images: list[bytes], requests: int
 
 
 async def _saturated(url: str, images: list[bytes], requests: int) -> dict[str, Any]:
-    """Closed loop, 8 pictures under way all the time, over bare sockets: a client library costs as much as the service."""
+    """Closed loop, 8 pictures under way all the time, over bare sockets: a client library costs as much again."""
     numbers = iter(range(2 * requests))
     address = httpx2.URL(url)
     statuses: set[bytes] = set()

@@ -8,12 +8,19 @@ from typing import Literal
 import structlog
 
 
+def _without_color(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Drop uvicorn's second, coloured copy of its message."""
+    event.pop("color_message", None)
+    return event
+
+
 def configure(level: str, log_format: Literal["text", "json"]) -> None:
     """Send every logger to standard error; values passed as `extra` become fields."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _without_color,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
