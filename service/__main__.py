@@ -25,7 +25,7 @@ def main() -> int:
     logs.configure(settings.log_level, settings.log_format)
     try:
         app = create_app(settings)
-    except (KeyFileError, RecordsError, OSError) as error:
+    except (KeyFileError, RecordsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     uvicorn.run(

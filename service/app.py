@@ -8,7 +8,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -56,12 +56,13 @@ _PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError and
-    RecordsError."""
+    """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError,
+    RecordsError, and OSError or ValueError for a bad key to trust.
+    """
     metrics = Metrics()
     access = Access(settings.api_keys_file)
     records = _open_records(settings, metrics)
-    lifespan = partial(_lifespan, settings, metrics, access, records)
+    lifespan = partial(_lifespan, settings, metrics, access, records, _signature_check(settings))
     app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=lifespan)
     app.include_router(router)
     app.include_router(history.router)
@@ -84,7 +85,12 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(
-    settings: Settings, metrics: Metrics, access: Access, records: Records | None, app: FastAPI
+    settings: Settings,
+    metrics: Metrics,
+    access: Access,
+    records: Records | None,
+    check_bundle: Callable[[Bundle], None],
+    app: FastAPI,
 ) -> AsyncIterator[dict[str, Station]]:
     # One image is too small to share among threads; the pool decodes several at once instead.
     cv2.setNumThreads(1)
@@ -96,6 +102,7 @@ async def _lifespan(
         batcher,
         lambda bundle: _open_giving_way(bundle, settings, threads),
         default=settings.default_recipe,
+        check_bundle=check_bundle,
     )
     counters = Counters()
     inspector = Inspector(batcher, codec, metrics, counters)
@@ -126,6 +133,16 @@ def _open_giving_way(bundle: Bundle, settings: Settings, threads: int) -> Backen
     """Open a backend in a thread that gives way to requests: the threads that the runtime starts then do so too."""
     with ThreadPoolExecutor(1, initializer=yield_to_requests) as thread:
         return thread.submit(open_backend, bundle, settings.backend, threads=threads).result()
+
+
+def _signature_check(settings: Settings) -> Callable[[Bundle], None]:
+    if settings.trusted_key is None:
+        return lambda bundle: None
+    # Only needed where signatures are required.
+    from service.signing import load_public_key, require_signature
+
+    key = load_public_key(settings.trusted_key)
+    return lambda bundle: require_signature(bundle, key)
 
 
 def _available_cores() -> int:

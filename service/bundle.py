@@ -140,15 +140,18 @@ class Manifest(_Strict):
     quality: QualityLimits
     models: Annotated[dict[Precision, FilePath], Field(min_length=1)]
     opset: Annotated[int, Field(ge=17)]
+    keep_mask: FilePath | None = None  # picture of where anomalies count; it is inside the graph already
     golden: Annotated[list[GoldenImage], Field(min_length=1)]
     tolerances: dict[Precision, Tolerance]
     metrics: dict[str, JsonValue] | None = None
     training: dict[str, JsonValue] = {}
+    signature: str | None = None  # Ed25519 over the rest of the manifest, base64; see service.signing
     files: dict[FilePath, FileEntry]
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
         named = {*self.models.values(), *(f for g in self.golden for f in (g.image, g.anomaly_map))}
+        named |= {self.keep_mask} if self.keep_mask else set()
         if missing := sorted(named - self.files.keys()):
             raise ValueError(f"no sha256 for {', '.join(missing)}")
         if without := sorted(self.models.keys() - self.tolerances.keys()):

@@ -91,6 +91,15 @@ def new_key_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def new_signing_keys_command(options: argparse.Namespace) -> int:
+    """Write NAME.pem to sign bundles with (keep it where recipes are trained) and NAME.pub to trust them by."""
+    # Only needed where bundles are signed.
+    from service.signing import new_keys
+
+    new_keys(options.name.with_suffix(".pem"), options.name.with_suffix(".pub"))
+    return 0
+
+
 def run(arguments: list[str]) -> int:
     """Run one command; connection and file errors are one line, not a traceback."""
     options = _parser().parse_args(arguments)
@@ -141,6 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("role", choices=("inspect", "admin"))
     command.add_argument("name")
     command.set_defaults(command=new_key_command)
+    command = commands.add_parser("new-signing-keys", help=new_signing_keys_command.__doc__)
+    command.add_argument("name", type=Path)
+    command.set_defaults(command=new_signing_keys_command)
     return parser
 
 

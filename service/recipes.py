@@ -80,11 +80,13 @@ class RecipeStore:
         open_model: Callable[[Bundle], Backend],
         *,
         default: str | None,
+        check_bundle: Callable[[Bundle], None] = lambda bundle: None,
     ) -> None:
         self._models_dir = models_dir
         self._batcher = batcher
         self._open_model = open_model
         self._default = default
+        self._check_bundle = check_bundle
         self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
@@ -188,6 +190,7 @@ class RecipeStore:
 
     def _open(self, path: Path) -> Recipe:
         bundle = read_bundle(path)
+        self._check_bundle(bundle)
         model = Model(self._open_model(bundle))
         try:
             check_golden(bundle, model, self._batcher)

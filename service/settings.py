@@ -56,6 +56,9 @@ class Settings(BaseSettings):
         Literal["none", "failed", "all"], Field(description="pictures kept with the records: `failed` is all but OK")
     ] = "failed"
     record_images_mb: Annotated[int, Field(ge=1, description="megabytes of kept pictures; the oldest go first")] = 2000
+    trusted_key: Annotated[
+        Path | None, Field(description="PEM file of an Ed25519 public key; then only bundles it signed are served")
+    ] = None
     golden_check_hours: Annotated[
         float, Field(ge=0, le=8760, description="hours between golden checks of recipes in service; 0: never")
     ] = 24

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from service.backends.ort import OrtBackend
 from service.bundle import Bundle, BundleError, InputSpec, read_bundle
 from service.images import read
 from service.quality import measure
+from service.signing import load_public_key, new_keys, require_signature
 from training.demo_parts import render_defect, render_good
 from training.export import (
     ExportError,
@@ -49,12 +51,12 @@ def held_out() -> HeldOut:
 @pytest.fixture(scope="module")
 def open_model(network: Draem, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OrtBackend]:
     model = tmp_path_factory.mktemp("model") / "model.onnx"
-    model.write_bytes(to_onnx(network, 256))
+    model.write_bytes(to_onnx(InspectionGraph(network), 256))
     return lambda: OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=1)
 
 
-def _export(network: Draem, held_out: HeldOut, models: Path) -> Bundle:
-    return export_bundle(network, held_out, recipe="part", version="1", models=models, training={"seed": 0})
+def _export(network: Draem, held_out: HeldOut, models: Path, **more: Any) -> Bundle:
+    return export_bundle(network, held_out, recipe="part", version="1", models=models, training={"seed": 0}, **more)
 
 
 def test_score_is_the_maximum_of_the_zero_padded_21x21_mean() -> None:
@@ -83,17 +85,17 @@ def test_batches_score_like_single_images(open_model: Callable[[], OrtBackend], 
 def test_batch_norm_is_folded_and_the_map_is_the_networks(
     network: Draem, open_model: Callable[[], OrtBackend], held_out: HeldOut
 ) -> None:
-    kinds = {node.op_type for node in onnx.load_from_string(to_onnx(network, 64)).graph.node}
+    kinds = {node.op_type for node in onnx.load_from_string(to_onnx(InspectionGraph(network), 64)).graph.node}
     assert "Conv" in kinds
     assert "BatchNormalization" not in kinds
-    assert score_with_torch(network, held_out.good).maps.std() > 1e-3
-    assert check_parity(network, open_model(), held_out.good) < 1e-4
+    assert score_with_torch(InspectionGraph(network), held_out.good).maps.std() > 1e-3
+    assert check_parity(InspectionGraph(network), open_model(), held_out.good) < 1e-4
 
 
 def test_parity_refuses_another_network(open_model: Callable[[], OrtBackend], held_out: HeldOut) -> None:
     torch.manual_seed(1)
     with pytest.raises(ExportError, match="differs from torch by"):
-        check_parity(Draem(4, 4).eval(), open_model(), held_out.good)
+        check_parity(InspectionGraph(Draem(4, 4)).eval(), open_model(), held_out.good)
 
 
 def test_bundle_reproduces_its_golden_values(network: Draem, held_out: HeldOut, tmp_path: Path) -> None:
@@ -115,3 +117,34 @@ def test_existing_version_is_kept(network: Draem, held_out: HeldOut, tmp_path: P
         _export(network, held_out, tmp_path)
     assert read_bundle(tmp_path / "part" / "1").manifest.created == first
     assert [path.name for path in (tmp_path / "part").iterdir()] == ["1"]
+
+
+def test_ignored_areas_are_zero_in_the_graph_itself(network: Draem, held_out: HeldOut, tmp_path: Path) -> None:
+    keep = np.zeros((256, 256), np.bool_)
+    keep[:, 128:] = True
+    bundle = _export(network, held_out, tmp_path, keep=keep)
+    backend = open_backend(read_bundle(bundle.path), "auto", threads=1)
+    masked = score_images(backend, held_out.good)
+    whole = score_with_torch(InspectionGraph(network), held_out.good)
+    assert (masked.maps[:, :, :128] == 0).all()
+    np.testing.assert_allclose(masked.maps[:, :, 128:], whole.maps[:, :, 128:], atol=1e-4)
+    assert bundle.manifest.keep_mask is not None
+    np.testing.assert_array_equal(read(bundle.file(bundle.manifest.keep_mask))[:, :, 0] > 0, keep)
+
+
+def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
+    network: Draem, held_out: HeldOut, tmp_path: Path
+) -> None:
+    for name in ("ours", "theirs"):
+        new_keys(tmp_path / f"{name}.pem", tmp_path / f"{name}.pub")
+    trusted = load_public_key(tmp_path / "ours.pub")
+    signed = _export(network, held_out, tmp_path / "signed", signing_key=tmp_path / "ours.pem")
+    require_signature(read_bundle(signed.path), trusted)
+    forged = _export(network, held_out, tmp_path / "forged", signing_key=tmp_path / "theirs.pem")
+    unsigned = _export(network, held_out, tmp_path / "unsigned")
+    looser = signed.manifest.thresholds.model_copy(update={"reject": 1.0, "review": 1.0})
+    changed = Bundle(signed.path, signed.manifest.model_copy(update={"thresholds": looser}))
+    for bundle, message in ((forged, "not from the key"), (unsigned, "not signed"), (changed, "not from the key")):
+        with pytest.raises(BundleError, match=message):
+            require_signature(bundle, trusted)
+    assert (tmp_path / "ours.pem").stat().st_mode & 0o077 == 0

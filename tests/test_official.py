@@ -10,7 +10,7 @@ from official_reference import discriminative_state, official_map_and_score, rec
 from service.backends.ort import OrtBackend
 from service.bundle import InputSpec
 from training.demo_parts import render_good
-from training.export import score_images, to_onnx
+from training.export import InspectionGraph, score_images, to_onnx
 from training.official import CheckpointError, load_official
 
 
@@ -30,7 +30,7 @@ def test_import_export_and_onnxruntime_give_the_authors_map(tmp_path: Path, rec_
     photos = [render_good(np.random.default_rng(seed)) for seed in range(2)]
 
     model = tmp_path / "model.onnx"
-    model.write_bytes(to_onnx(load_official(rec, seg), 256))
+    model.write_bytes(to_onnx(InspectionGraph(load_official(rec, seg)), 256))
     scored = score_images(OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=2), photos)
 
     rec_state, seg_state = torch.load(rec, weights_only=True), torch.load(seg, weights_only=True)

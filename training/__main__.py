@@ -30,6 +30,7 @@ from training.evaluate import EvaluationError, backend_scorer, evaluate, http_sc
 from training.export import ExportError, HeldOut, export_bundle
 from training.networks import Draem
 from training.official import CheckpointError, load_official
+from training.regions import RegionError, keep_mask
 from training.simulated_defects import KINDS, apply
 from training.textures import load_textures
 from training.trainer import TrainingError, keep_freed_memory, train, training_minutes
@@ -42,6 +43,7 @@ _ERRORS = (
     EvaluationError,
     ExportError,
     ImageError,
+    RegionError,
     TrainingError,
 )
 
@@ -164,6 +166,8 @@ def _finish(
         models=options.models,
         training=record,
         false_reject_rate=options.false_reject_rate,
+        keep=keep_mask(options.region, options.ignore, size),
+        signing_key=options.sign,
         evaluate=evaluate_exported if labelled else None,
     )
     thresholds = bundle.manifest.thresholds
@@ -239,6 +243,9 @@ def _bundle_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", required=True, help="name of the recipe")
     command.add_argument("--version", help="version of the bundle; default the time")
     command.add_argument("--models", type=Path, default=Path("models"), help="where bundles go")
+    command.add_argument("--region", type=Path, help="where anomalies count: PNG (white) or JSON polygons")
+    command.add_argument("--ignore", type=Path, help="where anomalies do not count: PNG (white) or JSON polygons")
+    command.add_argument("--sign", type=Path, help="PEM file of an Ed25519 private key to sign the bundle with")
     command.add_argument("--false-reject-rate", type=float, default=0.01)
 
 

@@ -35,7 +35,11 @@ class TrainConfig:
 
 
 _NARROW_SIMULATOR = SimulatorConfig(anomaly_probability=0.7, own_texture=0.3, mask_combination=True, visible_min=0.03)
+# One-eighth of the paper's widths: 40 times less arithmetic.
 _NARROW: dict[str, Any] = {
+    "reconstructive_width": 16,
+    "discriminative_width": 16,
+    "lr": 2e-3,
     "optimizer": "adamw",
     "schedule": "onecycle",
     "weight_decay": 1e-4,
@@ -46,8 +50,8 @@ _NARROW: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "edge": {"reconstructive_width": 32, "discriminative_width": 16, "steps": 2600, "lr": 1e-3, **_NARROW},
-    "quick": {"reconstructive_width": 16, "discriminative_width": 16, "steps": 1200, "lr": 2e-3, **_NARROW},
+    "edge": {"steps": 3000, **_NARROW},
+    "quick": {"steps": 1200, **_NARROW},
 }
 
 

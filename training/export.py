@@ -34,6 +34,7 @@ from service.bundle import (
 )
 from service.images import Pixels, encode
 from service.quality import Quality, learn_limits
+from service.signing import sign
 from training.calibration import calibrate
 from training.networks import Draem
 
@@ -50,19 +51,26 @@ class ExportError(Exception):
 class InspectionGraph(nn.Module):
     """uint8 RGB `(N, H, W, 3)` -> anomaly_map float32 `(N, H, W)` in [0, 1] and score float32 `(N,)`.
 
+    Where `keep` `(H, W)` is False the map is 0.
+
     Everything between decoded pixels and the two numbers that count is inside, so that no client can get it wrong:
     scaling, layout, both networks, softmax, and the image score of the authors' evaluation.
     """
 
-    def __init__(self, network: Draem) -> None:
+    keep: Tensor | None
+
+    def __init__(self, network: Draem, keep: NDArray[np.bool_] | None = None) -> None:
         super().__init__()
         self.network = network
+        self.register_buffer("keep", None if keep is None else torch.from_numpy(keep.astype(np.float32)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = image.permute(0, 3, 1, 2).float() / 255
         _, logits = self.network(x)
         # Softmax over two channels, channel 1: the same as a sigmoid of the difference.
         anomaly_map = torch.sigmoid(logits[:, 1] - logits[:, 0])  # (N, H, W)
+        if self.keep is not None:
+            anomaly_map = anomaly_map * self.keep
         # 21x21 mean before the maximum: a single hot pixel is noise, not a defect. Zero padding counts.
         smoothed = functional.avg_pool2d(anomaly_map.unsqueeze(1), 21, stride=1, padding=10)
         return anomaly_map, smoothed.amax(dim=(1, 2, 3))
@@ -83,9 +91,8 @@ def score_images(backend: Backend, images: Sequence[Pixels]) -> Scored:
     return Scored(np.concatenate([maps for maps, _ in parts]), np.concatenate([scores for _, scores in parts]))
 
 
-def score_with_torch(network: Draem, images: Sequence[Pixels]) -> Scored:
+def score_with_torch(graph: InspectionGraph, images: Sequence[Pixels]) -> Scored:
     """The same through torch, in float32 on the CPU: the reference for parity and the golden values."""
-    graph = InspectionGraph(network).eval()
     with torch.inference_mode():
         parts = [graph(torch.from_numpy(np.ascontiguousarray(image))[None]) for image in images]
     return Scored(
@@ -93,15 +100,15 @@ def score_with_torch(network: Draem, images: Sequence[Pixels]) -> Scored:
     )
 
 
-def to_onnx(network: Draem, size: int) -> bytes:
+def to_onnx(graph: InspectionGraph, size: int) -> bytes:
     """ONNX bytes of the inspection graph, BatchNorm folded into the convolutions, N dynamic, checked by onnx."""
-    graph = InspectionGraph(fold_batch_norm(network)).eval()
+    folded = fold_batch_norm(graph)
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings():
         # torch 2.13 warns of its own internals while it exports.
         warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
-            graph,
+            folded,
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -118,9 +125,9 @@ def to_onnx(network: Draem, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def fold_batch_norm(network: Draem) -> Draem:
+def fold_batch_norm(graph: InspectionGraph) -> InspectionGraph:
     """A copy in eval mode whose BatchNorm layers are folded into the convolutions before them: exact up to rounding."""
-    folded = copy.deepcopy(network).cpu().eval()
+    folded = copy.deepcopy(graph).cpu().eval()
     for block in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
         for i, layer in enumerate(block):
             convolution = block[i - 1]
@@ -130,9 +137,9 @@ def fold_batch_norm(network: Draem) -> Draem:
     return folded
 
 
-def check_parity(network: Draem, backend: Backend, images: Sequence[Pixels]) -> float:
+def check_parity(graph: InspectionGraph, backend: Backend, images: Sequence[Pixels]) -> float:
     """Largest difference between torch and the backend on maps and scores; raises ExportError above PARITY."""
-    expected, actual = score_with_torch(network, images), score_images(backend, images)
+    expected, actual = score_with_torch(graph, images), score_images(backend, images)
     difference = max(
         float(np.abs(expected.maps - actual.maps).max()), float(np.abs(expected.scores - actual.scores).max())
     )
@@ -159,27 +166,34 @@ def export_bundle(
     models: Path,
     training: dict[str, JsonValue],
     false_reject_rate: float = 0.01,
+    keep: NDArray[np.bool_] | None = None,
+    signing_key: Path | None = None,
     evaluate: Callable[[Backend], dict[str, JsonValue]] | None = None,
 ) -> Bundle:
     """Export, compare with torch, calibrate, evaluate through the exported graph, and write the bundle in one step.
+
+    `keep` `(H, W)` tells where anomalies count.
 
     Raises ExportError where ONNX Runtime and torch disagree, BundleError where the version exists already.
     """
     size = held_out.good[0].shape[0]
     spec = InputSpec(height=size, width=size)
-    data = to_onnx(network, size)
+    graph = InspectionGraph(network, keep).eval()
+    data = to_onnx(graph, size)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         model.write_bytes(data)
         backend = OrtBackend(model, spec, "fp32", threads=torch.get_num_threads())
-        parity = check_parity(network, backend, [*held_out.good[:4], *held_out.defects[:4]])
+        parity = check_parity(graph, backend, [*held_out.good[:4], *held_out.defects[:4]])
         good = score_images(backend, held_out.good)
         defects = score_images(backend, held_out.defects)
         thresholds = calibrate(good.scores, good.maps, defects.scores, false_reject_rate=false_reject_rate)
         metrics = evaluate(backend) if evaluate else None
         backend.close()
-    golden, files = _golden_files(network, _golden_choice(held_out, good.scores, defects.scores))
+    golden, files = _golden_files(graph, _golden_choice(held_out, good.scores, defects.scores))
     contents = {"model.onnx": data, **files}
+    if keep is not None:
+        contents["keep.png"] = encode(np.where(keep, 255, 0).astype(np.uint8), ".png")
     manifest = Manifest(
         format_version=1,
         recipe=recipe,
@@ -193,12 +207,15 @@ def export_bundle(
         quality=learn_limits(held_out.quality),
         models={"fp32": "model.onnx"},
         opset=OPSET,
+        keep_mask=None if keep is None else "keep.png",
         golden=golden,
         tolerances={"fp32": GOLDEN_TOLERANCE},
         metrics=metrics,
         training={**training, "export_parity": parity, "torch": torch.__version__},
         files=describe(contents),
     )
+    if signing_key is not None:
+        manifest = sign(manifest, signing_key)
     return write_bundle(models, manifest, contents)
 
 
@@ -213,8 +230,8 @@ def _golden_choice(
     return chosen
 
 
-def _golden_files(network: Draem, images: list[Pixels]) -> tuple[list[GoldenImage], dict[str, bytes]]:
-    scored = score_with_torch(network, images)
+def _golden_files(graph: InspectionGraph, images: list[Pixels]) -> tuple[list[GoldenImage], dict[str, bytes]]:
+    scored = score_with_torch(graph, images)
     golden: list[GoldenImage] = []
     files: dict[str, bytes] = {}
     for i, image in enumerate(images):
