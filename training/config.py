@@ -50,7 +50,7 @@ _NARROW: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "edge": {"steps": 3000, **_NARROW},
+    "edge": {"steps": 2400, **_NARROW},
     "quick": {"steps": 1200, **_NARROW},
 }
 
