@@ -1,6 +1,7 @@
 """The whole line as a user runs it: train, export, serve, inspect; on real photos where they are at hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def test_mistakes_are_errors_not_tracebacks(
     assert _train(demo_data, tmp_path) == 1
     assert "this version exists already" in capsys.readouterr().err
     assert list_versions(tmp_path / "models") == {"part": ["1"]}
+    assert _train(demo_data / "train" / "good", tmp_path, "--version", "2") == 0
+    photos = tmp_path / "photos"
+    shutil.copytree(demo_data / "train" / "good", photos)
+    (photos / "000.png").unlink()
+    assert _train(photos, tmp_path, "--version", "3") == 1
+    assert "holds a run with other photos" in capsys.readouterr().err
 
 
 def test_wrong_values_of_settings_are_refused_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,14 +63,10 @@ def train_command(options: argparse.Namespace) -> None:
     """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
     run: Path = options.run or Path("runs") / options.recipe
     config = _config(options)
-    run.mkdir(parents=True, exist_ok=True)
-    if (run / "config.json").exists():
-        if load_config(run / "config.json") != config:
-            raise TrainingError(f"{run}: holds a run with other settings: remove it or choose another --run")
-    else:
-        save_config(config, run / "config.json")
+    photos = good_images(options.data)
+    _claim_run(run, config, photos)
     keep_freed_memory()
-    trained_on, held_out = split(good_images(options.data), config.holdout, config.seed)
+    trained_on, held_out = split(photos, config.holdout, config.seed)
     good = load_images(trained_on, config.size, "good photos")
     textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -119,6 +115,22 @@ def evaluate_command(options: argparse.Namespace) -> None:
 def demo_data_command(options: argparse.Namespace) -> None:
     """Render the demo part: good photos and defects in MVTec layout."""
     write_dataset(options.folder, good=160, test_good=30, defects_per_kind=8, seed=options.seed)
+
+
+def _claim_run(run: Path, config: TrainConfig, photos: list[Path]) -> None:
+    """Begin a run in folder `run`, or go on with one of the same settings and photos; else TrainingError."""
+    listing = "".join(f"{photo.name} {photo.stat().st_size}\n" for photo in photos)
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / "config.json").exists():
+        (run / "photos.txt").write_text(listing)
+        save_config(config, run / "config.json")
+        return
+    for what, same in (
+        ("settings", load_config(run / "config.json") == config),
+        ("photos", (run / "photos.txt").read_text() == listing),
+    ):
+        if not same:
+            raise TrainingError(f"{run}: holds a run with other {what}: remove it or choose another --run")
 
 
 def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:

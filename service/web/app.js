@@ -16,10 +16,19 @@ function explain(reply) {
 
 let recipes = [];
 
+// With API keys the page asks for one; it is kept for this tab only.
+async function api(path, options = {}) {
+  const key = sessionStorage.getItem("api-key");
+  const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) at("key").hidden = at("key-label").hidden = false;
+  return response;
+}
+
 async function refreshStation() {
   try {
-    const ready = await (await fetch("/readyz")).json();
-    const found = await (await fetch("/recipes")).json();
+    const ready = await (await api("/readyz")).json();
+    const found = await (await api("/recipes")).json();
     at("station").textContent = ready.reason ? `not ready: ${ready.reason}` : "ready";
     at("station").className = ready.reason ? "not-ready" : "ready";
     if (JSON.stringify(found) !== JSON.stringify(recipes)) {
@@ -50,12 +59,19 @@ function showExamples() {
   at("examples").replaceChildren(...Array.from({ length: count }, (_, index) => {
     const button = document.createElement("button");
     const image = document.createElement("img");
-    image.src = `/recipes/${encodeURIComponent(recipe.recipe)}/golden/${index}.png`;
     image.alt = `example ${index + 1}`;
     button.append(image);
-    button.addEventListener("click", async () => inspect(await (await fetch(image.src)).blob()));
+    loadExample(`/recipes/${encodeURIComponent(recipe.recipe)}/golden/${index}.png`, image, button);
     return button;
   }));
+}
+
+async function loadExample(path, image, button) {
+  const response = await api(path);
+  if (!response.ok) return;
+  const blob = await response.blob();
+  image.src = URL.createObjectURL(blob);
+  button.addEventListener("click", () => inspect(blob));
 }
 
 async function inspect(blob) {
@@ -63,7 +79,7 @@ async function inspect(blob) {
   URL.revokeObjectURL(at("sent").src);
   at("sent").src = URL.createObjectURL(blob);
   try {
-    const response = await fetch(`/inspect?${query}`, {
+    const response = await api(`/inspect?${query}`, {
       method: "POST",
       body: blob,
       headers: { "Content-Type": blob.type || "application/octet-stream" },
@@ -81,6 +97,7 @@ function show(reply) {
   at("verdict").textContent = reply.verdict.replace("_", " ");
   at("explanation").textContent = explain(reply);
   at("scale").hidden = at("figures").hidden = at("pictures").hidden = !inspected;
+  at("regions").hidden = !inspected || reply.regions.length === 0;
   if (!inspected) return;
   const { review, reject } = reply.thresholds;
   at("scale").style.setProperty("--review-at", percent(review));
@@ -97,7 +114,18 @@ function show(reply) {
     "Backend": `${reply.backend.name} ${reply.backend.precision}`,
     "Version": reply.version,
   });
+  showRegions(reply.regions);
   at("overlay").src = `data:${reply.heatmap.media_type};base64,${reply.heatmap.data}`;
+}
+
+function showRegions(regions) {
+  at("regions").tBodies[0].replaceChildren(...regions.slice(0, 8).map((region) => {
+    const row = document.createElement("tr");
+    for (const text of [`${region.x}, ${region.y}`, `${region.width} × ${region.height}`, `${region.area} px`, region.peak.toFixed(2)]) {
+      row.insertCell().textContent = text;
+    }
+    return row;
+  }));
 }
 
 function showFigures(figures) {
@@ -112,6 +140,7 @@ function showFigures(figures) {
   }));
 }
 
+at("key").addEventListener("change", () => { sessionStorage.setItem("api-key", at("key").value); showExamples(); });
 at("recipe").addEventListener("change", showExamples);
 at("file").addEventListener("change", () => at("file").files[0] && inspect(at("file").files[0]));
 at("drop").addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") at("file").click(); });
