@@ -96,7 +96,12 @@ async def _lifespan(
     cv2.setNumThreads(1)
     threads = settings.threads or _available_cores()
     codec = Codec(settings.codec_threads)
-    batcher = Batcher(max_batch=settings.max_batch, queue_size=settings.queue_size, on_batch=metrics.batch_size.observe)
+    batcher = Batcher(
+        max_batch=settings.max_batch,
+        queue_size=settings.queue_size,
+        idle_tick_s=settings.idle_tick_s,
+        on_batch=metrics.batch_size.observe,
+    )
     store = RecipeStore(
         settings.models_dir,
         batcher,
@@ -105,7 +110,7 @@ async def _lifespan(
         check_bundle=check_bundle,
     )
     counters = Counters()
-    inspector = Inspector(batcher, codec, metrics, counters)
+    inspector = Inspector(batcher, codec, metrics, counters, store.shadows)
     station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records), counters)
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))

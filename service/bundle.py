@@ -105,6 +105,7 @@ class Thresholds(_Strict):
     review: UnitInterval
     reject: UnitInterval
     pixel: UnitInterval
+    min_area: Annotated[int, Field(ge=0)] = 0  # regions of fewer pixels, at the input size, are not reported
     calibration: Calibration
 
     @model_validator(mode="after")

@@ -30,8 +30,13 @@ class Region:
     peak: float
 
 
-def find_regions(anomaly_map: NDArray[np.float32], threshold: float, image_size: tuple[int, int]) -> list[Region]:
-    """Regions of a map `(h, w)` (8 neighbours), largest first, at most 50; `image_size` is the image's (H, W)."""
+def find_regions(
+    anomaly_map: NDArray[np.float32], threshold: float, image_size: tuple[int, int], *, min_area: int = 0
+) -> list[Region]:
+    """Regions of a map `(h, w)` (8 neighbours), largest first, at most 50; `image_size` is the image's (H, W).
+
+    Regions of fewer than `min_area` pixels of the map are left out.
+    """
     above = (anomaly_map >= threshold).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     scale_y, scale_x = image_size[0] / anomaly_map.shape[0], image_size[1] / anomaly_map.shape[1]
@@ -39,6 +44,8 @@ def find_regions(anomaly_map: NDArray[np.float32], threshold: float, image_size:
     regions = []
     for label in largest:
         x, y, width, height, area = (int(value) for value in stats[label])
+        if area < min_area:
+            break
         inside = np.s_[y : y + height, x : x + width]
         left, top = int(x * scale_x), int(y * scale_y)
         regions.append(

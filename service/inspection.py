@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -25,6 +25,8 @@ from service.verdicts import DeadlinePassedError, Evidence, UntrustedResultError
 Decoder = Callable[[], Pixels]
 HeatmapMode = Literal["none", "auto", "overlay", "map", "npy", "jpeg"]
 
+# Seconds that a shadow inspection may take; nothing waits for it.
+_SHADOW_S = 5.0
 _MEDIA_TYPES = {"overlay": "image/png", "map": "image/png", "npy": "application/x-npy", "jpeg": "image/jpeg"}
 
 
@@ -62,11 +64,15 @@ class _Picture:
 class Inspector:
     """Decodes and draws in `codec`, so that nothing blocks the event loop, and runs the network through `batcher`."""
 
-    def __init__(self, batcher: Batcher, codec: Codec, metrics: Metrics, counters: Counters) -> None:
+    def __init__(
+        self, batcher: Batcher, codec: Codec, metrics: Metrics, counters: Counters, shadows: Mapping[str, Recipe]
+    ) -> None:
         self._batcher = batcher
         self._codec = codec
         self._metrics = metrics
         self._counters = counters
+        self._shadows = shadows
+        self._comparing: set[asyncio.Task[None]] = set()
         self._cameras = FrozenCameras()
 
     def admit(self, deadline: float) -> None:
@@ -145,6 +151,7 @@ class Inspector:
         seconds["postprocess"] = time.monotonic() - clock
         if time.monotonic() > deadline:
             raise DeadlinePassedError("the result came after the deadline")
+        self._compare_with_shadow(recipe, picture, verdict)
         return Inspection(recipe, verdict, result.score, picture.faults, regions, heatmap, seconds)
 
     def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, camera: str | None) -> _Picture:
@@ -163,6 +170,28 @@ class Inspector:
             quality_s=quality_s,
         )
 
+    def _compare_with_shadow(self, recipe: Recipe, picture: _Picture, verdict: Verdict) -> None:
+        """Ask the shadow version, if there is one, after the fact and only while nobody waits for the device."""
+        shadow = self._shadows.get(recipe.name)
+        if shadow is None or self._batcher.depth:
+            return
+
+        async def compare() -> None:
+            deadline = time.monotonic() + _SHADOW_S
+            image = resize(picture.resized, *shadow.shape)
+            try:
+                result = await asyncio.wrap_future(self._batcher.submit(shadow.model, image, deadline))
+                evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
+                other = judge(evidence, shadow.bundle.manifest.thresholds, shadow.shape)
+            except (OverloadedError, ClosedError, DeadlinePassedError, UntrustedResultError, BackendError):
+                other = Verdict.NOT_INSPECTED
+            self._metrics.shadow.labels(recipe.name, verdict, other).inc()
+
+        task = asyncio.create_task(compare())
+        # The event loop itself keeps no task alive.
+        self._comparing.add(task)
+        task.add_done_callback(self._comparing.discard)
+
     def _record(self, inspection: Inspection) -> None:
         name = inspection.recipe.name
         for stage, value in inspection.seconds.items():
@@ -180,7 +209,7 @@ def _postprocess(
     thresholds = recipe.bundle.manifest.thresholds
     evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
     verdict = judge(evidence, thresholds, recipe.shape)
-    regions = find_regions(result.anomaly_map, thresholds.pixel, picture.size)
+    regions = find_regions(result.anomaly_map, thresholds.pixel, picture.size, min_area=thresholds.min_area)
     if mode == "auto":
         mode = "none" if verdict is Verdict.OK else "overlay"
     return verdict, regions, _draw(picture, result, thresholds.pixel, mode)

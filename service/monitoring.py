@@ -50,6 +50,12 @@ class Metrics:
             buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
             registry=self.registry,
         )
+        self.shadow = Counter(
+            "inspect_shadow_verdicts",
+            "Verdicts of a shadow version beside those of the version in service",
+            ["recipe", "verdict", "shadow_verdict"],
+            registry=self.registry,
+        )
         self.records_lost = Counter(
             "inspect_records_lost", "Inspections that could not be recorded", registry=self.registry
         )

@@ -90,6 +90,7 @@ class RecipeStore:
         self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
+        self.shadows: dict[str, Recipe] = {}
         self.loaded = False
 
     def load(self) -> None:
@@ -120,6 +121,21 @@ class RecipeStore:
             self.ready[name] = recipe
             self.failed.pop(name, None)
             return recipe
+
+    def shadow(self, name: str, version: str | None) -> None:
+        """Let a version see what recipe `name` sees, without a say; None ends that. Raises ActivationError."""
+        with self._changing:
+            self.get(name)
+            if version is None:
+                self.shadows.pop(name, None)
+                return
+            known = list_versions(self._models_dir).get(name, [])
+            if version not in known:
+                raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
+            try:
+                self.shadows[name] = self._open(self._models_dir / name / version)
+            except _REFUSED as error:
+                raise ActivationError(str(error)) from error
 
     def rollback(self, name: str) -> Recipe:
         """Activate the version that served before the present one."""

@@ -150,6 +150,21 @@ async def rollback(request: Request, recipe: str) -> RecipeReply:
     return await _change_recipe(request, lambda store: store.rollback(recipe))
 
 
+@router.post("/recipes/{recipe}/shadow", responses=dict(openapi_responses()))
+async def shadow(
+    request: Request,
+    recipe: str,
+    version: Annotated[str | None, Query(description="left out: no shadow any more")] = None,
+) -> RecipeReply:
+    """Let a version see what the one in service sees, without a say; `inspect_shadow_verdicts_total` compares them."""
+
+    def change(store: RecipeStore) -> Recipe:
+        store.shadow(recipe, version)
+        return store.get(recipe)
+
+    return await _change_recipe(request, change)
+
+
 @router.post("/recipes/{recipe}/verify", responses=dict(openapi_responses()))
 async def verify(request: Request, recipe: str) -> RecipeReply:
     """Run the golden gate again on what is in service; a recipe that fails it stops serving."""

@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0, le=256, description="threads of one inference; 0: all cores")] = 0
     max_batch: Annotated[int, Field(ge=1, le=256, description="most images in one inference")] = 8
     queue_size: Annotated[int, Field(ge=1, le=10_000, description="images that may wait; more are refused (429)")] = 64
+    idle_tick_s: Annotated[
+        float,
+        Field(
+            ge=0, le=3600, description="seconds without work after which the network runs once, to stay warm; 0: never"
+        ),
+    ] = 0
     deadline_ms: Annotated[
         float, Field(gt=0, le=600_000, description="milliseconds a request may take where it sends no `X-Deadline-Ms`")
     ] = 5000

@@ -90,9 +90,16 @@ def gray(value: int, size: int = SIZE) -> NDArray[np.uint8]:
 
 
 def make_bundle(
-    models: Path, recipe: str = "part", version: str = "1", *, golden_shift: float = 0.0, label: str = ""
+    models: Path,
+    recipe: str = "part",
+    version: str = "1",
+    *,
+    golden_shift: float = 0.0,
+    label: str = "",
+    review: float = 0.3,
+    reject: float = 0.6,
 ) -> Bundle:
-    """A bundle whose score is the image's brightness: below 0.3 OK, below 0.6 REVIEW, else NG."""
+    """A bundle whose score is the image's brightness: by default below 0.3 OK, below 0.6 REVIEW, else NG."""
     image = gray(50)
     image[10:20, 10:20] = 200
     maps, scores = brightness(image[None])
@@ -109,8 +116,8 @@ def make_bundle(
         input=InputSpec(height=SIZE, width=SIZE),
         score_formula="paper",
         thresholds=Thresholds(
-            review=0.3,
-            reject=0.6,
+            review=review,
+            reject=reject,
             pixel=0.5,
             calibration=Calibration(
                 target_false_reject_rate=0.01, good_images=100, false_rejects=0, false_reject_interval=(0.0, 0.03622)

@@ -207,3 +207,13 @@ def test_close_finishes_what_waits_and_refuses_more() -> None:
     assert all(future.done() and future.exception() is None for future in waiting)
     with pytest.raises(ClosedError):
         batcher.submit(model, image(), FAR)
+
+
+def test_an_idle_device_is_kept_warm_with_the_last_image(make_batcher: Callable[..., Batcher]) -> None:
+    backend = FakeBackend()
+    model, batcher = Model(backend), make_batcher(idle_tick_s=0.01)
+    batcher.submit(model, image(), FAR).result(30)
+    for _ in range(4):
+        assert backend.started.acquire(timeout=30)
+    assert set(backend.batches) == {1}
+    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0

@@ -63,3 +63,11 @@ def test_the_threshold_itself_is_plainly_visible_wherever_it_lies(threshold: flo
     change = np.abs(draw_overlay(gray(128), anomaly_map, threshold).astype(int) - 128).max(axis=2)
     assert change[20:40, 20:40].min() > 30
     assert change[:8].max() == 0
+
+
+def test_regions_below_the_minimum_area_are_left_out() -> None:
+    anomaly_map = _map()
+    anomaly_map[0:3, 0:3] = 0.7
+    anomaly_map[30:40, 20:50] = 0.7
+    assert [region.area for region in find_regions(anomaly_map, 0.5, (64, 64), min_area=10)] == [300]
+    assert len(find_regions(anomaly_map, 0.5, (64, 64), min_area=9)) == 2

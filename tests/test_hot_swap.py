@@ -61,3 +61,22 @@ def test_refused_activations_are_problems_that_change_nothing(models: Path) -> N
         assert_problem(client.post("/recipes/part/rollback"), 409, "activation_failed")
         assert_problem(client.post("/recipes/other/activate", params={"version": "1"}), 404, "unknown_recipe")
         assert 'version="1"' in client.get("/metrics").text
+
+
+def test_a_shadow_version_is_compared_and_has_no_say(models: Path) -> None:
+    make_bundle(models, version="stricter", review=0.1, reject=0.15)
+    app = create_app(Settings(records_dir=None, models_dir=models))
+    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
+        wait_until_loaded(client)
+        client.post("/recipes/part/activate", params={"version": "1"})
+        assert client.post("/recipes/part/shadow", params={"version": "stricter"}).json()["version"] == "1"
+        assert client.post("/inspect", content=png(gray(51)), headers=HEADERS).json()["verdict"] == "OK"
+        wanted = 'inspect_shadow_verdicts_total{recipe="part",shadow_verdict="NG",verdict="OK"} 1.0'
+        for _ in range(500):
+            if wanted in client.get("/metrics").text:
+                break
+        assert wanted in client.get("/metrics").text
+        assert_problem(client.post("/recipes/part/shadow", params={"version": "7"}), 409, "activation_failed")
+        assert client.post("/recipes/part/shadow").status_code == 200
+        client.post("/inspect", content=png(gray(51)), headers=HEADERS)
+        assert wanted in client.get("/metrics").text

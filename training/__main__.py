@@ -178,6 +178,7 @@ def _finish(
         models=options.models,
         training=record,
         false_reject_rate=options.false_reject_rate,
+        min_area=options.min_area,
         keep=keep_mask(options.region, options.ignore, size),
         signing_key=options.sign,
         evaluate=evaluate_exported if labelled else None,
@@ -257,6 +258,9 @@ def _bundle_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--models", type=Path, default=Path("models"), help="where bundles go")
     command.add_argument("--region", type=Path, help="where anomalies count: PNG (white) or JSON polygons")
     command.add_argument("--ignore", type=Path, help="where anomalies do not count: PNG (white) or JSON polygons")
+    command.add_argument(
+        "--min-area", type=int, default=0, help="smallest region that is reported, in pixels of --size"
+    )
     command.add_argument("--sign", type=Path, help="PEM file of an Ed25519 private key to sign the bundle with")
     command.add_argument("--false-reject-rate", type=float, default=0.01)
 

@@ -20,6 +20,7 @@ def calibrate(
     simulated_scores: NDArray[np.float32],
     *,
     false_reject_rate: float,
+    min_area: int = 0,
 ) -> Thresholds:
     """Thresholds such that at most `false_reject_rate` of future good parts are expected at or above reject.
 
@@ -27,6 +28,7 @@ def calibrate(
     + 1)(1 - rate)), with probability at most rate. Where n is too small for that (k > n), reject is put above the
     largest good score by the distance from their median, and a warning says so. `good_maps` `(n, H, W)` set the pixel
     threshold; `simulated_scores` `(m,)` of rendered defects only tell the escape rate, they choose nothing.
+    Regions of fewer than `min_area` pixels are not reported; the verdict does not depend on that.
     """
     ordered = np.sort(good_scores.astype(np.float64))
     reject = _upper_limit(ordered, false_reject_rate)
@@ -44,6 +46,7 @@ def calibrate(
         review=review,
         reject=reject,
         pixel=max(0.5, float(np.quantile(good_maps, 0.9999))),
+        min_area=min_area,
         calibration=Calibration(
             target_false_reject_rate=false_reject_rate,
             good_images=len(good_scores),

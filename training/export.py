@@ -166,6 +166,7 @@ def export_bundle(
     models: Path,
     training: dict[str, JsonValue],
     false_reject_rate: float = 0.01,
+    min_area: int = 0,
     keep: NDArray[np.bool_] | None = None,
     signing_key: Path | None = None,
     evaluate: Callable[[Backend], dict[str, JsonValue]] | None = None,
@@ -187,7 +188,9 @@ def export_bundle(
         parity = check_parity(graph, backend, [*held_out.good[:4], *held_out.defects[:4]])
         good = score_images(backend, held_out.good)
         defects = score_images(backend, held_out.defects)
-        thresholds = calibrate(good.scores, good.maps, defects.scores, false_reject_rate=false_reject_rate)
+        thresholds = calibrate(
+            good.scores, good.maps, defects.scores, false_reject_rate=false_reject_rate, min_area=min_area
+        )
         metrics = evaluate(backend) if evaluate else None
         backend.close()
     golden, files = _golden_files(graph, _golden_choice(held_out, good.scores, defects.scores))
