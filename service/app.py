@@ -24,7 +24,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import history
+from service import history, recipe_routes
 from service.access import Access
 from service.backends import Backend, BackendError, open_backend
 from service.batching import Batcher, yield_to_requests
@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     lifespan = partial(_lifespan, settings, metrics, access, records, _signature_check(settings))
     app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=lifespan)
     app.include_router(router)
+    app.include_router(recipe_routes.router)
     app.include_router(history.router)
     app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
     app.add_middleware(RequestContext, metrics=metrics)

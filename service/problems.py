@@ -63,8 +63,8 @@ class ProblemError(Exception):
         self.retry_after_s = retry_after_s
 
 
-def problem_response(problem: ProblemError, request_id: str | None) -> JSONResponse:
-    body = ProblemBody(
+def problem_body(problem: ProblemError, request_id: str | None) -> ProblemBody:
+    return ProblemBody(
         type=f"urn:draem-inspect:problem:{problem.code}",
         title=problem.title,
         status=problem.status,
@@ -73,6 +73,10 @@ def problem_response(problem: ProblemError, request_id: str | None) -> JSONRespo
         request_id=request_id,
         retry_after_ms=None if problem.retry_after_s is None else round(problem.retry_after_s * 1000),
     )
+
+
+def problem_response(problem: ProblemError, request_id: str | None) -> JSONResponse:
+    body = problem_body(problem, request_id)
     headers = {"X-Verdict": str(body.verdict)}
     if problem.retry_after_s is not None:
         # Whole seconds only; the body has the exact figure.

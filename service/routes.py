@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,30 +16,20 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.backends import BackendError
 from service.images import PixelFormat, decode, decode_raw
 from service.inspection import HeatmapMode, Inspection
-from service.problems import ProblemError, openapi_responses
-from service.recipes import (
-    ActivationError,
-    GoldenError,
-    Recipe,
-    RecipeNotReadyError,
-    RecipeStore,
-    UnknownRecipeError,
-)
+from service.problems import ProblemBody, ProblemError, openapi_responses, problem_body
 from service.records import Record
 from service.replies import (
     InspectionReply,
-    RecipeReply,
     backend_reply,
     inspection_reply,
     json_reply,
     picture_reply,
     recipe_reply,
 )
-from service.station import Station, station_of, why_not_ready
-from service.uploads import FIELD, RAW_TYPES, read_image
+from service.station import Station, choose_recipe, station_of, why_not_ready
+from service.uploads import FIELD, RAW_TYPES, read_image, read_images
 from service.verdicts import Verdict
 
 PAGE = Path(__file__).parent / "web" / "index.html"
@@ -50,7 +41,9 @@ _LOGGED = {"inspection_id", "request_id", "part_id", "recipe", "version", "verdi
 router = APIRouter()
 
 
+_MAX_BATCH_FILES = 64
 _IMAGE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "array", "items": _IMAGE}}}
 _REQUEST_BODY = {
     "required": True,
     "content": {
@@ -78,7 +71,7 @@ async def inspect(
     width: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
     height: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
     pixel_format: Annotated[PixelFormat | None, Query(description="of bare pixels, a GenICam name")] = None,
-    x_deadline_ms: Annotated[float | None, Header(gt=0, le=600_000, description="time this request may take")] = None,
+    x_deadline_ms: Annotated[float | None, Header(ge=1, le=600_000, description="time this request may take")] = None,
     x_part_id: Annotated[str | None, Header(max_length=128, description="comes back in the reply")] = None,
     x_trigger_id: Annotated[
         str | None, Header(min_length=1, max_length=128, description="the same trigger gives the same answer again")
@@ -98,16 +91,13 @@ async def inspect(
     if station.draining:
         raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0)
     deadline = started + (x_deadline_ms or station.settings.deadline_ms) / 1000
-    chosen = _choose(station, recipe)
+    chosen = choose_recipe(station, recipe)
     picture = _wanted_picture(request)
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
     raw = _raw_layout(width, height, pixel_format)
     station.inspector.admit(deadline)
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            data = await read_image(request, station.settings.max_upload_bytes)
-    except TimeoutError:
-        raise ProblemError("deadline_passed", "the deadline passed while the picture was arriving") from None
+    async with _arrival(deadline):
+        data = await read_image(request, station.settings.max_upload_bytes)
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
     if x_trigger_id is not None and (stored := await station.triggers.claim(x_trigger_id)) is not None:
@@ -127,59 +117,39 @@ async def inspect(
     return picture_reply(inspection, x_part_id) if picture else json_reply(reply, inspection)
 
 
-@router.get("/recipes")
-async def recipes(request: Request) -> list[RecipeReply]:
-    """Every recipe found, ready or not, with all its versions on disk."""
-    store = station_of(request).recipes
-    ready = [recipe_reply(recipe) for recipe in store.ready.values()]
-    failed = [RecipeReply(recipe=name, ready=False, reason=reason) for name, reason in store.failed.items()]
-    versions = await asyncio.to_thread(store.versions)
-    replies = [reply.model_copy(update={"versions": versions.get(reply.recipe, [])}) for reply in ready + failed]
-    return sorted(replies, key=lambda reply: reply.recipe)
-
-
-@router.post("/recipes/{recipe}/activate", responses=dict(openapi_responses()))
-async def activate(request: Request, recipe: str, version: str) -> RecipeReply:
-    """Load a version beside the one in service, check it on its golden images, then serve it."""
-    return await _change_recipe(request, lambda store: store.activate(recipe, version))
-
-
-@router.post("/recipes/{recipe}/rollback", responses=dict(openapi_responses()))
-async def rollback(request: Request, recipe: str) -> RecipeReply:
-    """Serve the version that served before."""
-    return await _change_recipe(request, lambda store: store.rollback(recipe))
-
-
-@router.post("/recipes/{recipe}/shadow", responses=dict(openapi_responses()))
-async def shadow(
+@router.post(
+    "/inspect/batch",
+    responses=dict(openapi_responses()),
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
+)
+async def inspect_batch(
     request: Request,
-    recipe: str,
-    version: Annotated[str | None, Query(description="left out: no shadow any more")] = None,
-) -> RecipeReply:
-    """Let a version see what the one in service sees, without a say; `inspect_shadow_verdicts_total` compares them."""
-
-    def change(store: RecipeStore) -> Recipe:
-        store.shadow(recipe, version)
-        return store.get(recipe)
-
-    return await _change_recipe(request, change)
-
-
-@router.post("/recipes/{recipe}/verify", responses=dict(openapi_responses()))
-async def verify(request: Request, recipe: str) -> RecipeReply:
-    """Run the golden gate again on what is in service; a recipe that fails it stops serving."""
-    return await _change_recipe(request, lambda store: store.verify(recipe))
-
-
-@router.get("/recipes/{recipe}/golden/{index}.png", response_class=FileResponse, responses=dict(openapi_responses()))
-async def golden_image(request: Request, recipe: str, index: int) -> FileResponse:
-    """A golden image of the recipe: something to try it on."""
+    recipe: Annotated[str | None, Query(description="recipe; may be left out where there is one or a default")] = None,
+    x_deadline_ms: Annotated[float | None, Header(ge=1, le=600_000, description="time all of them may take")] = None,
+) -> list[InspectionReply | ProblemBody]:
+    """Several images in one form: one result each, in order; what cannot be inspected is a problem in its place."""
+    started = time.monotonic()
     station = station_of(request)
     station.access.require(request, "inspect")
-    bundle = _choose(station, recipe).bundle
-    if not 0 <= index < len(bundle.manifest.golden):
-        raise ProblemError("not_found", f"recipe {recipe!r} has golden images 0 to {len(bundle.manifest.golden) - 1}")
-    return FileResponse(bundle.file(bundle.manifest.golden[index].image), media_type="image/png")
+    deadline = started + (x_deadline_ms or station.settings.deadline_ms) / 1000
+    chosen = choose_recipe(station, recipe)
+    async with _arrival(deadline):
+        images = await read_images(request, station.settings.max_upload_bytes, max_files=_MAX_BATCH_FILES)
+
+    async def one(data: bytes) -> InspectionReply | ProblemBody:
+        decoder = partial(decode, data, max_pixels=station.settings.max_pixels)
+        try:
+            inspection = await station.inspector.inspect(
+                decoder, chosen, "none", camera=None, started=started, deadline=deadline
+            )
+        except ProblemError as problem:
+            station.metrics.errors.labels(problem.code).inc()
+            return problem_body(problem, request.state.request_id)
+        reply = inspection_reply(inspection, request.state.request_id, None)
+        _record(station, reply, None, data)
+        return reply
+
+    return list(await asyncio.gather(*(one(data) for data in images)))
 
 
 @router.get("/livez")
@@ -252,26 +222,6 @@ async def page() -> FileResponse:
     return FileResponse(PAGE, media_type="text/html")
 
 
-async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recipe]) -> RecipeReply:
-    station = station_of(request)
-    station.access.require(request, "admin")
-    if not station.recipes.loaded:
-        raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
-    try:
-        recipe = await asyncio.to_thread(change, station.recipes)
-    except UnknownRecipeError as error:
-        raise ProblemError("unknown_recipe", str(error)) from error
-    except (RecipeNotReadyError, GoldenError) as error:
-        raise ProblemError("recipe_not_ready", str(error)) from error
-    except BackendError as error:
-        raise ProblemError("backend_failed", str(error), retry_after_s=5.0) from error
-    except ActivationError as error:
-        raise ProblemError("activation_failed", str(error)) from error
-    station.metrics.show_recipes(station.recipes.ready.values())
-    log.info("recipe %s: version %s is in service, checked %s", recipe.name, recipe.version, recipe.checked)
-    return recipe_reply(recipe)
-
-
 def _record(station: Station, reply: InspectionReply, trigger_id: str | None, image: bytes) -> None:
     if station.records is None:
         return
@@ -283,6 +233,16 @@ def _without_picture(reply: InspectionReply) -> dict[str, Any]:
     return reply.model_dump(mode="json", exclude={"heatmap"}) | {"heatmap": None}
 
 
+@asynccontextmanager
+async def _arrival(deadline: float) -> AsyncIterator[None]:
+    """Bounds the reading of a body by the deadline: a sender that trickles must not hold the request for ever."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise ProblemError("deadline_passed", "the deadline passed while the picture was arriving") from None
+
+
 def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat | None) -> dict[str, Any]:
     given = {"width": width, "height": height, "pixel_format": pixel_format}
     missing = [name for name, value in given.items() if value is None]
@@ -291,17 +251,6 @@ def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat
             "invalid_request", f"bare pixels need width, height and pixel_format: no {', '.join(missing)}"
         )
     return {} if missing else given
-
-
-def _choose(station: Station, name: str | None) -> Recipe:
-    if not station.recipes.loaded:
-        raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
-    try:
-        return station.recipes.get(name)
-    except UnknownRecipeError as error:
-        raise ProblemError("unknown_recipe", str(error)) from error
-    except RecipeNotReadyError as error:
-        raise ProblemError("recipe_not_ready", str(error)) from error
 
 
 def _wanted_picture(request: Request) -> Literal["png", "jpeg"] | None:

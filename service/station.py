@@ -11,7 +11,8 @@ from service.batching import Batcher
 from service.counters import Counters
 from service.inspection import Inspector
 from service.monitoring import Metrics
-from service.recipes import RecipeStore
+from service.problems import ProblemError
+from service.recipes import Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 from service.records import Records
 from service.settings import Settings
 from service.triggers import Triggers
@@ -40,3 +41,15 @@ def station_of(request: Request) -> Station:
 
 def why_not_ready(station: Station) -> str | None:
     return "shutting down" if station.draining else station.recipes.why_not_ready()
+
+
+def choose_recipe(station: Station, name: str | None) -> Recipe:
+    """The recipe of this name, or the default one; raises ProblemError."""
+    if not station.recipes.loaded:
+        raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
+    try:
+        return station.recipes.get(name)
+    except UnknownRecipeError as error:
+        raise ProblemError("unknown_recipe", str(error)) from error
+    except RecipeNotReadyError as error:
+        raise ProblemError("recipe_not_ready", str(error)) from error

@@ -19,7 +19,7 @@ async def read_image(request: Request, limit: int) -> bytes:
     """The encoded image of the request, at most `limit` bytes; raises ProblemError."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return await _read_form(request, await _read_body(request, limit), limit)
+        return (await _read_form(request, limit, max_files=1))[0]
     if media_type not in RAW_TYPES:
         raise ProblemError(
             "unsupported_media_type",
@@ -47,7 +47,15 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-async def _read_form(request: Request, body: bytes, limit: int) -> bytes:
+async def read_images(request: Request, limit: int, *, max_files: int) -> list[bytes]:
+    """The encoded images of a multipart form, together at most `limit` bytes; raises ProblemError."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise ProblemError("unsupported_media_type", f"send multipart/form-data with one or more fields {FIELD!r}")
+    return await _read_form(request, limit, max_files=max_files)
+
+
+async def _read_form(request: Request, limit: int, *, max_files: int) -> list[bytes]:
+    body = await _read_body(request, limit)
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
     if not boundary or b"--" + boundary + b"--" not in body:
         raise ProblemError("invalid_request", "the multipart form is cut short or names no boundary")
@@ -55,7 +63,7 @@ async def _read_form(request: Request, body: bytes, limit: int) -> bytes:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=8)
+    parser = MultiPartParser(request.headers, stream(), max_files=max_files, max_fields=8)
     # The whole body is in memory and bounded already: no temporary file on disk.
     parser.spool_max_size = limit
     try:
@@ -63,9 +71,9 @@ async def _read_form(request: Request, body: bytes, limit: int) -> bytes:
     except MultiPartException as error:
         raise ProblemError("invalid_request", f"the multipart form cannot be read: {error.message}") from error
     try:
-        field = form.get(FIELD)
-        if not isinstance(field, UploadFile):
+        files = [field for field in form.getlist(FIELD) if isinstance(field, UploadFile)]
+        if not files:
             raise ProblemError("empty_image", f"the form has no file in the field {FIELD!r}")
-        return await field.read()
+        return [await file.read() for file in files]
     finally:
         await form.close()

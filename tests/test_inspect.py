@@ -342,3 +342,13 @@ def test_a_picture_that_was_refused_may_be_sent_again(models: Path, monkeypatch:
         broken.clear()
         assert post(client, GOOD, headers=camera).json()["verdict"] == "OK"
         assert post(client, GOOD, headers=camera).json()["verdict"] == "NOT_INSPECTED"
+
+
+def test_a_batch_has_one_result_for_each_picture_in_order(client: TestClient) -> None:
+    files = [("image", (f"{i}.png", data, "image/png")) for i, data in enumerate((GOOD, b"text", BAD, DOUBTFUL))]
+    response = client.post("/inspect/batch", files=files)
+    assert response.status_code == 200
+    assert [reply["verdict"] for reply in response.json()] == ["OK", "NOT_INSPECTED", "NG", "REVIEW"]
+    assert response.json()[1]["code"] == "unsupported_image"
+    assert_problem(client.post("/inspect/batch", content=GOOD), 415, "unsupported_media_type")
+    assert_problem(client.post("/inspect/batch", files=[("image", GOOD)] * 65), 422, "invalid_request")

@@ -1,0 +1,103 @@
+"""The routes that show recipes and change which version serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+
+from service.backends import BackendError
+from service.problems import ProblemError, openapi_responses
+from service.recipes import (
+    ActivationError,
+    GoldenError,
+    Recipe,
+    RecipeNotReadyError,
+    RecipeStore,
+    UnknownRecipeError,
+)
+from service.replies import RecipeReply, recipe_reply
+from service.station import choose_recipe, station_of
+
+log = logging.getLogger("draem_inspect")
+
+router = APIRouter(responses=dict(openapi_responses()))
+
+
+@router.get("/recipes")
+async def recipes(request: Request) -> list[RecipeReply]:
+    """Every recipe found, ready or not, with all its versions on disk."""
+    store = station_of(request).recipes
+    ready = [recipe_reply(recipe) for recipe in store.ready.values()]
+    failed = [RecipeReply(recipe=name, ready=False, reason=reason) for name, reason in store.failed.items()]
+    versions = await asyncio.to_thread(store.versions)
+    replies = [reply.model_copy(update={"versions": versions.get(reply.recipe, [])}) for reply in ready + failed]
+    return sorted(replies, key=lambda reply: reply.recipe)
+
+
+@router.post("/recipes/{recipe}/activate")
+async def activate(request: Request, recipe: str, version: str) -> RecipeReply:
+    """Load a version beside the one in service, check it on its golden images, then serve it."""
+    return await _change_recipe(request, lambda store: store.activate(recipe, version))
+
+
+@router.post("/recipes/{recipe}/rollback")
+async def rollback(request: Request, recipe: str) -> RecipeReply:
+    """Serve the version that served before."""
+    return await _change_recipe(request, lambda store: store.rollback(recipe))
+
+
+@router.post("/recipes/{recipe}/shadow")
+async def shadow(
+    request: Request,
+    recipe: str,
+    version: Annotated[str | None, Query(description="left out: no shadow any more")] = None,
+) -> RecipeReply:
+    """Let a version see what the one in service sees, without a say; `inspect_shadow_verdicts_total` compares them."""
+
+    def change(store: RecipeStore) -> Recipe:
+        store.shadow(recipe, version)
+        return store.get(recipe)
+
+    return await _change_recipe(request, change)
+
+
+@router.post("/recipes/{recipe}/verify")
+async def verify(request: Request, recipe: str) -> RecipeReply:
+    """Run the golden gate again on what is in service; a recipe that fails it stops serving."""
+    return await _change_recipe(request, lambda store: store.verify(recipe))
+
+
+@router.get("/recipes/{recipe}/golden/{index}.png", response_class=FileResponse)
+async def golden_image(request: Request, recipe: str, index: int) -> FileResponse:
+    """A golden image of the recipe: something to try it on."""
+    station = station_of(request)
+    station.access.require(request, "inspect")
+    bundle = choose_recipe(station, recipe).bundle
+    if not 0 <= index < len(bundle.manifest.golden):
+        raise ProblemError("not_found", f"recipe {recipe!r} has golden images 0 to {len(bundle.manifest.golden) - 1}")
+    return FileResponse(bundle.file(bundle.manifest.golden[index].image), media_type="image/png")
+
+
+async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recipe]) -> RecipeReply:
+    station = station_of(request)
+    station.access.require(request, "admin")
+    if not station.recipes.loaded:
+        raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
+    try:
+        recipe = await asyncio.to_thread(change, station.recipes)
+    except UnknownRecipeError as error:
+        raise ProblemError("unknown_recipe", str(error)) from error
+    except (RecipeNotReadyError, GoldenError) as error:
+        raise ProblemError("recipe_not_ready", str(error)) from error
+    except BackendError as error:
+        raise ProblemError("backend_failed", str(error), retry_after_s=5.0) from error
+    except ActivationError as error:
+        raise ProblemError("activation_failed", str(error)) from error
+    station.metrics.show_recipes(station.recipes.ready.values())
+    log.info("recipe %s: version %s is in service, checked %s", recipe.name, recipe.version, recipe.checked)
+    return recipe_reply(recipe)
