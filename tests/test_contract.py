@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from test_server import running_service
 
-
 # 503 and 504 are answers too: invented deadlines cannot be met.
 CONFIG = """
 [checks]

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from service.backends import Backend, BackendError, open_backend
-from service.bundle import Bundle, BundleError, read_bundle
+from service.bundle import Bundle, BundleError, Thresholds, read_bundle
 from service.images import ImageError, Pixels, read, resize
 from service.quality import Quality, measure
 from training.anomalies import SimulatorConfig
@@ -98,13 +98,14 @@ def evaluate_command(options: argparse.Namespace) -> None:
     """Score the labelled test split with a bundle, in process or through a running service."""
     bundle = read_bundle(options.bundle)
     images = labelled_images(options.data)
+    thresholds = bundle.manifest.thresholds
     if options.url:
         with httpx2.Client(base_url=options.url, timeout=60) as client:
-            results = evaluate(images, http_scorer(client, bundle.manifest.recipe))
+            results = evaluate(images, http_scorer(client, bundle.manifest.recipe), thresholds)
         results["through"] = "http"
     else:
         backend = open_backend(bundle, "auto", threads=os.cpu_count() or 1)
-        results = evaluate(images, backend_scorer(backend, bundle.manifest.input.height))
+        results = evaluate(images, backend_scorer(backend, bundle.manifest.input.height), thresholds)
         results["through"] = f"{backend.name} {backend.precision}"
         backend.close()
     print(markdown({bundle.manifest.recipe: results}))
@@ -167,8 +168,8 @@ def _finish(
     size = photos[0].shape[0]
     labelled = labelled_images(options.data) if (options.data / "test").is_dir() else None
 
-    def evaluate_exported(backend: Backend) -> dict[str, JsonValue]:
-        return evaluate(labelled, backend_scorer(backend, size)) if labelled else {}
+    def evaluate_exported(backend: Backend, thresholds: Thresholds) -> dict[str, JsonValue]:
+        return evaluate(labelled, backend_scorer(backend, size), thresholds) if labelled else {}
 
     bundle = export_bundle(
         network,

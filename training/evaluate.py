@@ -15,7 +15,9 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from service.backends import Backend
+from service.bundle import Thresholds
 from service.images import read, resize
+from training.calibration import clopper_pearson
 from training.data import LabelledImage, read_mask
 from training.metrics import image_metrics, pixel_metrics
 
@@ -58,8 +60,10 @@ def http_scorer(client: httpx2.Client, recipe: str) -> Scorer:
     return score
 
 
-def evaluate(images: Sequence[LabelledImage], scorer: Scorer) -> dict[str, JsonValue]:
-    """All figures of the paper's tables for one category, and image AUROC per defect type against all good parts."""
+def evaluate(images: Sequence[LabelledImage], scorer: Scorer, thresholds: Thresholds) -> dict[str, JsonValue]:
+    """All figures of the paper's tables for one category, image AUROC per defect type against all good parts, and what
+    the thresholds make of the images: they were not chosen on them.
+    """
     scored = [scorer(image.path) for image in tqdm(images, desc="evaluating", unit="img")]
     maps = np.stack([anomaly_map for anomaly_map, _ in scored])
     scores = np.array([score for _, score in scored], np.float32)
@@ -79,7 +83,29 @@ def evaluate(images: Sequence[LabelledImage], scorer: Scorer) -> dict[str, JsonV
         **image_metrics(scores, kinds != "good"),
         **pixel_metrics(maps, masks),
         "per_defect": per_defect,
+        **_verdicts(scores, kinds != "good", thresholds),
     }
+
+
+def _verdicts(
+    scores: NDArray[np.float32], is_defect: NDArray[np.bool_], thresholds: Thresholds
+) -> dict[str, JsonValue]:
+    """Good parts at or above reject, and defects below review, each with its exact 95 % interval."""
+    good, defects = scores[~is_defect], scores[is_defect]
+    false_rejects, escapes = int((good >= thresholds.reject).sum()), int((defects < thresholds.review).sum())
+    return {
+        "good_ok_review_ng": _split(good, thresholds),
+        "defects_ok_review_ng": _split(defects, thresholds),
+        "false_reject_rate": false_rejects / len(good),
+        "false_reject_interval": list(clopper_pearson(false_rejects, len(good))),
+        "escape_rate": escapes / len(defects),
+        "escape_interval": list(clopper_pearson(escapes, len(defects))),
+    }
+
+
+def _split(scores: NDArray[np.float32], thresholds: Thresholds) -> list[JsonValue]:
+    below_review, below_reject = (scores < thresholds.review).sum(), (scores < thresholds.reject).sum()
+    return [int(below_review), int(below_reject - below_review), int(len(scores) - below_reject)]
 
 
 def fingerprint(images: Sequence[LabelledImage]) -> str:
@@ -101,7 +127,25 @@ def markdown(rows: dict[str, dict[str, JsonValue]]) -> str:
         for kind, figures in kinds.items() if isinstance(kinds, dict) else ():
             if isinstance(figures, dict):
                 lines.append(f"| {name}: {kind} | {_percent(figures['image_auroc'])} |" + " |" * 4)
+    lines += [_verdict_line(name, row) for name, row in rows.items() if "escape_rate" in row]
     return "\n".join(lines)
+
+
+def _verdict_line(name: str, row: dict[str, JsonValue]) -> str:
+    good, defects = _counts(row["good_ok_review_ng"]), _counts(row["defects_ok_review_ng"])
+    rates = f"False rejects {_rate(row, 'false_reject')}, escapes {_rate(row, 'escape')}"
+    return f"\n{name}: of the good parts {good}; of the defects {defects}. {rates}"
+
+
+def _counts(values: JsonValue) -> str:
+    counts = values if isinstance(values, list) else []
+    return ", ".join(f"{count} {verdict}" for count, verdict in zip(counts, ("OK", "REVIEW", "NG"), strict=True))
+
+
+def _rate(row: dict[str, JsonValue], name: str) -> str:
+    interval = row[f"{name}_interval"]
+    low, high = interval if isinstance(interval, list) else (None, None)
+    return f"{_percent(row[f'{name}_rate'])} % (95 % interval {_percent(low)} to {_percent(high)})"
 
 
 def _percent(value: JsonValue) -> str:

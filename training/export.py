@@ -28,6 +28,7 @@ from service.bundle import (
     GoldenImage,
     InputSpec,
     Manifest,
+    Thresholds,
     Tolerance,
     describe,
     write_bundle,
@@ -169,7 +170,7 @@ def export_bundle(
     min_area: int = 0,
     keep: NDArray[np.bool_] | None = None,
     signing_key: Path | None = None,
-    evaluate: Callable[[Backend], dict[str, JsonValue]] | None = None,
+    evaluate: Callable[[Backend, Thresholds], dict[str, JsonValue]] | None = None,
 ) -> Bundle:
     """Export, compare with torch, calibrate, evaluate through the exported graph, and write the bundle in one step.
 
@@ -191,7 +192,7 @@ def export_bundle(
         thresholds = calibrate(
             good.scores, good.maps, defects.scores, false_reject_rate=false_reject_rate, min_area=min_area
         )
-        metrics = evaluate(backend) if evaluate else None
+        metrics = evaluate(backend, thresholds) if evaluate else None
         backend.close()
     golden, files = _golden_files(graph, _golden_choice(held_out, good.scores, defects.scores))
     contents = {"model.onnx": data, **files}
