@@ -211,11 +211,8 @@ class Batcher:
         if model.seconds_per_image == 0.0:
             return limit
         time_left = min(job.deadline for job in batch) - now
-        return (
-            limit
-            if math.isinf(time_left)
-            else max(len(batch), min(limit, int(time_left / _CAUTION / model.seconds_per_image)))
-        )
+        fitting = min(float(limit), time_left / _CAUTION / model.seconds_per_image)
+        return max(len(batch), int(fitting))
 
     def _run(self, batch: list[_Job]) -> None:
         model = batch[0].model

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import re
 import uuid
-from dataclasses import asdict
 from typing import Literal
 
 from fastapi import Response
 from pydantic import BaseModel
 
 from service.bundle import Precision
+from service.heatmap import Region
 from service.inspection import Inspection
 from service.recipes import Recipe
 from service.verdicts import Verdict
@@ -23,15 +23,6 @@ class ThresholdsReply(BaseModel):
     review: float
     reject: float
     pixel: float
-
-
-class RegionReply(BaseModel):
-    x: int
-    y: int
-    width: int
-    height: int
-    area: int
-    peak: float
 
 
 class BackendReply(BaseModel):
@@ -59,7 +50,7 @@ class InspectionReply(BaseModel):
     score: float
     faults: list[str]
     thresholds: ThresholdsReply
-    regions: list[RegionReply]
+    regions: list[Region]
     heatmap: HeatmapReply | None
     backend: BackendReply
     timings_ms: dict[str, float]
@@ -90,7 +81,7 @@ def inspection_reply(inspection: Inspection, request_id: str, part_id: str | Non
         score=inspection.score,
         faults=inspection.faults,
         thresholds=thresholds_reply(recipe),
-        regions=[RegionReply(**asdict(region)) for region in inspection.regions],
+        regions=inspection.regions,
         heatmap=None
         if picture is None
         else HeatmapReply(
