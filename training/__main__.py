@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from training.export import ExportError, HeldOut, export_bundle
 from training.networks import Draem
 from training.official import CheckpointError, load_official
 from training.regions import RegionError, keep_mask
-from training.simulated_defects import KINDS, apply
+from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.textures import load_textures
 from training.trainer import TrainingError, keep_freed_memory, train, training_minutes
 
@@ -157,9 +158,18 @@ def measure_quality(paths: list[Path], size: int) -> list[Quality]:
 
 
 def simulate_defects(photos: list[Pixels], seed: int) -> list[Pixels]:
-    """One rendered defect of every kind on each of up to 20 photos: none of them made by the training simulator."""
+    """One rendered defect of every kind on each of up to 20 photos: none of them made by the training simulator.
+
+    On the part, where it can be told from the background. A kind that cannot be seen on a photo is left out.
+    """
     rng = np.random.default_rng(seed)
-    return [apply(photo, kind, rng)[0] for photo in photos[:20] for kind in KINDS]
+    part = foreground_mask(photos)
+    defects = []
+    for photo in photos[:20]:
+        for kind in KINDS:
+            with suppress(ImpossibleDefectError):
+                defects.append(apply(photo, kind, rng, None if kind == "border" else part)[0])
+    return defects
 
 
 def _finish(

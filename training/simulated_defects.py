@@ -23,7 +23,7 @@ _REFERENCE = 256
 _VISIBLE = 12  # grey levels in any channel: a fainter change is not called a defect
 _PLAIN = 24  # grey levels by which a plain background may vary along the image's border
 _MIN_PIXELS = 12
-_TRIES = 24
+_TRIES = 60
 
 
 class ImpossibleDefectError(ValueError):
