@@ -24,7 +24,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import history, recipe_routes
+from service import history, oip, recipe_routes
 from service.access import Access
 from service.backends import Backend, BackendError, open_backend
 from service.batching import Batcher, yield_to_requests
@@ -67,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(router)
     app.include_router(recipe_routes.router)
     app.include_router(history.router)
+    app.include_router(oip.router)
     app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
     app.add_middleware(RequestContext, metrics=metrics)
     _handle_errors(app, metrics)
@@ -246,7 +247,7 @@ class RequestContext:
                 raise
             self._metrics.errors.labels("internal_error").inc()
             problem = ProblemError("internal_error", f"an unexpected error; the log has request {request_id}")
-            await problem_response(problem, request_id)(scope, receive, send_with_headers)
+            await problem_response(problem, request_id, scope["path"])(scope, receive, send_with_headers)
 
 
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
@@ -256,7 +257,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         metrics.errors.labels(problem.code).inc()
         if problem.code == "overloaded":
             metrics.refusal_seconds.observe(time.monotonic() - request.state.started)
-        return problem_response(problem, getattr(request.state, "request_id", None))
+        return problem_response(problem, getattr(request.state, "request_id", None), request.url.path)
 
     @app.exception_handler(ProblemError)
     def on_problem(request: Request, error: ProblemError) -> JSONResponse:

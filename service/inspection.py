@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.backends import BackendError
 from service.batching import Batcher, ClosedError, OverloadedError, Result
@@ -61,6 +66,35 @@ class _Picture:
     quality_s: float
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Verdict, score and map float32 `(H, W)` of one picture, with the faults of the picture itself."""
+
+    verdict: Verdict
+    score: float
+    anomaly_map: NDArray[np.float32]
+    faults: list[str]
+
+
+@contextmanager
+def as_problems() -> Iterator[None]:
+    """Every way an inspection can fail, as the ProblemError that the client gets."""
+    try:
+        yield
+    except ImageError as error:
+        raise ProblemError(error.code, str(error)) from error
+    except OverloadedError as error:
+        raise ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s) from error
+    except DeadlinePassedError as error:
+        raise ProblemError("deadline_passed", str(error)) from error
+    except UntrustedResultError as error:
+        raise ProblemError("untrusted_result", str(error)) from error
+    except BackendError as error:
+        raise ProblemError("backend_failed", str(error), retry_after_s=1.0) from error
+    except ClosedError as error:
+        raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0) from error
+
+
 class Inspector:
     """Decodes and draws in `codec`, so that nothing blocks the event loop, and runs the network through `batcher`."""
 
@@ -77,10 +111,8 @@ class Inspector:
 
     def admit(self, deadline: float) -> None:
         """Raises ProblemError where a picture that comes now cannot make its deadline: before its body is read."""
-        try:
+        with as_problems():
             self._codec.admit(deadline - self._batcher.expected_wait())
-        except OverloadedError as error:
-            raise ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s) from error
 
     async def inspect(
         self,
@@ -97,26 +129,45 @@ class Inspector:
         A `camera` that has a name is watched for sending the same picture twice.
         """
         seconds = {"read": time.monotonic() - started}
-        with self._metrics.in_flight.track_inprogress():
-            try:
-                inspection = await self._stages(decoder, recipe, mode, camera, deadline, seconds)
-            except ImageError as error:
-                raise ProblemError(error.code, str(error)) from error
-            except OverloadedError as error:
-                raise ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s) from error
-            except DeadlinePassedError as error:
-                raise ProblemError("deadline_passed", str(error)) from error
-            except UntrustedResultError as error:
-                raise ProblemError("untrusted_result", str(error)) from error
-            except BackendError as error:
-                raise ProblemError("backend_failed", str(error), retry_after_s=1.0) from error
-            except ClosedError as error:
-                raise ProblemError(
-                    "draining", "the service is shutting down: send it to another", retry_after_s=1.0
-                ) from error
+        with self._metrics.in_flight.track_inprogress(), as_problems():
+            inspection = await self._stages(decoder, recipe, mode, camera, deadline, seconds)
         seconds["total"] = time.monotonic() - started
         self._record(inspection)
         return inspection
+
+    async def judge_all(self, decoders: Sequence[Decoder], recipe: Recipe, deadline: float) -> list[Judged]:
+        """Judge pictures that are answered together or not at all, in order; raises ProblemError, counts nothing."""
+        with self._metrics.in_flight.track_inprogress(), as_problems():
+            prepare = [partial(self._prepare, decoder, recipe, "none", None) for decoder in decoders]
+            pictures = await asyncio.gather(*(self._codec.decode(deadline, work) for work in prepare))
+            results = await self._run_all([picture.resized for picture in pictures], recipe, deadline)
+            judged: list[Judged] = []
+            for picture, result in zip(pictures, results, strict=True):
+                evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
+                verdict = judge(evidence, recipe.bundle.manifest.thresholds, recipe.shape)
+                judged.append(Judged(verdict, result.score, result.anomaly_map, picture.faults))
+        for picture, one in zip(pictures, judged, strict=True):
+            self._compare_with_shadow(recipe, picture, one.verdict)
+        return judged
+
+    async def _run_all(self, images: Sequence[Pixels], recipe: Recipe, deadline: float) -> list[Result]:
+        futures: list[Future[Result]] = []
+        try:
+            for image in images:
+                futures.append(self._batcher.submit(recipe.model, image, deadline))
+            return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+        finally:
+            # One that fails takes the others out of the queue: nobody would get their results.
+            for future in futures:
+                future.cancel()
+
+    def count(self, recipe: Recipe, found: Inspection | Judged) -> None:
+        """Add an answered picture to the metrics and to the parts by verdict."""
+        self._metrics.verdicts.labels(recipe.name, found.verdict).inc()
+        for fault in found.faults:
+            self._metrics.faults.labels(recipe.name, fault.split(":")[0]).inc()
+        self._metrics.scores.labels(recipe.name).observe(found.score)
+        self._counters.add(recipe.name, recipe.version, found.verdict, found.score)
 
     async def _stages(
         self,
@@ -193,14 +244,9 @@ class Inspector:
         task.add_done_callback(self._comparing.discard)
 
     def _record(self, inspection: Inspection) -> None:
-        name = inspection.recipe.name
         for stage, value in inspection.seconds.items():
-            self._metrics.seconds.labels(name, stage).observe(value)
-        self._metrics.verdicts.labels(name, inspection.verdict).inc()
-        for fault in inspection.faults:
-            self._metrics.faults.labels(name, fault.split(":")[0]).inc()
-        self._metrics.scores.labels(name).observe(inspection.score)
-        self._counters.add(name, inspection.recipe.version, inspection.verdict, inspection.score)
+            self._metrics.seconds.labels(inspection.recipe.name, stage).observe(value)
+        self.count(inspection.recipe, inspection)
 
 
 def _postprocess(

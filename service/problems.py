@@ -75,13 +75,15 @@ def problem_body(problem: ProblemError, request_id: str | None) -> ProblemBody:
     )
 
 
-def problem_response(problem: ProblemError, request_id: str | None) -> JSONResponse:
+def problem_response(problem: ProblemError, request_id: str | None, path: str = "") -> JSONResponse:
+    """The problem as a response; below `/v2` it also has `error`, where clients of Open Inference look."""
     body = problem_body(problem, request_id)
+    error = {"error": problem.detail} if path.startswith("/v2/") else {}
     headers = {"X-Verdict": str(body.verdict)}
     if problem.retry_after_s is not None:
         # Whole seconds only; the body has the exact figure.
         headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
-    return JSONResponse(body.model_dump(exclude_none=True), problem.status, headers, MEDIA_TYPE)
+    return JSONResponse(body.model_dump(exclude_none=True) | error, problem.status, headers, MEDIA_TYPE)
 
 
 def openapi_responses() -> Mapping[int | str, dict[str, Any]]:

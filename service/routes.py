@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +28,7 @@ from service.replies import (
     recipe_reply,
 )
 from service.station import Station, choose_recipe, station_of, why_not_ready
-from service.uploads import FIELD, RAW_TYPES, read_image, read_images
+from service.uploads import FIELD, RAW_TYPES, arrival, read_image, read_images
 from service.verdicts import Verdict
 
 PAGE = Path(__file__).parent / "web" / "index.html"
@@ -96,7 +95,7 @@ async def inspect(
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
     raw = _raw_layout(width, height, pixel_format)
     station.inspector.admit(deadline)
-    async with _arrival(deadline):
+    async with arrival(deadline):
         data = await read_image(request, station.settings.max_upload_bytes)
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
@@ -133,7 +132,7 @@ async def inspect_batch(
     station.access.require(request, "inspect")
     deadline = started + (x_deadline_ms or station.settings.deadline_ms) / 1000
     chosen = choose_recipe(station, recipe)
-    async with _arrival(deadline):
+    async with arrival(deadline):
         images = await read_images(request, station.settings.max_upload_bytes, max_files=_MAX_BATCH_FILES)
 
     async def one(data: bytes) -> InspectionReply | ProblemBody:
@@ -231,16 +230,6 @@ def _record(station: Station, reply: InspectionReply, trigger_id: str | None, im
 
 def _without_picture(reply: InspectionReply) -> dict[str, Any]:
     return reply.model_dump(mode="json", exclude={"heatmap"}) | {"heatmap": None}
-
-
-@asynccontextmanager
-async def _arrival(deadline: float) -> AsyncIterator[None]:
-    """Bounds the reading of a body by the deadline: a sender that trickles must not hold the request for ever."""
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            yield
-    except TimeoutError:
-        raise ProblemError("deadline_passed", "the deadline passed while the picture was arriving") from None
 
 
 def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat | None) -> dict[str, Any]:

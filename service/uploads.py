@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -13,6 +16,16 @@ from service.problems import ProblemError
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "application/octet-stream")
 FIELD = "image"
+
+
+@asynccontextmanager
+async def arrival(deadline: float) -> AsyncIterator[None]:
+    """Bounds the reading of a body by the deadline: a sender that trickles must not hold the request for ever."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise ProblemError("deadline_passed", "the deadline passed while the picture was arriving") from None
 
 
 async def read_image(request: Request, limit: int) -> bytes:
@@ -26,10 +39,11 @@ async def read_image(request: Request, limit: int) -> bytes:
             f"Content-Type {media_type or 'is missing'}: send {', '.join(RAW_TYPES)}, or multipart/form-data with the "
             f"field {FIELD!r}",
         )
-    return await _read_body(request, limit)
+    return await read_body(request, limit)
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
+    """The bare body of the request, at most `limit` bytes; raises ProblemError."""
     too_large = ProblemError("body_too_large", f"the body is larger than {limit} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -55,7 +69,7 @@ async def read_images(request: Request, limit: int, *, max_files: int) -> list[b
 
 
 async def _read_form(request: Request, limit: int, *, max_files: int) -> list[bytes]:
-    body = await _read_body(request, limit)
+    body = await read_body(request, limit)
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
     if not boundary or b"--" + boundary + b"--" not in body:
         raise ProblemError("invalid_request", "the multipart form is cut short or names no boundary")

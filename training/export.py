@@ -120,10 +120,18 @@ def to_onnx(graph: InspectionGraph, size: int) -> bytes:
         )
     if program is None:
         raise ExportError("the torch exporter returned no program")
-    buffer = io.BytesIO()
-    onnx.save_model(program.model_proto, buffer)
-    onnx.checker.check_model(buffer.getvalue(), full_check=True)
-    return buffer.getvalue()
+    model = _without_traces(program.model_proto)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the exporter's notes: they hold source lines and paths of the machine that trained it."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return model
 
 
 def fold_batch_norm(graph: InspectionGraph) -> InspectionGraph:
