@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -153,8 +153,8 @@ class Inspector:
     async def _run_all(self, images: Sequence[Pixels], recipe: Recipe, deadline: float) -> list[Result]:
         futures: list[Future[Result]] = []
         try:
-            for image in images:
-                futures.append(self._batcher.submit(recipe.model, image, deadline))
+            # Extended one by one: where a submit raises, those before it are in the list.
+            futures.extend(self._batcher.submit(recipe.model, image, deadline) for image in images)
             return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
         finally:
             # One that fails takes the others out of the queue: nobody would get their results.
