@@ -19,7 +19,7 @@ class OrtBackend:
 
     name = "onnxruntime"
     provider = "CPUExecutionProvider"
-    # On a CPU larger batches fall out of the caches: 72, 79, 75 and 69 images/s in batches of 1, 2, 4 and 8 on 2 cores.
+    # On a CPU larger batches gain nothing over 2 (service/RESULTS.md); they only hold results back and take memory.
     max_batch_size = 2
 
     def __init__(self, model: Path, expected: InputSpec, precision: Precision, *, threads: int) -> None:
