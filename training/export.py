@@ -122,7 +122,8 @@ def to_onnx(graph: InspectionGraph, size: int) -> bytes:
         raise ExportError("the torch exporter returned no program")
     model = _without_traces(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
