@@ -66,7 +66,8 @@ class InspectionGraph(nn.Module):
         self.register_buffer("keep", None if keep is None else torch.from_numpy(keep.astype(np.float32)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = image.permute(0, 3, 1, 2).float() / 255
+        # Cast first: TensorRT's parser takes no layer but Cast on uint8.
+        x = image.float().permute(0, 3, 1, 2) / 255
         _, logits = self.network(x)
         # Softmax over two channels, channel 1: the same as a sigmoid of the difference.
         anomaly_map = torch.sigmoid(logits[:, 1] - logits[:, 0])  # (N, H, W)
