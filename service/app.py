@@ -139,7 +139,15 @@ def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
 def _open_giving_way(bundle: Bundle, settings: Settings, threads: int) -> Backend:
     """Open a backend in a thread that gives way to requests: the threads that the runtime starts then do so too."""
     with ThreadPoolExecutor(1, initializer=yield_to_requests) as thread:
-        return thread.submit(open_backend, bundle, settings.backend, threads=threads).result()
+        return thread.submit(
+            open_backend,
+            bundle,
+            settings.backend,
+            threads=threads,
+            max_batch=settings.max_batch,
+            cache=settings.cache_dir,
+            engine_policy=settings.engine_policy,
+        ).result()
 
 
 def _signature_check(settings: Settings) -> Callable[[Bundle], None]:

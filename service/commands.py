@@ -15,9 +15,14 @@ from typing import Any
 import httpx2
 
 from service.access import new_key
+from service.backends import BackendError, gpu_precision
 from service.benchmark import benchmark, write_results
+from service.bundle import BundleError, list_versions, read_bundle
 from service.client import AsyncClient, Client
+from service.engines import build_engine, engine_path, gpus, open_library
 from service.qualify import exit_code, qualify, report, write_record
+from service.recipes import read_active
+from service.settings import Settings
 
 _UNITS = {"/s": 1.0, "/min": 1 / 60, "ms": 1.0, "s": 1000.0}
 
@@ -84,6 +89,27 @@ def change_command(options: argparse.Namespace) -> int:
     return 0 if response.status_code == httpx2.codes.OK else 1
 
 
+def build_engine_command(options: argparse.Namespace) -> int:
+    """Build the TensorRT engines that the service would build at its start; one JSON line each."""
+    recipes = list_versions(options.models)
+    chosen = [options.recipe] if options.recipe else sorted(recipes)
+    if missing := sorted(set(chosen) - recipes.keys()):
+        raise BundleError(
+            f"{options.models}: no recipe {missing[0]!r}: choose {', '.join(recipes) or 'another folder'}"
+        )
+    library = open_library()
+    for recipe in chosen:
+        active = read_active(options.models / recipe)
+        bundle = read_bundle(options.models / recipe / (active[0] if active else recipes[recipe][-1]))
+        precision = options.precision or gpu_precision(bundle)
+        for gpu in gpus(options.compute_capability, library):
+            record = build_engine(
+                bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
+            )
+            print(json.dumps({"engine": str(engine_path(options.cache, record.key)), **record.model_dump(mode="json")}))
+    return 0
+
+
 def new_key_command(options: argparse.Namespace) -> int:
     """Print a new API key, and the line that lets it in."""
     key, line = new_key(options.role, options.name)
@@ -106,7 +132,7 @@ def run(arguments: list[str]) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except (OSError, ValueError, httpx2.HTTPError) as error:
+    except (BackendError, BundleError, OSError, ValueError, httpx2.HTTPError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -145,6 +171,20 @@ def _parser() -> argparse.ArgumentParser:
         if change == "activate":
             command.add_argument("version")
         command.set_defaults(change=change)
+
+    command = commands.add_parser(
+        "build-engine", help=build_engine_command.__doc__, description=build_engine_command.__doc__
+    )
+    settings = Settings()
+    command.add_argument("--recipe", help="default: all")
+    command.add_argument("--models", type=Path, default=settings.models_dir)
+    command.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: what the service would run")
+    command.add_argument("--max-batch", type=int, default=settings.max_batch)
+    command.add_argument("--cache", type=Path, default=settings.cache_dir)
+    command.add_argument(
+        "--compute-capability", nargs="*", default=[], metavar="8.6", help="for other GPUs than this machine's"
+    )
+    command.set_defaults(command=build_engine_command)
 
     command = commands.add_parser("new-key", help=new_key_command.__doc__, description=new_key_command.__doc__)
     command.add_argument("role", choices=("inspect", "admin"))

@@ -39,7 +39,7 @@ class Cuda:
             properties = self.call("cudaGetDeviceProperties", device)
         except BackendError as error:
             raise BackendError(
-                f"there is no GPU {device} to use: {error}. Look at what nvidia-smi says; in a container pass the GPU in"
+                f"no GPU {device} to use: {error}. Look at what nvidia-smi says; pass the GPU into the container"
             ) from error
         return Gpu(f"{properties.major}.{properties.minor}", properties.name.decode().rstrip("\0"))
 

@@ -15,19 +15,19 @@ import importlib
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.backends import BackendError
+from service.backends import BackendError, EnginePolicy
 from service.bundle import Bundle, InputSpec, Precision
-from service.cuda import Gpu
+from service.cuda import Cuda, Gpu
 
-EnginePolicy = Literal["build", "refuse"]
 # An idle line sends one picture at a time, and that is the latency that is promised.
 _USUAL_BATCH = 1
 
@@ -128,6 +128,21 @@ def open_library() -> Library:
     )
 
 
+def gpus(compute_capabilities: Sequence[str], library: Library) -> list[Gpu]:
+    """The GPU of this machine or, with `compute_capabilities` ("8.6"), any of those, which needs no GPU here.
+
+    Raises BackendError where there is no GPU, or where the library builds only for the one at hand.
+    """
+    if not compute_capabilities:
+        return [Cuda().gpu(0)]
+    if library.needs_the_gpu:
+        raise BackendError(
+            f"{library.name} {library.version} builds only for the GPU of this machine: leave out "
+            "--compute-capability, or install tensorrt_rtx instead"
+        )
+    return [Gpu(capability) for capability in compute_capabilities]
+
+
 def key_of(bundle: Bundle, precision: Precision, max_batch: int, gpu: Gpu, library: Library) -> EngineKey:
     """The key of the engine that this bundle needs on this GPU; raises BackendError without a model of `precision`."""
     models = bundle.manifest.models
@@ -160,8 +175,10 @@ def load_engine(
     gpu: Gpu,
     library: Library,
 ) -> bytes:
-    """The bundle's engine for this GPU, from the cache. One that is missing, stale, foreign or damaged is built anew or,
-    with policy `refuse`, a BackendError that says what to do.
+    """The bundle's engine for this GPU, from the cache.
+
+    One that is missing, stale, foreign or damaged is built anew or, with policy `refuse`, a BackendError that says what
+    to do.
     """
     key = key_of(bundle, precision, max_batch, gpu, library)
     path = engine_path(cache, key)
@@ -272,11 +289,11 @@ def signature(trt: Any, expected: InputSpec) -> dict[str, tuple[Any, tuple[int, 
 
 def make_logger(library: Library, errors: list[str]) -> Any:
     """A TensorRT logger that appends errors to `errors`; the rest is debug output."""
-    trt = library.module
+    interface: Any = library.module.ILogger
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(interface):  # type: ignore[misc]
         def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+            if int(severity) <= int(interface.Severity.ERROR):
                 errors.append(message)
             else:
                 log.debug("%s: %s", library.name, message)

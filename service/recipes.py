@@ -97,7 +97,7 @@ class RecipeStore:
         """Load one version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
         for name, versions in list_versions(self._models_dir).items():
             try:
-                active = _read_active(self._models_dir / name)
+                active = read_active(self._models_dir / name)
                 self.ready[name] = self._open(self._models_dir / name / (active[0] if active else versions[-1]))
             except _REFUSED as error:
                 self.failed[name] = str(error)
@@ -140,7 +140,7 @@ class RecipeStore:
     def rollback(self, name: str) -> Recipe:
         """Activate the version that served before the present one."""
         self.get(name)
-        active = _read_active(self._models_dir / name)
+        active = read_active(self._models_dir / name)
         if len(active) < 2:
             raise ActivationError(f"recipe {name!r}: no version served before this one")
         return self.activate(name, active[1])
@@ -219,7 +219,7 @@ class RecipeStore:
         return Recipe(bundle, model, datetime.now(UTC))
 
 
-def _read_active(folder: Path) -> list[str]:
+def read_active(folder: Path) -> list[str]:
     """The version to serve and the one before it, as far as they are known."""
     try:
         return (folder / ACTIVE).read_text().split()[:2]

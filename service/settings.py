@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.backends import BackendChoice
+from service.backends import BackendChoice, EnginePolicy
 
 
 def _none(value: object) -> object:
@@ -30,7 +30,16 @@ class Settings(BaseSettings):
     default_recipe: Annotated[
         str | None, Field(description="recipe of requests that name none; not needed where there is only one")
     ] = None
-    backend: Annotated[BackendChoice, Field(description="`auto` or `ort-cpu`: what runs the network")] = "auto"
+    backend: Annotated[
+        BackendChoice,
+        Field(description="`auto`, `ort-cpu`, `ort-cuda`, `ort-tensorrt` or `tensorrt`: what runs the network"),
+    ] = "auto"
+    cache_dir: Annotated[Path, Field(description="folder of what was made for this machine: TensorRT engines")] = Path(
+        "cache"
+    )
+    engine_policy: Annotated[
+        EnginePolicy, Field(description="a missing, stale or foreign engine: `build` it at the start, or `refuse` to")
+    ] = "build"
     threads: Annotated[int, Field(ge=0, le=256, description="threads of one inference; 0: all cores")] = 0
     max_batch: Annotated[int, Field(ge=1, le=256, description="most images in one inference")] = 8
     queue_size: Annotated[int, Field(ge=1, le=10_000, description="images that may wait; more are refused (429)")] = 64

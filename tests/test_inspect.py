@@ -206,7 +206,7 @@ def test_request_id_is_echoed_and_replaced_when_unsafe(client: TestClient) -> No
 
 
 def _with_backend(monkeypatch: pytest.MonkeyPatch, backend: FakeBackend) -> None:
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, *, threads: backend)
+    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **settings: backend)
 
 
 def test_nan_from_the_backend_is_never_ok(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

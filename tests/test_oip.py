@@ -254,7 +254,7 @@ def test_a_key_is_needed_where_there_are_keys(models: Path, tmp_path: Path) -> N
 
 def test_the_images_of_a_request_share_a_batch(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, *, threads: backend)
+    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **settings: backend)
     with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         backend.batches.clear()
@@ -284,7 +284,7 @@ def test_failures_are_problems_and_never_verdicts(models: Path, monkeypatch: pyt
         return maps, scores
 
     backend = FakeBackend(run)
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, *, threads: backend)
+    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **settings: backend)
     with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         two = image_input(IMAGES[:2])

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from service.backends import Backend, BackendError, open_backend
 from service.bundle import Bundle, BundleError, Thresholds, read_bundle
+from service.engines import build_engine, engine_path, gpus, open_library
 from service.images import ImageError, Pixels, read, resize
 from service.quality import Quality, measure
 from training.anomalies import SimulatorConfig
@@ -112,6 +113,20 @@ def evaluate_command(options: argparse.Namespace) -> None:
     print(markdown({bundle.manifest.recipe: results}))
     if options.out:
         options.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def export_command(options: argparse.Namespace) -> None:
+    """Make from a bundle what another runtime needs: TensorRT engines, beside the bundle's ONNX in a cache."""
+    if not options.tensorrt:
+        raise ExportError("nothing to export to: add --tensorrt")
+    bundle = read_bundle(options.bundle)
+    library = open_library()
+    for gpu in gpus(options.compute_capability, library):
+        for precision in options.precision or bundle.manifest.models:
+            record = build_engine(
+                bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
+            )
+            print(f"{engine_path(options.cache, record.key)}: {record.bytes} bytes in {record.build_s} s")
 
 
 def demo_data_command(options: argparse.Namespace) -> None:
@@ -249,6 +264,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True, help="folder in MVTec layout")
     command.add_argument("--url", help="score through the service at this address instead of in this process")
     command.add_argument("--out", type=Path, help="write the figures to this JSON file")
+
+    command = _command(commands, "export", export_command)
+    command.add_argument("--bundle", type=Path, required=True, help="models/RECIPE/VERSION")
+    command.add_argument("--tensorrt", action="store_true", help="build TensorRT engines")
+    command.add_argument(
+        "--precision", nargs="*", choices=("fp32", "fp16", "int8"), help="default: all that the bundle has"
+    )
+    command.add_argument("--max-batch", type=int, default=8, help="most images in one inference")
+    command.add_argument("--cache", type=Path, default=Path("cache"), help="the service's INSPECT_CACHE_DIR")
+    command.add_argument(
+        "--compute-capability", nargs="*", default=[], metavar="8.6", help="for other GPUs than this machine's"
+    )
 
     command = _command(commands, "demo-data", demo_data_command)
     command.add_argument("folder", type=Path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle, Precision
 
-BackendChoice = Literal["auto", "ort-cpu"]
+BackendChoice = Literal["auto", "ort-cpu", "ort-cuda", "ort-tensorrt", "tensorrt"]
+# What becomes of a TensorRT engine that is missing, stale or foreign; in no case is such a one loaded.
+EnginePolicy = Literal["build", "refuse"]
 
 
 class BackendError(RuntimeError):
@@ -33,10 +36,46 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def open_backend(bundle: Bundle, choice: BackendChoice, *, threads: int) -> Backend:
-    """Open the model of `bundle`; `auto` is ONNX Runtime on the CPU. Raises BackendError, never substitutes."""
-    # Imported here so that reading a bundle does not need the runtime.
+def open_backend(
+    bundle: Bundle,
+    choice: BackendChoice,
+    *,
+    threads: int,
+    max_batch: int = 8,
+    cache: Path = Path("cache"),
+    engine_policy: EnginePolicy = "build",
+) -> Backend:
+    """Open the model of `bundle`; `auto` is ONNX Runtime on the CPU. Raises BackendError, never substitutes.
+
+    `max_batch`, `cache` and `engine_policy` are for GPUs: engines are built for so many images, kept there.
+    """
+    manifest = bundle.manifest
+    # Imported here so that reading a bundle does not need the runtime, nor one runtime the others.
+    if choice == "tensorrt":
+        from service.backends.trt import open_tensorrt
+
+        return open_tensorrt(
+            bundle, gpu_precision(bundle), max_batch=max_batch, cache=cache, engine_policy=engine_policy
+        )
+    if choice in ("ort-cuda", "ort-tensorrt"):
+        from service.backends.ort_gpu import OrtGpuBackend, provider_options
+
+        precision = gpu_precision(bundle)
+        providers = provider_options(
+            choice,
+            precision,
+            manifest.input,
+            max_batch=max_batch,
+            cache=cache,
+            model_sha256=bundle.model_sha256(precision),
+        )
+        model = bundle.file(manifest.models[precision])
+        return OrtGpuBackend(model, manifest.input, precision, providers=providers, max_batch=max_batch)
     from service.backends.ort import OrtBackend
 
-    manifest = bundle.manifest
     return OrtBackend(bundle.file(manifest.models["fp32"]), manifest.input, "fp32", threads=threads)
+
+
+def gpu_precision(bundle: Bundle) -> Precision:
+    """What a GPU runs: half precision where the bundle has it, with a tolerance of its own, else single."""
+    return "fp16" if "fp16" in bundle.manifest.models else "fp32"

@@ -93,7 +93,7 @@ class OrtGpuBackend:
         self.provider, first = providers[0]
         self._shape = (expected.height, expected.width, 3)
         _require(self.provider, onnxruntime.get_available_providers(), "this onnxruntime has")
-        for folder in filter(None, (first.get("trt_engine_cache_path"),)):
+        if folder := first.get("trt_engine_cache_path"):
             Path(folder).mkdir(parents=True, exist_ok=True)
         if device == "cuda":
             # CUDA and cuDNN from the packages of the extra `gpu`; found nowhere else by the dynamic loader.
@@ -104,9 +104,7 @@ class OrtGpuBackend:
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
         except Exception as error:
-            raise BackendError(
-                f"{model}: {self.provider} was asked for and cannot run it: {error}; {_REMEDY}"
-            ) from error
+            raise BackendError(f"{self.provider} was asked for and cannot run {model}: {error}; {_REMEDY}") from error
         _require(self.provider, self._session.get_providers()[:1], "the session reports")
         try:
             self._bindings = [_Binding(self._session, count, self._shape, device) for count in range(1, max_batch + 1)]

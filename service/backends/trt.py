@@ -6,15 +6,33 @@ import ctypes
 import math
 import weakref
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends import BackendError
-from service.bundle import InputSpec, Precision
+from service.backends import BackendError, EnginePolicy
+from service.bundle import Bundle, InputSpec, Precision
 from service.cuda import Cuda
-from service.engines import Library, make_logger, signature
+from service.engines import Library, load_engine, make_logger, open_library, signature
+
+
+def open_tensorrt(
+    bundle: Bundle, precision: Precision, *, max_batch: int, cache: Path, engine_policy: EnginePolicy
+) -> TrtBackend:
+    """The bundle's engine on this machine's first GPU; raises BackendError without GPU, TensorRT or engine."""
+    library, cuda = open_library(), Cuda()
+    engine = load_engine(
+        bundle,
+        precision,
+        max_batch=max_batch,
+        cache=cache,
+        policy=engine_policy,
+        gpu=cuda.gpu(0),
+        library=library,
+    )
+    return TrtBackend(engine, bundle.manifest.input, precision, max_batch=max_batch, library=library, cuda=cuda)
 
 
 class TrtBackend:
@@ -65,7 +83,7 @@ class TrtBackend:
         wanted = signature(trt, expected)
         if found != wanted:
             raise BackendError(f"the engine's inputs and outputs are {found}, not {wanted}")
-        fewest, _, most = (tuple(shape)[0] for shape in self._engine.get_tensor_profile_shape("image", 0))
+        fewest, _, most = (shape[0] for shape in self._engine.get_tensor_profile_shape("image", 0))
         if (fewest, most) != (1, max_batch):
             raise BackendError(f"the engine takes {fewest} to {most} images, not 1 to {max_batch}")
 
@@ -108,7 +126,7 @@ class _Buffer:
         self.device = int(cuda.call("cudaMalloc", size))
         resources.callback(_quietly, cuda, "cudaFree", self.device)
         memory = (ctypes.c_uint8 * size).from_address(self._address)
-        self.host: NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
+        self.host: NDArray[Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def to_device(self, count: int, stream: int) -> None:
         self._copy(self.device, self._address, count, self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice, stream)
