@@ -60,6 +60,8 @@ class Library:
     def config(self, builder: Any, gpu: Gpu, timing_cache: Path | None) -> Any:
         """A builder configuration for `gpu`; raises BackendError where this library cannot build for it."""
         config = builder.create_builder_config()
+        # On by default; but fp32 means fp32, and who wants speed takes fp16, which has a golden tolerance of its own.
+        config.clear_flag(self.module.BuilderFlag.TF32)
         if self.needs_the_gpu:
             if timing_cache:
                 read_timing_cache(config, timing_cache)

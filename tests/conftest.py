@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from service.app import create_app
+from service.backends import BackendError
 from service.bundle import (
     Bundle,
     Calibration,
@@ -29,6 +30,7 @@ from service.bundle import (
     describe,
     write_bundle,
 )
+from service.cuda import Cuda
 from service.settings import Settings
 
 SIZE = 64
@@ -164,3 +166,18 @@ def wait_until_loaded(client: TestClient) -> None:
         if client.get("/readyz").json()["reason"] != "recipes are being loaded and checked":
             return
     raise AssertionError("the recipes never finished loading")
+
+
+@pytest.fixture
+def demo() -> Path:
+    """The recipe that the project ships."""
+    return Path(__file__).parents[1] / "models" / "demo" / "1"
+
+
+@pytest.fixture
+def nvidia() -> None:
+    """Skips where there is no NVIDIA GPU, saying why."""
+    try:
+        Cuda().gpu(0)
+    except BackendError as error:
+        pytest.skip(str(error))

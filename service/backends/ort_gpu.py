@@ -38,7 +38,7 @@ def provider_options(
         "cudnn_conv_algo_search": "EXHAUSTIVE",
         "cudnn_conv_use_max_workspace": "1",
         "do_copy_in_default_stream": "1",
-        # fp32 means fp32: who wants speed takes fp16, which has a golden tolerance of its own.
+        # fp32 means fp32, as in service.engines.
         "use_tf32": "0",
         "enable_cuda_graph": "1",
     }
