@@ -177,7 +177,6 @@ async def _load(station: Station) -> None:
     for recipe in store.ready.values():
         backend = recipe.model.backend
         log.info("recipe %s version %s is ready on %s %s", recipe.name, recipe.version, backend.name, backend.precision)
-    station.metrics.show_recipes(store.ready.values())
     if why := store.why_not_ready():
         log.error("not ready: %s", why)
     elif station.settings.banner:
@@ -199,7 +198,6 @@ async def _keep_checking(station: Station) -> None:
                 continue
             except GoldenError as error:
                 log.error("recipe %s is out of service: %s", name, error)
-                station.metrics.show_recipes(station.recipes.ready.values())
 
 
 def _print_banner(station: Station) -> None:

@@ -22,7 +22,7 @@ from service.heatmap import Region, draw_map, draw_overlay, find_regions, previe
 from service.images import ImageError, Pixels, encode, resize
 from service.monitoring import Metrics
 from service.problems import ProblemError
-from service.quality import FrozenCameras, find_faults, measure
+from service.quality import FrozenCameras, brightness_ratio, find_faults, measure
 from service.recipes import Recipe
 from service.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
 
@@ -132,6 +132,7 @@ class Inspector:
         with self._metrics.in_flight.track_inprogress(), as_problems():
             inspection = await self._stages(decoder, recipe, mode, camera, deadline, seconds)
         seconds["total"] = time.monotonic() - started
+        self._metrics.deadline_used.labels(recipe.name).observe(seconds["total"] / (deadline - started))
         self._record(inspection)
         return inspection
 
@@ -209,7 +210,9 @@ class Inspector:
         image = decoder()
         resized = resize(image, *recipe.shape)
         clock = time.monotonic()
-        faults = find_faults(measure(image, resized), recipe.bundle.manifest.quality)
+        quality, limits = measure(image, resized), recipe.bundle.manifest.quality
+        faults = find_faults(quality, limits)
+        self._metrics.brightness.labels(recipe.name).observe(brightness_ratio(quality, limits))
         if camera is not None and self._cameras.is_frozen(camera, resized):
             faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
         quality_s = time.monotonic() - clock

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from service.recipes import Recipe
+from service.problems import PROBLEMS
+from service.recipes import RecipeStore
+from service.verdicts import Verdict
 
 STAGES = ("read", "decode", "quality", "queue", "model", "postprocess", "total")
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -35,6 +36,22 @@ class Metrics:
             registry=self.registry,
         )
         self.errors = Counter("inspect_errors", "Requests that ended in a problem", ["code"], registry=self.registry)
+        # A series that begins with its first event hides that event from rate() and increase().
+        for code in PROBLEMS:
+            self.errors.labels(code)
+        self.deadline_used = Histogram(
+            "inspect_deadline_used_ratio",
+            "Share of its deadline that a finished inspection took; one that needs more is an error, not here",
+            ["recipe"],
+            buckets=RATIOS,
+            registry=self.registry,
+        )
+        self.brightness = Summary(
+            "inspect_picture_brightness_ratio",
+            "Brightness of pictures within the recipe's limits: 0 at the darkest allowed, 1 at the brightest",
+            ["recipe"],
+            registry=self.registry,
+        )
         self.refusal_seconds = Histogram(
             "inspect_refusal_seconds",
             "Time from the start of a request to its refusal for overload",
@@ -68,6 +85,12 @@ class Metrics:
         self.queue_depth = Gauge("inspect_queue_depth", "Images waiting for the backend", registry=self.registry)
         self.in_flight = Gauge("inspect_in_flight", "Inspections being worked on", registry=self.registry)
         self.ready = Gauge("inspect_ready", "1 when /readyz answers 200", registry=self.registry)
+        self._recipe_ready = Gauge(
+            "inspect_recipe_ready",
+            "1 for a recipe that can inspect, 0 for one that was refused or whose backend fails",
+            ["recipe"],
+            registry=self.registry,
+        )
         self._model = Gauge(
             "inspect_model_info",
             "1 for the recipe version in service, with what runs it",
@@ -75,11 +98,17 @@ class Metrics:
             registry=self.registry,
         )
 
-    def show_recipes(self, recipes: Iterable[Recipe]) -> None:
-        """Make the model info tell of exactly these recipes."""
+    def show_recipes(self, store: RecipeStore) -> None:
+        """Make the families of recipes tell of exactly those in `store`."""
         self._model.clear()
-        for recipe in recipes:
+        self._recipe_ready.clear()
+        for name in list(store.failed):
+            self._recipe_ready.labels(name).set(0)
+        for name, recipe in list(store.ready.items()):
             backend = recipe.model.backend
+            self._recipe_ready.labels(name).set(not recipe.model.failures)
             self._model.labels(
-                recipe.name, recipe.version, backend.name, backend.provider, backend.precision, recipe.model_sha256
+                name, recipe.version, backend.name, backend.provider, backend.precision, recipe.model_sha256
             ).set(1)
+            for verdict in Verdict:
+                self.verdicts.labels(name, verdict)

@@ -53,6 +53,15 @@ def measure(image: Pixels, resized: Pixels) -> Quality:
     )
 
 
+def brightness_ratio(quality: Quality, limits: QualityLimits) -> float:
+    """Where the brightness lies within the limits: 0 at the lowest, 1 at the highest, beyond them for a faulty picture.
+
+    A lamp that ages shows here long before its first picture is too dark.
+    """
+    span = max(limits.brightness_max - limits.brightness_min, 1.0)
+    return (quality.brightness - limits.brightness_min) / span
+
+
 def learn_limits(good: Sequence[Quality]) -> QualityLimits:
     """Limits around good photos, wide enough for ordinary change of light, too narrow for blur, glare and darkness."""
     values = {name: np.array([asdict(quality)[name] for quality in good]) for name in asdict(good[0])}

@@ -98,6 +98,5 @@ async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recip
         raise ProblemError("backend_failed", str(error), retry_after_s=5.0) from error
     except ActivationError as error:
         raise ProblemError("activation_failed", str(error)) from error
-    station.metrics.show_recipes(station.recipes.ready.values())
     log.info("recipe %s: version %s is in service, checked %s", recipe.name, recipe.version, recipe.checked)
     return recipe_reply(recipe)

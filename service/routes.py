@@ -208,6 +208,7 @@ async def metrics(request: Request) -> Response:
     station = station_of(request)
     station.metrics.queue_depth.set(station.batcher.depth)
     station.metrics.ready.set(why_not_ready(station) is None)
+    station.metrics.show_recipes(station.recipes)
     for recipe in station.recipes.ready.values():
         good_scores = recipe.bundle.manifest.thresholds.calibration.good_scores
         if (drift := station.counters.drift(recipe.name, good_scores)) is not None:
