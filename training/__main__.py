@@ -23,10 +23,12 @@ from service.backends import Backend, BackendError, open_backend
 from service.bundle import Bundle, BundleError, Thresholds, read_bundle
 from service.images import ImageError, Pixels, read, resize
 from service.quality import Quality, measure
+from training import distributed
 from training.anomalies import SimulatorConfig
 from training.config import PRESETS, TrainConfig, load_config, preset, save_config
 from training.data import DataError, good_images, labelled_images, load_images
 from training.demo_parts import write_dataset
+from training.distributed import DeviceError
 from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
 from training.export import ExportError, HeldOut, export_bundle
 from training.networks import Draem
@@ -34,13 +36,14 @@ from training.official import CheckpointError, load_official
 from training.regions import RegionError, keep_mask
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.textures import load_textures
-from training.trainer import TrainingError, keep_freed_memory, train, training_minutes
+from training.trainer import TrainingError, keep_freed_memory, peak_memory, train, training_minutes
 
 _ERRORS = (
     BackendError,
     BundleError,
     CheckpointError,
     DataError,
+    DeviceError,
     EvaluationError,
     ExportError,
     ImageError,
@@ -65,20 +68,28 @@ def train_command(options: argparse.Namespace) -> None:
     run: Path = options.run or Path("runs") / options.recipe
     config = _config(options)
     photos = good_images(options.data)
-    _claim_run(run, config, photos)
-    keep_freed_memory()
-    trained_on, held_out = split(photos, config.holdout, config.seed)
-    good = load_images(trained_on, config.size, "good photos")
-    textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = train(config, good, textures, run, device=device).cpu()
+    with distributed.joined(options.device) as device:
+        leads = distributed.rank() == 0
+        if leads:
+            _claim_run(run, config, photos)
+        distributed.wait()
+        keep_freed_memory()
+        trained_on, held_out = split(photos, config.holdout, config.seed)
+        good = load_images(trained_on, config.size, "good photos")
+        textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
+        network = train(config, good, textures, run, device=device, compiled=options.compile).cpu()
+        processes = distributed.world()
+    if not leads:
+        return
     record: dict[str, JsonValue] = {
         "config": asdict(config),
         "good_photos": len(trained_on),
         "textures": len(textures) if options.textures else "procedural",
         "device": str(device),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "minutes": round(training_minutes(run), 2),
+        "peak_memory_mib": asdict(peak_memory(run)),
     }
     bundle = _finish(options, network, _read_all(held_out, config.size), config.seed, record)
     _write_results(run, bundle)
@@ -232,6 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
     command.add_argument("--run", type=Path, help="folder for checkpoint and statistics; default runs/RECIPE")
     command.add_argument("--preset", choices=PRESETS, default="edge")
+    command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    command.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     settings = command.add_argument_group("settings that differ from the preset")
     for cls in (TrainConfig, SimulatorConfig):
         for f in fields(cls):

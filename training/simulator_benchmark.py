@@ -127,7 +127,7 @@ def _solarize(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 def _posterize(image: Pixels, rng: np.random.Generator) -> Pixels:
     step = 2 ** int(8 - rng.integers(1, 9))
-    return np.asarray(255 - image)
+    return np.asarray(image // step * step + step // 2, np.uint8)
 
 
 def _invert(image: Pixels, rng: np.random.Generator) -> Pixels:
