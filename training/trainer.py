@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
 import os
@@ -106,7 +107,8 @@ def train(
     saved_at = time.monotonic()
     leads = distributed.rank() == 0
 
-    with _stop_requests() as stopped, (run / STATS if leads else Path(os.devnull)).open("a") as stats:
+    log = run / STATS if leads else Path(os.devnull)
+    with _stop_requests() as stopped, disk_full_named(log), log.open("a") as stats:
         for step in tqdm(  # noqa: B020
             range(step, steps), initial=step, total=steps, desc="training", unit="step", disable=not leads
         ):
@@ -174,6 +176,20 @@ def peak_memory(run: Path) -> PeakMemory:
     return PeakMemory(**_read(run / CHECKPOINT)["peak"])
 
 
+@contextmanager
+def disk_full_named(what: Path) -> Iterator[None]:
+    """Errors of a full disk do not tell which file was written: raise TrainingError with `what` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        raise TrainingError(
+            f"{what}: cannot be written ({error.strerror}): make room, then run the same command again; "
+            "it continues from the last checkpoint"
+        ) from error
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to reuse large blocks instead of returning them: activations are re-mapped every step otherwise.
 
@@ -223,12 +239,13 @@ def _save(
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(run / CHECKPOINT)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch turns some failed writes into a RuntimeError
         with suppress(OSError):
             temporary.unlink()
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise TrainingError(
-            f"{run / CHECKPOINT}: cannot be written ({error.strerror or error}): the last one is kept; "
-            "make room, then run the same command again to continue from it"
+            f"{run / CHECKPOINT}: cannot be written ({reason}): the last one is kept; make room, then run the same "
+            "command again to continue from it"
         ) from error
 
 
