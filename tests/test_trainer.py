@@ -12,10 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_bundle
 from torch import Tensor
 
 from training.config import TrainConfig, preset
-from training.trainer import CHECKPOINT, STATS, PeakMemory, TrainingError, learning_rate, peak_memory, train
+from training.trainer import (
+    CHECKPOINT,
+    STATS,
+    PeakMemory,
+    TrainingError,
+    disk_full_named,
+    learning_rate,
+    peak_memory,
+    train,
+)
 
 CPU = torch.device("cpu")
 TINY = preset("quick", size=64, reconstructive_width=4, discriminative_width=4, steps=6, batch=2, bf16=False)
@@ -133,6 +143,20 @@ def test_full_disk_names_the_file_and_the_run_goes_on_once_there_is_room(
 
     train(config, photos(), textures(), tmp_path, device=CPU)
     assert len(_losses(tmp_path)) == 10
+
+
+def test_full_disk_names_the_bundle_and_leaves_no_half_of_it(tmp_path: Path) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+    try:
+        with (
+            pytest.raises(TrainingError, match=r"part: cannot be written \(File too large\): make room.*checkpoint"),
+            disk_full_named(tmp_path / "part"),
+        ):
+            make_bundle(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert list((tmp_path / "part").iterdir()) == []
 
 
 def test_peak_memory_is_recorded_and_never_falls(tmp_path: Path) -> None:
