@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,3 +54,11 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def leave_note(file: Path, status: int) -> int:
+    """A job for a queue: leaves a file, then ends with `status`; a negative one is the signal that kills it."""
+    file.touch()
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    return status

@@ -55,6 +55,76 @@ def test_opacity_is_uniform_between_its_limits() -> None:
     assert abs(np.mean(opacity) - 0.6) < 0.03
 
 
+def test_middling_opacity_is_a_clipped_normal() -> None:
+    """N(0.5, 0.1) clipped to [0.2, 0.8]."""
+    opacity = _simulator(replace(PAPER, middling_opacity=True))._opacity(20000).flatten()
+    assert opacity.min() >= 0.2
+    assert opacity.max() <= 0.8
+    assert abs(opacity.mean() - 0.5) < 0.005
+    assert abs(opacity.std() - 0.1) < 0.005
+    quartiles = np.percentile(opacity.numpy(), [25, 50, 75])
+    np.testing.assert_allclose(quartiles, [0.43255, 0.5, 0.56745], atol=0.006)
+
+
+def test_middling_opacity_reaches_the_blend() -> None:
+    config = replace(PAPER, anomaly_probability=1.0, texture_augmentation=False, rotate_probability=0.0)
+    batch = _simulator(replace(config, middling_opacity=True), gray=100).batch(64)
+    shares = (batch.augmented.mul(255) - 100)[batch.mask.expand(-1, 3, -1, -1) > 0] / 100
+    assert shares.min() > 0.199
+    assert shares.max() < 0.801
+
+
+def test_corners_that_rotation_brings_in_have_the_fill() -> None:
+    config = replace(PAPER, anomaly_probability=0.0, rotate_probability=1.0, rotate_fill=114)
+    corners = _simulator(config, gray=200).batch(16).clean[:, :, 0, 0] * 255
+    assert corners.min() > 113.9  # 114 or, on a photo that is hardly turned, a mix with its 200
+    assert (corners < 114.1).float().mean() > 0.8
+    untouched = _simulator(replace(config, rotate_degrees=0.0), gray=200).batch(4).clean * 255
+    assert untouched.min() > 199.9
+
+
+def _disc_on_plain_ground(config: SimulatorConfig) -> tuple[AnomalySimulator, torch.Tensor]:
+    axis = torch.arange(128.0)
+    disc = (axis.view(-1, 1) - 64) ** 2 + (axis - 64) ** 2 < 30**2
+    good = torch.where(disc, 160, 20).byte().expand(4, 3, 128, 128).contiguous()
+    textures = torch.full((2, 3, 128, 128), 250, dtype=torch.uint8)
+    return AnomalySimulator(good, textures, config, torch.Generator().manual_seed(0)), disc
+
+
+def test_foreground_keeps_anomalies_on_the_part_and_loses_none_of_it() -> None:
+    config = replace(PAPER, anomaly_probability=1.0, rotate_probability=0.0, foreground=True)
+    simulator, disc = _disc_on_plain_ground(config)
+    masks = torch.cat([simulator.batch(50).mask for _ in range(8)])
+    near = torch.nn.functional.max_pool2d(disc.float()[None], 5, 1, 2)[0] > 0
+    assert masks[..., ~near].sum() == 0
+    # Three more tries leave few samples without anomaly, and every place of the part gets its share.
+    assert (masks.amax(dim=(1, 2, 3)) == 0).float().mean() < 0.03
+    share = masks.mean(dim=(0, 1))[disc]
+    assert share.min() > 0.2 * share.mean()
+
+
+def test_foreground_turns_with_the_photo() -> None:
+    config = replace(PAPER, anomaly_probability=1.0, rotate_probability=1.0, foreground=True)
+    axis = torch.arange(128)
+    bar = ((axis.view(-1, 1) - 64).abs() < 12) & ((axis - 64).abs() < 45)
+    good = torch.where(bar, 160, 20).byte().expand(4, 3, 128, 128).contiguous()
+    textures = torch.full((2, 3, 128, 128), 250, dtype=torch.uint8)
+    batch = AnomalySimulator(good, textures, config, torch.Generator().manual_seed(0)).batch(64)
+    anomalous = batch.mask > 0
+    assert anomalous.any()
+    on_part = batch.clean[:, :1][anomalous] > 60 / 255
+    assert on_part.float().mean() > 0.9
+
+
+def test_foreground_is_the_whole_picture_where_there_is_no_plain_background() -> None:
+    noise = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
+    plain, masked = (
+        AnomalySimulator(noise, noise, replace(PAPER, foreground=on), torch.Generator().manual_seed(1)).batch(8)
+        for on in (False, True)
+    )
+    assert torch.equal(plain.augmented, masked.augmented)
+
+
 def test_rotation_happens_as_often_as_configured_and_never_when_off() -> None:
     def rotated(config: SimulatorConfig) -> float:
         simulator = _simulator(config, gray=100)

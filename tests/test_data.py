@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 
-from service.images import ImageError
 from training.data import DataError, find_images, good_images, labelled_images, load_images, read_mask
 
 
@@ -38,10 +37,15 @@ def test_images_become_rgb_tensors_of_one_size(tmp_path: Path) -> None:
     assert loaded[0, :, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_unreadable_image_is_named(tmp_path: Path) -> None:
+def test_unreadable_images_are_all_named_at_once_with_the_remedy(tmp_path: Path) -> None:
+    _write(tmp_path / "fine.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(ImageError, match=r"broken\.png"):
-        load_images([tmp_path / "broken.png"], 32, "photos")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"3 of 4 good photos cannot be read: replace or remove them") as caught:
+        load_images(find_images(tmp_path), 32, "good photos")
+    assert all(name in str(caught.value) for name in ("broken.png", "empty.jpg", "lost.png"))
+    assert "fine.png" not in str(caught.value)
 
 
 def test_labelled_split_pairs_masks_and_needs_them(tmp_path: Path) -> None:

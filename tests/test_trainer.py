@@ -1,18 +1,31 @@
 import json
 import math
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_bundle
 from torch import Tensor
 
 from training.config import TrainConfig, preset
-from training.trainer import CHECKPOINT, STATS, TrainingError, learning_rate, train
+from training.trainer import (
+    CHECKPOINT,
+    STATS,
+    PeakMemory,
+    TrainingError,
+    disk_full_named,
+    learning_rate,
+    peak_memory,
+    train,
+)
 
 CPU = torch.device("cpu")
 TINY = preset("quick", size=64, reconstructive_width=4, discriminative_width=4, steps=6, batch=2, bf16=False)
@@ -105,6 +118,53 @@ def test_failed_checkpoint_write_names_the_file_and_keeps_the_last(tmp_path: Pat
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be written"):
         train(preset("quick", **{**_tiny(), "steps": 8}), photos(), textures(), tmp_path, device=CPU)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "room"), [(CHECKPOINT, 100_000), (CHECKPOINT, 2_000), (STATS, None)])
+def test_full_disk_names_the_file_and_the_run_goes_on_once_there_is_room(
+    tmp_path: Path, name: str, room: int | None
+) -> None:
+    """A limit on the size of files stands in for the full disk: writing fails in the middle of the file."""
+    config = replace(TINY, steps=10)
+    train(replace(config, steps=4), photos(), textures(), tmp_path, device=CPU)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    if room is None:
+        room = (tmp_path / STATS).stat().st_size + 10
+
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, unlimited[1]))
+    try:
+        with pytest.raises(TrainingError, match=rf"{re.escape(name)}: cannot be written .*make room"):
+            train(config, photos(), textures(), tmp_path, device=CPU, checkpoint_s=0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+    train(config, photos(), textures(), tmp_path, device=CPU)
+    assert len(_losses(tmp_path)) == 10
+
+
+def test_full_disk_names_the_bundle_and_leaves_no_half_of_it(tmp_path: Path) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+    try:
+        with (
+            pytest.raises(TrainingError, match=r"part: cannot be written \(File too large\): make room.*checkpoint"),
+            disk_full_named(tmp_path / "part"),
+        ):
+            make_bundle(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert list((tmp_path / "part").iterdir()) == []
+
+
+def test_peak_memory_is_recorded_and_never_falls(tmp_path: Path) -> None:
+    train(TINY, photos(), textures(), tmp_path, device=CPU)
+    peak = peak_memory(tmp_path)
+    assert 50 < peak.resident < 100_000
+    assert peak.gpu == 0
+    assert PeakMemory(resident=10**9).or_more(CPU).resident == 10**9
 
 
 def test_diverging_loss_stops_and_names_the_step(tmp_path: Path) -> None:

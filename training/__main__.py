@@ -10,13 +10,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import JsonValue
+from torch import Tensor
 from tqdm import tqdm
 
 from service.backends import Backend, BackendError, open_backend
@@ -24,37 +27,60 @@ from service.bundle import Bundle, BundleError, Thresholds, read_bundle
 from service.engines import build_engine, engine_path, gpus, open_library
 from service.images import ImageError, Pixels, read, resize
 from service.quality import Quality, measure
+from training import distributed
 from training.anomalies import SimulatorConfig
 from training.config import PRESETS, TrainConfig, load_config, preset, save_config
+from training.contamination import outlying_scores, unusual_photos
 from training.data import DataError, good_images, labelled_images, load_images
 from training.demo_parts import write_dataset
+from training.distributed import DeviceError
 from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
-from training.export import ExportError, HeldOut, export_bundle
+from training.export import ExportError, HeldOut, InspectionGraph, export_bundle, score_with_torch
 from training.networks import Draem
 from training.official import CheckpointError, load_official
+from training.queue import INTERRUPTED, QueueError, QueueStoppedError, work_through
 from training.regions import RegionError, keep_mask
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.textures import load_textures
-from training.trainer import TrainingError, keep_freed_memory, train, training_minutes
+from training.trainer import (
+    CHECKPOINT,
+    InterruptedRunError,
+    TrainingError,
+    disk_full_named,
+    keep_freed_memory,
+    peak_memory,
+    train,
+    training_minutes,
+)
 
+RESULTS = "results.json"
+_DATA = "good photos, or a folder in MVTec layout"
 _ERRORS = (
     BackendError,
     BundleError,
     CheckpointError,
     DataError,
+    DeviceError,
     EvaluationError,
     ExportError,
     ImageError,
+    QueueError,
     RegionError,
     TrainingError,
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    return _run(_parser().parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
+    except (InterruptedRunError, QueueStoppedError) as error:
+        print(error, file=sys.stderr)
+        return INTERRUPTED
     except (*_ERRORS, OSError, ValueError, httpx2.HTTPError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -66,23 +92,104 @@ def train_command(options: argparse.Namespace) -> None:
     run: Path = options.run or Path("runs") / options.recipe
     config = _config(options)
     photos = good_images(options.data)
-    _claim_run(run, config, photos)
-    keep_freed_memory()
-    trained_on, held_out = split(photos, config.holdout, config.seed)
-    good = load_images(trained_on, config.size, "good photos")
-    textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = train(config, good, textures, run, device=device).cpu()
+    with distributed.joined(options.device) as device:
+        leads = distributed.rank() == 0
+        if leads:
+            _claim_run(run, config, photos)
+        distributed.wait()
+        keep_freed_memory()
+        trained_on, held_out = split(photos, config.holdout, config.seed)
+        good = load_images(trained_on, config.size, "good photos")
+        # Before hours of training, not after: may the rest be read, and are the photos good?
+        held_out_photos = load_images(held_out, config.size, "held-out photos")
+        if (options.data / "test").is_dir():
+            labelled_images(options.data)
+        suspects = _suspects(torch.cat((good, held_out_photos)), [*trained_on, *held_out]) if leads else []
+        textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
+        network = train(config, good, textures, run, device=device, compiled=options.compile).cpu()
+        processes = distributed.world()
+    if not leads:
+        return
+    graph = InspectionGraph(network, keep_mask(options.region, options.ignore, config.size)).eval()
+    all_photos = _pixels(torch.cat((good, held_out_photos)))
+    outlying = _outlying(score_with_torch(graph, all_photos).scores, [*trained_on, *held_out])
     record: dict[str, JsonValue] = {
         "config": asdict(config),
         "good_photos": len(trained_on),
         "textures": len(textures) if options.textures else "procedural",
         "device": str(device),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "minutes": round(training_minutes(run), 2),
+        "peak_memory_mib": asdict(peak_memory(run)),
+        "unusual_photos": suspects,
+        "outlying_scores": outlying,
     }
-    bundle = _finish(options, network, _read_all(held_out, config.size), config.seed, record)
-    _write_results(run, bundle)
+    with disk_full_named(options.models / options.recipe):
+        bundle = _finish(options, network, _pixels(held_out_photos), config.seed, record)
+    with disk_full_named(run / RESULTS):
+        _write_results(run, bundle)
+
+
+def queue_command(options: argparse.Namespace) -> None:
+    """Train one recipe for each folder, named like it, one after the other; what is finished is not trained again."""
+    # A spawned process finds functions of training.__main__, but not of the __main__ that `python -m` makes of it.
+    from training.__main__ import _train_in_queue as train_in_queue
+
+    jobs: dict[str, Callable[[], int]] = {}
+    for folder in options.data:
+        recipe = folder.resolve().name
+        if recipe in jobs:
+            raise QueueError(f"{folder}: a second folder named {recipe}: recipes take their names from the folders")
+        settings = {**vars(options), "data": folder, "recipe": recipe, "command": None}
+        jobs[recipe] = partial(train_in_queue, argparse.Namespace(**settings))
+    work_through(jobs)
+
+
+def _train_in_queue(options: argparse.Namespace) -> int:
+    options.command = _train_unless_finished
+    status = _run(options)
+    if status == 1:
+        print(f"{options.recipe}: failed", file=sys.stderr)
+    return status
+
+
+def _train_unless_finished(options: argparse.Namespace) -> None:
+    run = Path("runs") / options.recipe if options.runs is None else options.runs / options.recipe
+    options.run = run
+    if (run / RESULTS).exists():
+        _claim_run(run, _config(options), good_images(options.data))
+        print(f"{options.recipe}: finished before, see {run / RESULTS}")
+        return
+    train_command(options)
+
+
+def _suspects(photos: Tensor, paths: list[Path]) -> list[JsonValue]:
+    """Warn of photos unlike the others, before anything is trained on them; what the manifest keeps of it."""
+    found = unusual_photos(photos)
+    size = photos.shape[-1]
+    for one in found:
+        print(
+            f"warning: look at {paths[one.index]}: {one.deviations:.1f} deviations from the other good photos, most at "
+            f"x {one.x * size:.0f}, y {one.y * size:.0f} of {size}; train without it if it shows a defect",
+            file=sys.stderr,
+        )
+    return [
+        {"photo": paths[one.index].name, "deviations": round(one.deviations, 1), "x": one.x, "y": one.y}
+        for one in found
+    ]
+
+
+def _outlying(scores: NDArray[np.float32], paths: list[Path]) -> list[JsonValue]:
+    """Warn of good photos that the trained network scores far above the others."""
+    found = outlying_scores(scores)
+    for i in found:
+        print(
+            f"warning: look at {paths[i]}: it scores {scores[i]:.3f}, the other good photos about "
+            f"{np.median(scores):.3f}; train again without it if it shows a defect",
+            file=sys.stderr,
+        )
+    return [{"photo": paths[i].name, "score": round(float(scores[i]), 4)} for i in found]
 
 
 def import_command(options: argparse.Namespace) -> None:
@@ -138,9 +245,10 @@ def _claim_run(run: Path, config: TrainConfig, photos: list[Path]) -> None:
     """Begin a run in folder `run`, or go on with one of the same settings and photos; else TrainingError."""
     listing = "".join(f"{photo.name} {photo.stat().st_size}\n" for photo in photos)
     run.mkdir(parents=True, exist_ok=True)
-    if not (run / "config.json").exists():
-        (run / "photos.txt").write_text(listing)
-        save_config(config, run / "config.json")
+    if not (run / CHECKPOINT).exists():
+        with disk_full_named(run / "config.json"):
+            (run / "photos.txt").write_text(listing)
+            save_config(config, run / "config.json")
         return
     for what, same in (
         ("settings", load_config(run / "config.json") == config),
@@ -220,9 +328,13 @@ def _finish(
 
 def _write_results(run: Path, bundle: Bundle) -> None:
     manifest = bundle.manifest
-    (run / "results.json").write_text(manifest.model_dump_json(indent=2, exclude={"files"}) + "\n")
+    (run / RESULTS).write_text(manifest.model_dump_json(indent=2, exclude={"files"}) + "\n")
     if manifest.metrics:
         (run / "results.md").write_text(markdown({manifest.recipe: manifest.metrics}) + "\n")
+
+
+def _pixels(photos: Tensor) -> list[Pixels]:
+    return list(np.ascontiguousarray(photos.permute(0, 2, 3, 1).numpy()))
 
 
 def _read_all(paths: list[Path], size: int) -> list[Pixels]:
@@ -243,17 +355,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
 
     command = _command(commands, "train", train_command)
-    _bundle_flags(command)
-    command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
+    command.add_argument("--data", type=Path, required=True, help=_DATA)
+    command.add_argument("--recipe", required=True, help="name of the recipe")
     command.add_argument("--run", type=Path, help="folder for checkpoint and statistics; default runs/RECIPE")
-    command.add_argument("--preset", choices=PRESETS, default="edge")
-    settings = command.add_argument_group("settings that differ from the preset")
-    for cls in (TrainConfig, SimulatorConfig):
-        for f in fields(cls):
-            if f.name not in {"preset", "simulator"}:
-                settings.add_argument(f"--{f.name.replace('_', '-')}", type=_flag_type(f.type), metavar="X")
+    _training_flags(command)
+    _bundle_flags(command)
+
+    command = _command(commands, "queue", queue_command)
+    command.add_argument("--data", type=Path, nargs="+", required=True, help=f"folders, each: {_DATA}")
+    command.add_argument("--runs", type=Path, help="folder of the folders for checkpoints and statistics; default runs")
+    _training_flags(command)
+    _bundle_flags(command)
 
     command = _command(commands, "import-checkpoint", import_command)
+    command.add_argument("--data", type=Path, required=True, help=_DATA)
+    command.add_argument("--recipe", required=True, help="name of the recipe")
     _bundle_flags(command)
     command.add_argument("--reconstructive", type=Path, required=True, help="the authors' *.pckl")
     command.add_argument("--discriminative", type=Path, required=True, help="the authors' *_seg.pckl")
@@ -289,9 +405,19 @@ def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], 
     return command
 
 
+def _training_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
+    command.add_argument("--preset", choices=PRESETS, default="edge")
+    command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    command.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    settings = command.add_argument_group("settings that differ from the preset")
+    for cls in (TrainConfig, SimulatorConfig):
+        for f in fields(cls):
+            if f.name not in {"preset", "simulator"}:
+                settings.add_argument(f"--{f.name.replace('_', '-')}", type=_flag_type(f.type), metavar="X")
+
+
 def _bundle_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, required=True, help="good photos, or a folder in MVTec layout")
-    command.add_argument("--recipe", required=True, help="name of the recipe")
     command.add_argument("--version", help="version of the bundle; default the time")
     command.add_argument("--models", type=Path, default=Path("models"), help="where bundles go")
     command.add_argument("--region", type=Path, help="where anomalies count: PNG (white) or JSON polygons")

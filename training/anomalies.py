@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.perlin import perlin_noise
+from training.simulated_defects import foreground_mask
 from training.textures import augment_textures, rotate
 
 
@@ -21,12 +22,15 @@ class SimulatorConfig:
     perlin_max_exponent: int = 5  # lattice resolution per axis 2^0 .. 2^5, drawn per axis
     perlin_threshold: float = 0.5  # noise above it is anomalous
     opacity_min: float = 0.2  # the texture's share of the blend is U(opacity_min, 1)
+    middling_opacity: bool = False  # N(0.5, 0.1) clipped to [0.2, 0.8] instead of uniform (GLASS, Chen et al. 2024)
     texture_augmentation: bool = True  # three of ten augmenters on each texture
     own_texture: float = 0.0  # share of anomalies whose texture is another good photo (0: the paper)
     mask_combination: bool = False  # union or intersection of two masks for a third each (GLASS, Chen et al. 2024)
     visible_min: float = 0.0  # masked pixels that the blend changed by less (largest channel, of 1) count as normal
     rotate_probability: float = 0.3  # good photos are rotated by U(-rotate_degrees, rotate_degrees)
     rotate_degrees: float = 90.0  # 0 for parts that always lie the same way
+    rotate_fill: int = 0  # grey level of the corners that rotation brings in; 0: the paper, 114: DeSTSeg
+    foreground: bool = False  # anomalies on the part only, where it stands out from a plain background (GLASS)
 
 
 @dataclass(frozen=True)
@@ -48,29 +52,57 @@ class AnomalySimulator:
         self.textures = textures
         self.config = config
         self.generator = generator
+        self.part = self._part() if config.foreground else None
 
     def batch(self, count: int) -> Batch:
-        clean = self._good_photos(count)
+        clean, part = self._good_photos(count)
         anomalous = torch.rand(count, generator=self.generator) < self.config.anomaly_probability
         mask = torch.zeros((count, 1, *clean.shape[2:]), device=clean.device)
         augmented = clean.clone()
-        if chosen := anomalous.nonzero().flatten().tolist():
-            mask[chosen] = self._masks(len(chosen))
-            opacity = self.config.opacity_min + (1 - self.config.opacity_min) * self._uniform(len(chosen), 1, 1, 1)
-            weight = mask[chosen] * opacity.to(clean.device)
-            augmented[chosen] = torch.lerp(clean[chosen], self._texture(len(chosen)), weight)
-        if self.config.visible_min > 0:
-            change = (augmented - clean).abs().amax(dim=1, keepdim=True)
-            mask *= change >= self.config.visible_min
+        chosen = anomalous.nonzero().flatten().to(clean.device)
+        if count := len(chosen):
+            masks = self._masks(count) if part is None else self._masks_on(part.index_select(0, chosen))
+            before = clean.index_select(0, chosen)
+            opacity = self._opacity(count).to(clean.device)
+            after = torch.lerp(before, self._texture(count), masks * opacity)
+            if self.config.visible_min > 0:
+                change = (after - before).abs_().amax(dim=1, keepdim=True)
+                masks *= change >= self.config.visible_min
+            mask[chosen], augmented[chosen] = masks, after
         return Batch(augmented, clean, mask)
 
-    def _good_photos(self, count: int) -> Tensor:
-        photos = self._pick(self.good, count) / 255
+    def _part(self) -> Tensor | None:
+        photos = self.good[:32].permute(0, 2, 3, 1).cpu().numpy()
+        part = foreground_mask(list(photos))
+        return None if part is None else torch.from_numpy(part).to(self.good.device).float()[None, None]
+
+    def _good_photos(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """Photos, some of them rotated, and where the part is on each, `(N, 1, H, W)`; None: anywhere."""
+        photos = self._pick(self.good, count).div_(255)
+        part = None if self.part is None else self.part.repeat(count, 1, 1, 1)
         turned = self._uniform(count) < self.config.rotate_probability
-        degrees = self.config.rotate_degrees * (2 * self._uniform(count) - 1)
-        if self.config.rotate_degrees and (chosen := turned.nonzero().flatten().tolist()):
-            photos[chosen] = rotate(photos[chosen], degrees[chosen].to(photos.device))
-        return photos
+        degrees = (self.config.rotate_degrees * (2 * self._uniform(count) - 1))[turned].to(photos.device)
+        chosen = turned.nonzero().flatten().to(photos.device)
+        if self.config.rotate_degrees and len(chosen):
+            photos[chosen] = rotate(photos.index_select(0, chosen), degrees, self.config.rotate_fill / 255)
+            if part is not None:
+                part[chosen] = rotate(part.index_select(0, chosen), degrees).round()
+        return photos, part
+
+    def _opacity(self, count: int) -> Tensor:
+        if self.config.middling_opacity:
+            return (0.5 + 0.1 * torch.randn((count, 1, 1, 1), generator=self.generator)).clamp(0.2, 0.8)
+        return self.config.opacity_min + (1 - self.config.opacity_min) * self._uniform(count, 1, 1, 1)
+
+    def _masks_on(self, part: Tensor) -> Tensor:
+        """Masks within the part; one that misses it is drawn again, up to three times."""
+        masks = self._masks(len(part)) * part
+        for _ in range(3):
+            missed = masks.amax(dim=(1, 2, 3)).eq(0).nonzero().flatten()
+            if not len(missed):
+                break
+            masks[missed] = self._masks(len(missed)) * part.index_select(0, missed)
+        return masks
 
     def _masks(self, count: int) -> Tensor:
         masks = self._perlin_masks(count)
@@ -89,7 +121,7 @@ class AnomalySimulator:
         noise = perlin_noise(2**exponents, size, self.generator, device).unsqueeze(1)
         # Rotated before the threshold, so the corners that come in (0) are never anomalous.
         noise = rotate(noise, (180 * self._uniform(count) - 90).to(device))
-        return (noise > self.config.perlin_threshold).float()
+        return noise.gt_(self.config.perlin_threshold)
 
     def _texture(self, count: int) -> Tensor:
         texture = self._pick(self.textures, count)
@@ -103,11 +135,11 @@ class AnomalySimulator:
         if self.config.texture_augmentation:
             foreign = sorted(set(range(count)) - set(own))
             texture[foreign] = augment_textures(texture[foreign], self.generator)
-        return texture / 255
+        return texture.div_(255)
 
     def _pick(self, source: Tensor, count: int) -> Tensor:
         index = torch.randint(0, len(source), (count,), generator=self.generator)
-        return source[index.to(source.device)].float()
+        return source.index_select(0, index.to(source.device)).float()
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.generator)

@@ -28,7 +28,7 @@ class TrainConfig:
     l2_weight: float = 1.0
     ssim_weight: float = 1.0
     focal_weight: float = 1.0
-    bf16: bool = False  # autocast to bfloat16; losses and weights stay float32
+    bf16: bool = False  # autocast to bfloat16 (float16 on GPUs without it); losses and weights stay float32
     max_textures: int = 0  # decoded textures kept in memory; 0: all
     holdout: float = 0.15  # share of the good photos kept for calibration, never trained on
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)

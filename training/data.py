@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from service.images import read, resize
+from service.images import ImageError, read, resize
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -78,15 +78,25 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
 
 
 def load_images(paths: list[Path], size: int, what: str) -> Tensor:
-    """Decode and resize to uint8 `(N, 3, size, size)` RGB with a progress bar; ImageError and OSError name the file."""
+    """Decode and resize to uint8 `(N, 3, size, size)` RGB with a progress bar; DataError names all unreadable files."""
     out = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
 
-    def load(index: int) -> None:
-        pixels = resize(read(paths[index]), size, size)
+    def load(index: int) -> str | None:
+        try:
+            pixels = resize(read(paths[index]), size, size)
+        except (ImageError, OSError) as error:
+            return str(error)
         out[index] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return None
 
     with ThreadPoolExecutor(4) as pool:
         jobs = pool.map(load, range(len(paths)))
-        for _ in tqdm(jobs, total=len(paths), desc=f"reading {what}", unit="img", leave=False):
-            pass
+        problems = [
+            problem for problem in tqdm(jobs, f"reading {what}", len(paths), leave=False, unit="img") if problem
+        ]
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(paths)} {what} cannot be read: replace or remove them, then run the same command "
+            f"again\n  " + "\n  ".join(problems[:20]) + ("\n  …" if len(problems) > 20 else "")
+        )
     return out

@@ -25,14 +25,9 @@ def perlin_noise(resolutions: Tensor, size: int, generator: torch.Generator, dev
     angles = torch.rand((len(resolutions), lines, lines), generator=generator) * (2 * math.pi)
     angles = angles.to(device)
     weights, ramps = _lattice(size, device)
-    rows, columns = _exponents(resolutions, device)
-    noise = ramps[rows] @ angles.cos() @ weights[columns].mT + weights[rows] @ angles.sin() @ ramps[columns].mT
-    return math.sqrt(2) * noise
-
-
-def _exponents(resolutions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    index = (resolutions - 1).to(device)
-    return index[:, 0], index[:, 1]
+    rows, columns = (resolutions - 1).to(device).unbind(dim=1)
+    noise = ramps[rows] @ (angles.cos() @ weights[columns].mT)
+    return torch.baddbmm(noise, weights[rows], angles.sin() @ ramps[columns].mT).mul_(math.sqrt(2))
 
 
 _LATTICES: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}

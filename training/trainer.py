@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
 import os
 import platform
+import resource
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from training import distributed
 from training.anomalies import AnomalySimulator
 from training.config import TrainConfig
 from training.losses import draem_losses
@@ -36,54 +42,118 @@ class InterruptedRunError(TrainingError):
     """Stopped by a signal after saving a checkpoint."""
 
 
+@dataclass(frozen=True)
+class PeakMemory:
+    """MiB: resident memory of the process, and what torch had allocated on its GPU (0 without one)."""
+
+    resident: int = 0
+    gpu: int = 0
+
+    def or_more(self, device: torch.device) -> PeakMemory:
+        """This, or what the process has needed so far where that is more."""
+        # Kibibytes on Linux, bytes on macOS.
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+        gpu = torch.cuda.max_memory_allocated(device) // 2**20 if device.type == "cuda" else 0
+        return PeakMemory(max(self.resident, resident), max(self.gpu, gpu))
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a run is: steps done, seconds spent, memory needed."""
+
+    step: int = 0
+    seconds: float = 0.0
+    peak: PeakMemory = field(default_factory=PeakMemory)
+
+
 def train(
-    config: TrainConfig, good: Tensor, textures: Tensor, run: Path, *, device: torch.device, checkpoint_s: float = 60.0
+    config: TrainConfig,
+    good: Tensor,
+    textures: Tensor,
+    run: Path,
+    *,
+    device: torch.device,
+    compiled: bool = False,
+    checkpoint_s: float = 60.0,
 ) -> Draem:
     """Train on good photos and textures, both uint8 `(N, 3, S, S)`; returns the network in eval mode.
+
+    `compiled` runs the network through torch.compile. Where `training.distributed` has joined several processes, all
+    of them call this, each takes an equal share of the batch, and the first writes the files.
 
     Continues from `run/checkpoint.pt` where there is one: the same losses as without the interruption, to the bit on
     the same machine and thread count. SIGTERM and SIGINT save a checkpoint, then raise InterruptedRunError.
     """
     steps = config.steps or config.epochs * math.ceil(len(good) / config.batch)
+    if config.batch % distributed.world():
+        raise TrainingError(f"--batch {config.batch} cannot be shared by {distributed.world()} processes")
+    if compiled and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise TrainingError("--compile on the CPU needs a C++ compiler: install g++ or leave --compile out")
     torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(simulator_seed(config.seed, distributed.rank()))
     network = Draem(config.reconstructive_width, config.discriminative_width)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(config, network)
+    half = _autocast_type(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.bf16 and half == torch.float16)
     simulator = AnomalySimulator(good.to(device), textures.to(device), config.simulator, generator)
-    step, seconds = _resume(run, network, optimizer, generator)
-    started = time.monotonic() - seconds
+    state = _resume(run, network, optimizer, scaler, generator)
+    forward = distributed.share(network, device)
+    if compiled:
+        forward = torch.compile(forward)  # type: ignore[assignment]
+    step, started, peak = state.step, time.monotonic() - state.seconds, state.peak
     weights = {"l2": config.l2_weight, "ssim": config.ssim_weight, "focal": config.focal_weight}
     saved_at = time.monotonic()
+    leads = distributed.rank() == 0
 
-    with _stop_requests() as stopped, (run / STATS).open("a") as stats:
-        for step in tqdm(range(step, steps), initial=step, total=steps, desc="training", unit="step"):  # noqa: B020
+    log = run / STATS if leads else Path(os.devnull)
+    with _stop_requests() as stopped, disk_full_named(log), log.open("a") as stats:
+        for step in tqdm(  # noqa: B020
+            range(step, steps), initial=step, total=steps, desc="training", unit="step", disable=not leads
+        ):
             lr = learning_rate(config, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            batch = simulator.batch(config.batch)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                reconstruction, logits = network(batch.augmented.contiguous(memory_format=torch.channels_last))
+            batch = simulator.batch(config.batch // distributed.world())
+            with torch.autocast(device.type, half, enabled=config.bf16):
+                reconstruction, logits = forward(batch.augmented.contiguous(memory_format=torch.channels_last))
             losses = draem_losses(reconstruction, logits, batch.clean, batch.mask)
             total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=device))
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(total)
-            optimizer.step()
+            torch.autograd.backward(scaler.scale(total))
+            scaler.step(optimizer)
+            scaler.update()
 
-            values = {name: loss.item() for name, loss in losses.items()}
+            # One message tells every process the mean losses, and whether any was told to stop or is due to save.
+            due = time.monotonic() - saved_at > checkpoint_s
+            flags = torch.tensor([float(bool(stopped)), float(due)], device=device)
+            news = distributed.mean(torch.cat((torch.stack(list(losses.values())).detach(), flags))).tolist()
+            values = dict(zip(losses, news, strict=False))
+            stop, save = news[-2] > 0, news[-1] > 0
             if not all(math.isfinite(value) for value in values.values()):
                 raise TrainingError(f"step {step}: loss is not finite {values}: lower --lr or train without --bf16")
             stats.write(json.dumps({"step": step, "lr": lr, **values}) + "\n")
-            if stopped or time.monotonic() - saved_at > checkpoint_s or step + 1 == steps:
+            if stop or save or step + 1 == steps:
                 stats.flush()
-                _save(run, step + 1, time.monotonic() - started, network, optimizer, generator)
+                peak = peak.or_more(device)
+                state = _State(step + 1, time.monotonic() - started, peak)
+                _save(run, state, network, optimizer, scaler, generator)
+                distributed.wait()
                 saved_at = time.monotonic()
-            if stopped and step + 1 < steps:
+            if stop and step + 1 < steps:
                 raise InterruptedRunError(
                     f"stopped at step {step + 1} of {steps}: run the same command again to continue"
                 )
-    network.eval()
-    return network
+    # Into a plain network, because the trained one may have SyncBatchNorm layers, which cannot be exported.
+    trained = Draem(config.reconstructive_width, config.discriminative_width).to(device)
+    trained.load_state_dict(network.state_dict())
+    return trained.eval()
+
+
+def simulator_seed(seed: int, rank: int) -> int:
+    """Seed of one process's simulator: `seed` itself for the first, so that a run alone does not depend on this."""
+    return seed + 1_000_003 * rank
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -99,6 +169,25 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
 def training_minutes(run: Path) -> float:
     """Time that the training loop of this run has taken, over all its sessions."""
     return float(_read(run / CHECKPOINT)["seconds"]) / 60
+
+
+def peak_memory(run: Path) -> PeakMemory:
+    """Most memory that the training loop of this run has held, over all its sessions, of the first process."""
+    return PeakMemory(**_read(run / CHECKPOINT)["peak"])
+
+
+@contextmanager
+def disk_full_named(what: Path) -> Iterator[None]:
+    """Errors of a full disk do not tell which file was written: raise TrainingError with `what` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        raise TrainingError(
+            f"{what}: cannot be written ({error.strerror}): make room, then run the same command again; "
+            "it continues from the last checkpoint"
+        ) from error
 
 
 def keep_freed_memory() -> None:
@@ -119,28 +208,44 @@ def _optimizer(config: TrainConfig, network: Draem) -> torch.optim.Optimizer:
     return torch.optim.Adam(network.parameters(), config.lr)
 
 
+def _autocast_type(device: torch.device) -> torch.dtype:
+    """bfloat16, or float16 on GPUs that only emulate bfloat16; float16 needs its losses scaled."""
+    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
+
+
 def _save(
-    run: Path, step: int, seconds: float, network: Draem, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    run: Path,
+    state: _State,
+    network: Draem,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    generator: torch.Generator,
 ) -> None:
-    state = {
-        "step": step,
-        "seconds": seconds,
+    generators = distributed.collect(generator.get_state())
+    if distributed.rank() > 0:
+        return
+    contents = {
+        **asdict(state),
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
+        "scaler": scaler.state_dict(),
+        "generators": generators,
     }
     temporary = run / f".{CHECKPOINT}.new"
     try:
         with temporary.open("wb") as stream:
-            torch.save(state, stream)
+            torch.save(contents, stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(run / CHECKPOINT)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch turns some failed writes into a RuntimeError
         with suppress(OSError):
             temporary.unlink()
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise TrainingError(
-            f"{run / CHECKPOINT}: cannot be written ({error.strerror}): the last one is kept"
+            f"{run / CHECKPOINT}: cannot be written ({reason}): the last one is kept; make room, then run the same "
+            "command again to continue from it"
         ) from error
 
 
@@ -155,20 +260,33 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _resume(
-    run: Path, network: Draem, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> tuple[int, float]:
+    run: Path,
+    network: Draem,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    generator: torch.Generator,
+) -> _State:
+    stats = run / STATS
     if not (run / CHECKPOINT).exists():
-        (run / STATS).unlink(missing_ok=True)
-        return 0, 0.0
+        if distributed.rank() == 0:
+            stats.unlink(missing_ok=True)
+        return _State()
     state = _read(run / CHECKPOINT)
+    if len(state["generators"]) != distributed.world():
+        raise TrainingError(
+            f"{run / CHECKPOINT}: a run of {len(state['generators'])} processes, not {distributed.world()}: "
+            f"continue it with torchrun --nproc-per-node {len(state['generators'])}"
+        )
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["generator"])
+    scaler.load_state_dict(state["scaler"])
+    generator.set_state(state["generators"][distributed.rank()])
     step = int(state["step"])
-    # Lines written after the checkpoint will be written again.
-    lines = (run / STATS).read_text().splitlines(keepends=True)
-    (run / STATS).write_text("".join(lines[:step]))
-    return step, float(state["seconds"])
+    if distributed.rank() == 0:
+        # Lines written after the checkpoint will be written again.
+        lines = stats.read_text().splitlines(keepends=True)
+        stats.write_text("".join(lines[:step]))
+    return _State(step, float(state["seconds"]), PeakMemory(**state["peak"]))
 
 
 @contextmanager
