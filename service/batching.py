@@ -149,8 +149,10 @@ class Batcher:
         self._thread.join()
 
     def expected_wait(self) -> float:
-        """Seconds until the device could begin with an image that came now."""
+        """Seconds until the device could begin with an image that came now; raises ClosedError while shutting down."""
         with self._changed:
+            if self._closing:
+                raise ClosedError
             return self._expected_wait(self._clock())
 
     def _expected_wait(self, now: float) -> float:

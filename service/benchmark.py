@@ -166,6 +166,7 @@ async def _service(models: Path, recipe: str) -> AsyncIterator[tuple[subprocess.
     """`python -m service` with its defaults on a free port, ready; ended afterwards."""
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
         flags = ["--port", "0", "--models-dir", str(models), "--default-recipe", recipe, "--records-dir", folder]
+        flags += ["--drain-grace-s", "0"]
         process = subprocess.Popen([sys.executable, "-m", "service", *flags], stderr=log)  # noqa: S603
         try:
             while not (found := re.search(rb"running on (http://\S+)", Path(log.name).read_bytes())):

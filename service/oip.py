@@ -112,7 +112,7 @@ async def model_metadata(request: Request, model: str) -> dict[str, Any]:
 async def model_ready(request: Request, model: str) -> JSONResponse:
     """200 when the recipe can inspect; 503 after its backend failed or while the service shuts down."""
     recipe = _choose(request, model)
-    can = recipe.model.failures == 0 and not station_of(request).draining
+    can = recipe.model.failures == 0 and not station_of(request).drain.begun
     return JSONResponse({"name": recipe.name, "ready": can}, 200 if can else 503)
 
 
@@ -128,8 +128,6 @@ async def infer(
     started = time.monotonic()
     station = station_of(request)
     station.access.require(request, "inspect")
-    if station.draining:
-        raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0)
     deadline = started + (x_deadline_ms or station.settings.deadline_ms) / 1000
     recipe = _choose(request, model)
     station.inspector.admit(deadline)

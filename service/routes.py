@@ -87,8 +87,6 @@ async def inspect(
     started = time.monotonic()
     station = station_of(request)
     station.access.require(request, "inspect")
-    if station.draining:
-        raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0)
     deadline = started + (x_deadline_ms or station.settings.deadline_ms) / 1000
     chosen = choose_recipe(station, recipe)
     picture = _wanted_picture(request)
@@ -160,8 +158,10 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
     """200 when images can be inspected; 503 with the reason otherwise."""
-    reason = why_not_ready(station_of(request))
-    return JSONResponse({"status": "not ready" if reason else "ready", "reason": reason}, 503 if reason else 200)
+    station = station_of(request)
+    reason = why_not_ready(station)
+    status = "draining" if station.drain.begun else "not ready" if reason else "ready"
+    return JSONResponse({"status": status, "reason": reason}, 503 if reason else 200)
 
 
 @router.get("/state")

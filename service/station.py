@@ -9,6 +9,7 @@ from fastapi import Request
 from service.access import Access
 from service.batching import Batcher
 from service.counters import Counters
+from service.draining import Drain
 from service.inspection import Inspector
 from service.monitoring import Metrics
 from service.problems import ProblemError
@@ -31,7 +32,7 @@ class Station:
     records: Records | None
     triggers: Triggers
     counters: Counters
-    draining: bool = False
+    drain: Drain
 
 
 def station_of(request: Request) -> Station:
@@ -40,7 +41,7 @@ def station_of(request: Request) -> Station:
 
 
 def why_not_ready(station: Station) -> str | None:
-    return "shutting down" if station.draining else station.recipes.why_not_ready()
+    return "draining: the service is shutting down" if station.drain.begun else station.recipes.why_not_ready()
 
 
 def choose_recipe(station: Station, name: str | None) -> Recipe:

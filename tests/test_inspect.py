@@ -1,7 +1,9 @@
 """POST /inspect as a line integrator meets it: good pictures, every kind of bad one, and the next good one after it."""
 
 import base64
+import hashlib
 import io
+import re
 import struct
 import threading
 import zlib
@@ -291,6 +293,18 @@ def test_page_and_its_files_come_from_the_service_itself(client: TestClient) -> 
         assert name in page.text
         assert client.get(name).status_code == 200
     assert "http://" not in page.text.replace("http://localhost", "")
+
+
+def test_docs_need_no_internet(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert "//" not in page.text.replace("</", "")
+    for file in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
+        assert client.get(file).status_code == 200
+    assert "swagger-ui-bundle.js" in page.text
+    policy = page.headers["content-security-policy"]
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
 
 
 def test_golden_images_can_be_fetched(client: TestClient) -> None:
