@@ -29,11 +29,12 @@ from service.codec import Codec
 from service.counters import Counters
 from service.docs import add_docs
 from service.draining import Drain
+from service.golden import GoldenError
 from service.inspection import Inspector
 from service.middleware import RequestContext
 from service.monitoring import Metrics
 from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
-from service.recipes import GoldenError, RecipeNotReadyError, RecipeStore
+from service.recipes import RecipeNotReadyError, RecipeStore
 from service.records import Records
 from service.routes import router
 from service.settings import Settings

@@ -10,7 +10,7 @@ from typing import Literal
 from fastapi import Response
 from pydantic import BaseModel
 
-from service.bundle import Precision
+from service.bundle import Precision, QualityLimits
 from service.heatmap import Region
 from service.inspection import Inspection
 from service.recipes import Recipe
@@ -23,6 +23,15 @@ class ThresholdsReply(BaseModel):
     review: float
     reject: float
     pixel: float
+    min_area: int
+
+
+class LimitsReply(BaseModel):
+    """Whose limits are in force: the manifest's, or changed ones, since when and by whom."""
+
+    source: Literal["manifest", "changed"]
+    changed: str | None = None
+    by: str | None = None
 
 
 class BackendReply(BaseModel):
@@ -50,6 +59,7 @@ class InspectionReply(BaseModel):
     score: float
     faults: list[str]
     thresholds: ThresholdsReply
+    limits: LimitsReply
     regions: list[Region]
     heatmap: HeatmapReply | None
     backend: BackendReply
@@ -64,6 +74,8 @@ class RecipeReply(BaseModel):
     version: str | None = None
     model_sha256: str | None = None
     thresholds: ThresholdsReply | None = None
+    quality: QualityLimits | None = None
+    limits: LimitsReply | None = None
     golden_images: int = 0
     golden_checked: str | None = None
 
@@ -81,6 +93,7 @@ def inspection_reply(inspection: Inspection, request_id: str, part_id: str | Non
         score=inspection.score,
         faults=inspection.faults,
         thresholds=thresholds_reply(recipe),
+        limits=limits_reply(recipe),
         regions=inspection.regions,
         heatmap=None
         if picture is None
@@ -113,6 +126,7 @@ def _result_headers(inspection: Inspection) -> dict[str, str]:
         "X-Recipe": recipe.name,
         "X-Recipe-Version": recipe.version,
         "X-Model-Sha256": recipe.model_sha256,
+        "X-Limits": limits_reply(recipe).source,
         "Server-Timing": ", ".join(f"{stage};dur={1000 * value:.3f}" for stage, value in inspection.seconds.items()),
     }
 
@@ -124,14 +138,23 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
         version=recipe.version,
         model_sha256=recipe.model_sha256,
         thresholds=thresholds_reply(recipe),
+        quality=recipe.limits.quality,
+        limits=limits_reply(recipe),
         golden_images=len(recipe.bundle.manifest.golden),
         golden_checked=recipe.checked.isoformat(timespec="seconds"),
     )
 
 
 def thresholds_reply(recipe: Recipe) -> ThresholdsReply:
-    thresholds = recipe.bundle.manifest.thresholds
-    return ThresholdsReply(review=thresholds.review, reject=thresholds.reject, pixel=thresholds.pixel)
+    limits = recipe.limits.thresholds
+    return ThresholdsReply(review=limits.review, reject=limits.reject, pixel=limits.pixel, min_area=limits.min_area)
+
+
+def limits_reply(recipe: Recipe) -> LimitsReply:
+    change = recipe.limits.change
+    if change is None:
+        return LimitsReply(source="manifest")
+    return LimitsReply(source="changed", changed=change.changed.isoformat(timespec="seconds"), by=change.by)
 
 
 def backend_reply(recipe: Recipe) -> BackendReply:

@@ -64,7 +64,7 @@ def test_verdict_score_and_thresholds(client: TestClient, data: bytes, verdict: 
     reply = post(client, data, headers={"X-Part-Id": "A 17"}).json()
     assert reply["verdict"] == verdict
     assert reply["score"] == pytest.approx(score, abs=1e-6)
-    assert reply["thresholds"] == {"review": 0.3, "reject": 0.6, "pixel": 0.5}
+    assert reply["thresholds"] == {"review": 0.3, "reject": 0.6, "pixel": 0.5, "min_area": 0}
     assert (reply["recipe"], reply["version"], reply["part_id"]) == ("part", "1", "A 17")
     assert reply["backend"] == {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"}
     assert reply["heatmap"] is None

@@ -95,7 +95,10 @@ def test_metadata_and_health(client: TestClient) -> None:
     metadata = client.get("/v2/models/part").json()
     assert metadata == client.get("/v2/models/part/versions/1").json()
     assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("part", ["1"], "onnxruntime_onnx")
-    assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]}]
+    assert metadata["inputs"] == [
+        {"name": "image", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]},
+        {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]},
+    ]
     assert {output["name"]: (output["datatype"], output["shape"]) for output in metadata["outputs"]} == {
         "anomaly_map": ("FP32", [-1, SIZE, SIZE]),
         "score": ("FP32", [-1]),
