@@ -223,16 +223,20 @@ class Batcher:
             maps, scores = model.backend.run(np.stack([job.image for job in batch]))
             if len(maps) != len(batch) or len(scores) != len(batch):
                 raise BackendError(f"{len(maps)} maps and {len(scores)} scores for {len(batch)} images")
+            seconds = self._clock() - started
+            results = [
+                Result(anomaly_map, float(score), started - job.submitted, seconds, len(batch))
+                for job, anomaly_map, score in zip(batch, maps, scores, strict=True)
+            ]
         # Whatever a backend raises must reach the waiting requests: a dead thread would leave them without an answer.
         except Exception as error:
             model.failures += 1
             for job in batch:
                 job.future.set_exception(BackendError(f"{model.backend.name}: {error}"))
             return
-        seconds = self._clock() - started
         model.failures = 0
         per_image = seconds / len(batch)
         model.seconds_per_image += (_NEWEST if model.seconds_per_image else 1.0) * (per_image - model.seconds_per_image)
         self._on_batch(len(batch))
-        for job, anomaly_map, score in zip(batch, maps, scores, strict=True):
-            job.future.set_result(Result(anomaly_map, float(score), started - job.submitted, seconds, len(batch)))
+        for job, result in zip(batch, results, strict=True):
+            job.future.set_result(result)
