@@ -99,17 +99,12 @@ def decode_raw(
 def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:
     """The pixels of a JPEG that libjpeg-turbo has no warning for, the same as OpenCV's; None where that must decode it.
 
-    Turned pictures and CMYK are checked here and decoded again by OpenCV, for its rules; a sampling of the colours that
-    TurboJPEG does not know (rare, hardly from a camera) is left to OpenCV unchecked.
+    Turned pictures and CMYK are checked here and decoded again by OpenCV, for its rules.
     """
-    try:
-        simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:
-        return None
     try:
         pixels = simplejpeg.decode_jpeg(data, "CMYK" if header.mode == "CMYK" else "RGB", strict=True)
         upright = header.getexif().get(_EXIF_ORIENTATION, 1) == 1
-    # Pillow's reading of hostile EXIF raises many types.
+    # Hostile headers raise many types, here and in Pillow's reading of EXIF.
     except Exception as error:
         raise ImageError("corrupt_image", f"the JPEG is damaged or cut short: {error}") from error
     return pixels if upright and header.mode in {"L", "RGB"} else None
