@@ -38,7 +38,7 @@ _BODY = {"application/json": {"schema": {"type": "object", "required": ["inputs"
 _IN_PATH = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 _VERSION: dict[str, Any] = {"parameters": [_IN_PATH]}
 _POST: dict[str, Any] = {"requestBody": {"required": True, "content": _BODY}}
-_RESPONSES: dict[int | str, dict[str, Any]] = dict(openapi_responses())
+_RESPONSES: dict[int | str, dict[str, Any]] = openapi_responses()
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready"}}
 _TENSORS: dict[int | str, dict[str, Any]] = {**_RESPONSES, 200: {"content": _BINARY}}
 

@@ -20,7 +20,7 @@ from service.station import choose_recipe, station_of
 
 log = logging.getLogger("draem_inspect")
 
-router = APIRouter(responses=dict(openapi_responses()))
+router = APIRouter(responses=openapi_responses())
 
 
 @router.get("/recipes")
@@ -100,6 +100,17 @@ async def golden_image(request: Request, recipe: str, index: int) -> FileRespons
     if not 0 <= index < len(bundle.manifest.golden):
         raise ProblemError("not_found", f"recipe {recipe!r} has golden images 0 to {len(bundle.manifest.golden) - 1}")
     return FileResponse(bundle.file(bundle.manifest.golden[index].image), media_type="image/png")
+
+
+@router.get("/recipes/{recipe}/keep.png", response_class=FileResponse)
+async def keep_mask(request: Request, recipe: str) -> FileResponse:
+    """Where anomalies count (white) and where they are ignored (black), at the network's size; 404 where all counts."""
+    station = station_of(request)
+    station.access.require(request, "inspect")
+    bundle = choose_recipe(station, recipe).bundle
+    if bundle.manifest.keep_mask is None:
+        raise ProblemError("not_found", f"recipe {recipe!r} ignores nothing")
+    return FileResponse(bundle.file(bundle.manifest.keep_mask), media_type="image/png")
 
 
 async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recipe]) -> RecipeReply:

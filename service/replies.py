@@ -8,7 +8,7 @@ import uuid
 from typing import Literal
 
 from fastapi import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from service.bundle import Precision, QualityLimits
 from service.heatmap import Region
@@ -46,8 +46,29 @@ class HeatmapReply(BaseModel):
     data: str  # base64
 
 
+_EXAMPLE: dict[str, JsonValue] = {
+    "inspection_id": "0b6f1f5e-3f0a-4f0e-9a55-0d2f2a6c9a11",
+    "request_id": "line-4.17",
+    "part_id": "A 17",
+    "recipe": "demo",
+    "version": "1",
+    "model_sha256": "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8",
+    "verdict": "NG",
+    "score": 0.55,
+    "faults": [],
+    "thresholds": {"review": 0.11, "reject": 0.13, "pixel": 0.5, "min_area": 0},
+    "limits": {"source": "changed", "changed": "2026-01-02T12:00:00+00:00", "by": "Ada from quality"},
+    "regions": [{"x": 126, "y": 101, "width": 41, "height": 56, "area": 1456, "peak": 0.55}],
+    "heatmap": {"format": "overlay", "media_type": "image/png", "data": "iVBORw0KGgo="},
+    "backend": {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"},
+    "timings_ms": {"read": 0.4, "decode": 0.6, "quality": 0.2, "queue": 0.5, "model": 18.3, "postprocess": 0.4},
+}
+
+
 class InspectionReply(BaseModel):
     """Regions are in pixels of the sent image; times in milliseconds by stage; `faults` of the picture, if any."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     inspection_id: str
     request_id: str
@@ -76,6 +97,7 @@ class RecipeReply(BaseModel):
     thresholds: ThresholdsReply | None = None
     quality: QualityLimits | None = None
     limits: LimitsReply | None = None
+    keep_mask: bool = False
     golden_images: int = 0
     golden_checked: str | None = None
 
@@ -140,6 +162,7 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
         thresholds=thresholds_reply(recipe),
         quality=recipe.limits.quality,
         limits=limits_reply(recipe),
+        keep_mask=recipe.bundle.manifest.keep_mask is not None,
         golden_images=len(recipe.bundle.manifest.golden),
         golden_checked=recipe.checked.isoformat(timespec="seconds"),
     )

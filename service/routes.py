@@ -42,7 +42,7 @@ _REQUEST_BODY = {
 @router.post(
     "/inspect",
     response_model=InspectionReply,
-    responses=dict(openapi_responses()),
+    responses=openapi_responses(examples=True),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def inspect(
@@ -64,6 +64,11 @@ async def inspect(
 
     The body is an encoded image, or bare pixels of a `width`, `height` and `pixel_format` (rows without padding).
     With `Accept: image/png` or `image/jpeg` the reply is the overlay picture itself, the result in `X-` headers.
+
+        curl -F image=@part.png 'http://localhost:8000/inspect?recipe=demo&heatmap=auto'
+        curl --data-binary @part.jpg -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: 80' http://localhost:8000/inspect
+        curl --data-binary @frame.raw -H 'Content-Type: application/octet-stream' \\
+             'http://localhost:8000/inspect?width=2448&height=2048&pixel_format=BayerRG8'
     """
     order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id)
     station = order.station
@@ -84,7 +89,7 @@ async def inspect(
 
 @router.post(
     "/inspect/batch",
-    responses=dict(openapi_responses()),
+    responses=openapi_responses(),
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
 async def inspect_batch(
@@ -155,7 +160,7 @@ async def counters(request: Request) -> dict[str, dict[str, int | str]]:
     return station_of(request).counters.totals()
 
 
-@router.post("/counters/reset", responses=dict(openapi_responses()))
+@router.post("/counters/reset", responses=openapi_responses())
 async def reset_counters(request: Request, recipe: str | None = None) -> dict[str, dict[str, int | str]]:
     """Begin to count again, for one recipe or for all; the Prometheus counters go on."""
     station = station_of(request)

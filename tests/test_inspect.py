@@ -19,6 +19,8 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from service.app import create_app
+from service.problems import PROBLEMS, ProblemBody
+from service.replies import InspectionReply
 from service.settings import Settings
 
 GOOD, DOUBTFUL, BAD = png(gray(51)), png(gray(102)), png(gray(204))
@@ -313,6 +315,35 @@ def test_golden_images_can_be_fetched(client: TestClient) -> None:
     assert client.get("/recipes/part/golden/0.png").headers["content-type"] == "image/png"
     assert_problem(client.get("/recipes/part/golden/1.png"), 404, "not_found")
     assert_problem(client.get("/recipes/part/golden/x.png"), 422, "invalid_request")
+
+
+def test_the_page_is_told_where_anomalies_count(models: Path) -> None:
+    mask = png(gray(255))
+    make_bundle(models, "masked", keep=mask)
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
+        wait_until_loaded(client)
+        assert {reply["recipe"]: reply["keep_mask"] for reply in client.get("/recipes").json()} == {
+            "masked": True,
+            "part": False,
+        }
+        assert client.get("/recipes/masked/keep.png").content == mask
+        assert_problem(client.get("/recipes/part/keep.png"), 404, "not_found")
+
+
+def test_the_examples_of_the_api_are_what_it_answers(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    (example,) = schema["components"]["schemas"]["InspectionReply"]["examples"]
+    assert InspectionReply.model_validate(example).verdict == "NG"
+    assert example.keys() == post(client, GOOD).json().keys()
+    responses = schema["paths"]["/inspect"]["post"]["responses"]
+    examples = {
+        code: (status, example["value"])
+        for status, response in responses.items()
+        for code, example in response["content"].get("application/problem+json", {}).get("examples", {}).items()
+    }
+    assert examples.keys() == PROBLEMS.keys()
+    for code, (status, value) in examples.items():
+        assert (ProblemBody.model_validate(value).code, str(value["status"])) == (code, status)
 
 
 def test_bare_pixels_score_like_the_encoded_picture(client: TestClient) -> None:
