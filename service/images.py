@@ -66,6 +66,8 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
             "image_too_large",
             f"the image header says {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}",
         )
+    if header.format == "PNG":
+        _check_png_chunks(data)
     pixels: NDArray[Any] | None = _decode_jpeg(data, header) if header.format == "JPEG" else None
     if pixels is not None:
         return pixels.astype(np.uint8, copy=False)
@@ -94,6 +96,18 @@ def decode_raw(
     shaped = samples.reshape((height, width, 3) if bytes_per_pixel == 3 else (height, width))
     pixels = shaped.copy() if conversion is None else cv2.cvtColor(shaped, conversion)
     return pixels.astype(np.uint8, copy=False)
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Refuse a chunk that says it is longer than the file: OpenCV takes the memory before it looks for the bytes."""
+    at = 8
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if at + 12 + length > len(data):
+            raise ImageError("corrupt_image", f"the PNG is damaged or cut short: no room for a chunk of {length} bytes")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at += 12 + length
 
 
 def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:

@@ -222,9 +222,9 @@ class Inspector:
         resized = resize(image, *recipe.shape)
         clock = time.monotonic()
         quality = measure(image, resized)
-        faults = find_faults(quality, recipe.limits.quality)
-        ratio = brightness_ratio(quality, recipe.bundle.manifest.quality)
-        self._metrics.brightness.labels(recipe.name).observe(ratio)
+        limits = recipe.limits.quality
+        faults = find_faults(quality, limits)
+        self._metrics.brightness.labels(recipe.name).observe(brightness_ratio(quality, limits))
         if camera is not None and self._cameras.is_frozen(camera, resized):
             faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
         quality_s = time.monotonic() - clock

@@ -105,6 +105,15 @@ def test_a_damaged_png_is_refused_or_unchanged(position: int, value: int) -> Non
     np.testing.assert_array_equal(pixels, PICTURE)
 
 
+def test_a_png_chunk_longer_than_the_file_takes_no_memory() -> None:
+    """Found by the fuzz target: OpenCV took 4 GB for these hundred bytes."""
+    data = bytearray(png(PICTURE[:4, :4]))
+    at = data.index(b"IDAT") - 4
+    data[at : at + 2] = b"\xff\xff"
+    with pytest.raises(ImageError, match="no room for a chunk of 42949"):
+        decode(bytes(data))
+
+
 def test_read_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "part.png").write_text("text")
     with pytest.raises(ImageError, match=r"part\.png: not a readable"):
