@@ -122,24 +122,34 @@ class Batcher:
         would refuse every image, and no run would ever correct it.
         """
         with self._changed:
-            if self._closing:
-                raise ClosedError
-            now = self._clock()
-            wait = self._expected_wait(now)
-            if len(self._jobs) >= self._queue_size and deadline != math.inf:
-                raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
-            late = now + wait + model.seconds_per_image - deadline
-            busy = bool(self._jobs or self._running)
-            if now > deadline or (busy and late > 0):
-                raise OverloadedError(
-                    f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take "
-                    f"{1000 * (wait + model.seconds_per_image):.0f} ms",
-                    max(late, 0.001),
-                )
+            now = self._admit(model, deadline)
             job = _Job(model, image, deadline, now)
             self._jobs.append(job)
             self._changed.notify()
         return job.future
+
+    def admit(self, model: Model, deadline: float) -> None:
+        """Raises what `submit` would raise now: an image that cannot make its deadline need not be read or decoded."""
+        with self._changed:
+            self._admit(model, deadline)
+
+    def _admit(self, model: Model, deadline: float) -> float:
+        """The time now, where the image may come in; caller holds the lock."""
+        if self._closing:
+            raise ClosedError
+        now = self._clock()
+        wait = self._expected_wait(now)
+        if len(self._jobs) >= self._queue_size and deadline != math.inf:
+            raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
+        late = now + wait + model.seconds_per_image - deadline
+        busy = bool(self._jobs or self._running)
+        if now > deadline or (busy and late > 0):
+            raise OverloadedError(
+                f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take "
+                f"{1000 * (wait + model.seconds_per_image):.0f} ms",
+                max(late, 0.001),
+            )
+        return now
 
     def close(self) -> None:
         """Finish what is queued, then stop the thread."""

@@ -101,9 +101,10 @@ class Inspector:
         self._comparing: set[asyncio.Task[None]] = set()
         self._cameras = FrozenCameras()
 
-    def admit(self, deadline: float) -> None:
+    def admit(self, recipe: Recipe, deadline: float) -> None:
         """Raises ProblemError where a picture that comes now cannot make its deadline: before its body is read."""
         with as_problems():
+            self._batcher.admit(recipe.model, deadline)
             self._codec.admit(deadline - self._batcher.expected_wait())
 
     async def inspect_all(

@@ -92,7 +92,7 @@ def take_order(
     started: float = request.state.started
     deadline = started + (deadline_ms or station.settings.deadline_ms) / 1000
     chosen = choose_recipe(station, recipe, request.path_params.get("version"))
-    station.inspector.admit(deadline)
+    station.inspector.admit(chosen, deadline)
     return Order(request, station, chosen, started, deadline, part, camera)
 
 
