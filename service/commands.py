@@ -93,7 +93,9 @@ def limits_command(options: argparse.Namespace) -> int:
         change["quality"] = dict(options.quality)
     if bool(change) == options.reset:
         raise ValueError("either name limits to change, or --reset")
-    return _administer(options, "DELETE" if options.reset else "PATCH", "limits", json=change or None)
+    if options.reset:
+        return _administer(options, "POST", "limits/reset")
+    return _administer(options, "PATCH", "limits", json=change)
 
 
 def _administer(options: argparse.Namespace, method: str, what: str, **request: Any) -> int:

@@ -90,7 +90,7 @@ def read_limits(folder: Path, manifest: Manifest) -> Limits:
         return Limits.of(manifest)
     except (ValidationError, LimitsError) as error:
         reason = _first(error) if isinstance(error, ValidationError) else str(error)
-        reset = f"DELETE /recipes/{manifest.recipe}/limits"
+        reset = f"POST /recipes/{manifest.recipe}/limits/reset"
         raise LimitsError(f"{file}: {reason}: repair it, or go back to the manifest's limits with {reset}") from error
 
 

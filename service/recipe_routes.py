@@ -82,7 +82,7 @@ async def change_limits(request: Request, recipe: str, change: LimitsChange) -> 
     return reply
 
 
-@router.delete("/recipes/{recipe}/limits")
+@router.post("/recipes/{recipe}/limits/reset")
 async def reset_limits(request: Request, recipe: str) -> RecipeReply:
     """Go back to the limits of the manifest."""
     by = station_of(request).access.require(request, "admin")

@@ -20,6 +20,7 @@ from service.limits import Limits, LimitsChange, LimitsError, StoredChange, chan
 from service.settings import Settings
 
 LIMITS = "/recipes/part/limits"
+RESET = "/recipes/part/limits/reset"
 DOUBTFUL = png(gray(102))
 
 
@@ -45,7 +46,7 @@ def test_a_change_is_judged_by_shown_everywhere_and_taken_back(client: TestClien
         assert found["limits"]["changed"] == reply["limits"]["changed"]
     batch = client.post("/inspect/batch", files={"image": DOUBTFUL}).json()
     assert batch[0]["limits"]["source"] == "changed"
-    assert client.delete(LIMITS).json()["limits"]["source"] == "manifest"
+    assert client.post(RESET).json()["limits"]["source"] == "manifest"
     assert post(client, DOUBTFUL).json()["verdict"] == "REVIEW"
 
 
@@ -124,9 +125,9 @@ def test_a_damaged_file_takes_the_recipe_out_of_service_until_it_is_reset(models
     with _service(models) as client:
         body = assert_problem(post(client, DOUBTFUL), 409, "recipe_not_ready")
         assert "LIMITS-1.json" in str(body["detail"])
-        assert "DELETE /recipes/part/limits" in str(body["detail"])
+        assert "POST /recipes/part/limits/reset" in str(body["detail"])
         assert client.get("/readyz").status_code == 503
-        assert client.delete(LIMITS).json()["limits"]["source"] == "manifest"
+        assert client.post(RESET).json()["limits"]["source"] == "manifest"
         assert post(client, DOUBTFUL).json()["verdict"] == "REVIEW"
         assert client.get("/readyz").status_code == 200
 
@@ -139,10 +140,10 @@ def test_only_administrators_change_limits_and_the_log_says_who(
     with _service(models, api_keys_file=tmp_path / "keys") as client:
         assert_problem(client.patch(LIMITS, json={"review": 0.5}), 401, "unauthorized")
         assert_problem(client.patch(LIMITS, json={"review": 0.5}, headers={"X-API-Key": camera}), 403, "forbidden")
-        assert_problem(client.delete(LIMITS, headers={"X-API-Key": camera}), 403, "forbidden")
+        assert_problem(client.post(RESET, headers={"X-API-Key": camera}), 403, "forbidden")
         with caplog.at_level(logging.WARNING):
             reply = client.patch(LIMITS, json={"review": 0.5}, headers={"X-API-Key": admin}).json()
-            client.delete(LIMITS, headers={"X-API-Key": admin})
+            client.post(RESET, headers={"X-API-Key": admin})
     assert reply["limits"]["by"] == "Ada from quality"
     changed, reset = (record.getMessage() for record in caplog.records if "limits of recipe" in record.getMessage())
     assert 'by Ada from quality: {"review":0.5}' in changed
