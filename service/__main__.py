@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from contextlib import suppress
 
 import uvicorn
 from pydantic_settings import CliApp
@@ -11,6 +12,7 @@ from pydantic_settings import CliApp
 from service import logs
 from service.access import KeyFileError
 from service.app import create_app
+from service.draining import DrainingServer
 from service.records import RecordsError
 from service.settings import Settings
 
@@ -28,7 +30,7 @@ def main() -> int:
     except (KeyFileError, RecordsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -41,7 +43,11 @@ def main() -> int:
         ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
         ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_REQUIRED,
     )
-    return 0
+    server = DrainingServer(config, app.state.drain, settings.drain_grace_s)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    # What uvicorn.run does where the address is taken or the lifespan failed: its log has said why.
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":

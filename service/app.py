@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -20,9 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import history, oip, recipe_routes
 from service.access import Access
@@ -31,45 +27,52 @@ from service.batching import Batcher, yield_to_requests
 from service.bundle import Bundle
 from service.codec import Codec
 from service.counters import Counters
+from service.docs import add_docs
+from service.draining import Drain
+from service.golden import GoldenError
 from service.inspection import Inspector
+from service.middleware import RequestContext
 from service.monitoring import Metrics
 from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
-from service.recipes import GoldenError, RecipeNotReadyError, RecipeStore
+from service.recipes import RecipeNotReadyError, RecipeStore
 from service.records import Records
 from service.routes import router
 from service.settings import Settings
 from service.station import Station
+from service.tracing import telemetry
 from service.triggers import Triggers
 
 log = logging.getLogger("draem_inspect")
 
 # Seconds between two looks at which golden checks are due.
 _CHECK_EVERY_S = 5.0
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Cache-Control": "no-store",
-}
-_PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError,
-    RecordsError, and OSError or ValueError for a bad key to trust.
+    RecordsError, and OSError or ValueError for a bad key to trust. `app.state.drain` is how its server says goodbye.
     """
     metrics = Metrics()
     access = Access(settings.api_keys_file)
     records = _open_records(settings, metrics)
-    lifespan = partial(_lifespan, settings, metrics, access, records, _signature_check(settings))
-    app = FastAPI(title="draem-inspect", version="0.1.0", lifespan=lifespan)
+    drain = Drain()
+    lifespan = partial(_lifespan, settings, metrics, access, records, drain, _signature_check(settings))
+    app = FastAPI(
+        title="draem-inspect",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=telemetry(),
+    )
+    app.state.drain = drain
     app.include_router(router)
     app.include_router(recipe_routes.router)
     app.include_router(history.router)
     app.include_router(oip.router)
     app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
-    app.add_middleware(RequestContext, metrics=metrics)
+    add_docs(app)
+    app.add_middleware(RequestContext, metrics=metrics, drain=drain)
     _handle_errors(app, metrics)
     # Named in the table of problems, used by no route's signature.
     original = app.openapi
@@ -91,6 +94,7 @@ async def _lifespan(
     metrics: Metrics,
     access: Access,
     records: Records | None,
+    drain: Drain,
     check_bundle: Callable[[Bundle], None],
     app: FastAPI,
 ) -> AsyncIterator[dict[str, Station]]:
@@ -113,13 +117,13 @@ async def _lifespan(
     )
     counters = Counters()
     inspector = Inspector(batcher, codec, metrics, counters, store.shadows)
-    station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records), counters)
+    station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records), counters, drain)
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))
     try:
         yield {"station": station}
     finally:
-        station.draining = True
+        drain.begin()
         checking.cancel()
         await loading
         await asyncio.to_thread(batcher.close)
@@ -212,48 +216,6 @@ def _print_banner(station: Station) -> None:
         "  curl -s -F image=@%s -H 'Accept: image/png' -o heatmap.png '%s/inspect?recipe=%s'\n",
         *(address, image, address, recipe.name, image, address, recipe.name),
     )
-
-
-class RequestContext:
-    """Gives every request an id, echoes it, adds the security headers, and answers for what nothing else caught."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())
-        scope.setdefault("state", {}).update(request_id=request_id, started=time.monotonic())
-
-        begun = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                for name, value in _SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-                # /docs loads its viewer from elsewhere; everything else is ours.
-                if scope["path"] not in {"/docs", "/redoc"}:
-                    headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
-            await send(message)
-
-        # Here and not in an exception handler of the app: Starlette runs that outside of this, without the headers.
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except Exception as error:
-            log.error("request %s failed", request_id, exc_info=error)
-            if begun:
-                raise
-            self._metrics.errors.labels("internal_error").inc()
-            problem = ProblemError("internal_error", f"an unexpected error; the log has request {request_id}")
-            await problem_response(problem, request_id, scope["path"])(scope, receive, send_with_headers)
 
 
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:

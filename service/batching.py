@@ -122,24 +122,34 @@ class Batcher:
         would refuse every image, and no run would ever correct it.
         """
         with self._changed:
-            if self._closing:
-                raise ClosedError
-            now = self._clock()
-            wait = self._expected_wait(now)
-            if len(self._jobs) >= self._queue_size and deadline != math.inf:
-                raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
-            late = now + wait + model.seconds_per_image - deadline
-            busy = bool(self._jobs or self._running)
-            if now > deadline or (busy and late > 0):
-                raise OverloadedError(
-                    f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take "
-                    f"{1000 * (wait + model.seconds_per_image):.0f} ms",
-                    max(late, 0.001),
-                )
+            now = self._admit(model, deadline)
             job = _Job(model, image, deadline, now)
             self._jobs.append(job)
             self._changed.notify()
         return job.future
+
+    def admit(self, model: Model, deadline: float) -> None:
+        """Raises what `submit` would raise now: an image that cannot make its deadline need not be read or decoded."""
+        with self._changed:
+            self._admit(model, deadline)
+
+    def _admit(self, model: Model, deadline: float) -> float:
+        """The time now, where the image may come in; caller holds the lock."""
+        if self._closing:
+            raise ClosedError
+        now = self._clock()
+        wait = self._expected_wait(now)
+        if len(self._jobs) >= self._queue_size and deadline != math.inf:
+            raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
+        late = now + wait + model.seconds_per_image - deadline
+        busy = bool(self._jobs or self._running)
+        if now > deadline or (busy and late > 0):
+            raise OverloadedError(
+                f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take "
+                f"{1000 * (wait + model.seconds_per_image):.0f} ms",
+                max(late, 0.001),
+            )
+        return now
 
     def close(self) -> None:
         """Finish what is queued, then stop the thread."""
@@ -149,8 +159,10 @@ class Batcher:
         self._thread.join()
 
     def expected_wait(self) -> float:
-        """Seconds until the device could begin with an image that came now."""
+        """Seconds until the device could begin with an image that came now; raises ClosedError while shutting down."""
         with self._changed:
+            if self._closing:
+                raise ClosedError
             return self._expected_wait(self._clock())
 
     def _expected_wait(self, now: float) -> float:
@@ -221,16 +233,20 @@ class Batcher:
             maps, scores = model.backend.run(np.stack([job.image for job in batch]))
             if len(maps) != len(batch) or len(scores) != len(batch):
                 raise BackendError(f"{len(maps)} maps and {len(scores)} scores for {len(batch)} images")
+            seconds = self._clock() - started
+            results = [
+                Result(anomaly_map, float(score), started - job.submitted, seconds, len(batch))
+                for job, anomaly_map, score in zip(batch, maps, scores, strict=True)
+            ]
         # Whatever a backend raises must reach the waiting requests: a dead thread would leave them without an answer.
         except Exception as error:
             model.failures += 1
             for job in batch:
                 job.future.set_exception(BackendError(f"{model.backend.name}: {error}"))
             return
-        seconds = self._clock() - started
         model.failures = 0
         per_image = seconds / len(batch)
         model.seconds_per_image += (_NEWEST if model.seconds_per_image else 1.0) * (per_image - model.seconds_per_image)
         self._on_batch(len(batch))
-        for job, anomaly_map, score in zip(batch, maps, scores, strict=True):
-            job.future.set_result(Result(anomaly_map, float(score), started - job.submitted, seconds, len(batch)))
+        for job, result in zip(batch, results, strict=True):
+            job.future.set_result(result)

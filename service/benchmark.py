@@ -26,6 +26,7 @@ import httpx2
 import numpy as np
 
 from service.backends import Backend, open_backend
+from service.bare_client import BareClient
 from service.bundle import Bundle, list_versions, read_bundle
 from service.client import AsyncClient
 from service.images import decode, encode, read, resize
@@ -43,12 +44,13 @@ async def benchmark(
     figures: dict[str, Any] = {"bare_backend": bare}
     async with _service(models, recipe) as (process, url), AsyncClient(url, timeout_s=60) as client:
         figures["one_at_a_time"] = await _one_at_a_time(client, images, requests)
-        figures["saturated"] = await _saturated(url, images, requests)
+        load = BareClient(url)
+        figures["saturated"] = await _saturated(load, images, requests)
         capacity = figures["saturated"]["per_s"]
         if overload_s:
             before = _rss_mb(process)
             result = await qualify(
-                client, images, rate_hz=2 * capacity, deadline_ms=_deadline_ms(capacity), seconds=overload_s
+                load, images, rate_hz=2 * capacity, deadline_ms=_deadline_ms(capacity), seconds=overload_s
             )
             figures["overload_2x"] = {
                 **asdict(result),
@@ -58,8 +60,9 @@ async def benchmark(
             }
         if soak_s:
             before = _rss_mb(process)
-            result = await qualify(client, images, rate_hz=0.8 * capacity, deadline_ms=5000, seconds=soak_s)
+            result = await qualify(load, images, rate_hz=0.8 * capacity, deadline_ms=5000, seconds=soak_s)
             figures["soak_80_percent"] = {**asdict(result), "rss_mb": [before, _rss_mb(process)]}
+        load.close()
     saturated = figures["saturated"]["per_s"] / max(bare["batch_per_s"].values())
     figures["saturated"]["share_of_bare_backend"] = round(saturated, 4)
     return {
@@ -119,28 +122,19 @@ async def _one_at_a_time(client: AsyncClient, images: list[bytes], requests: int
     }
 
 
-async def _saturated(url: str, images: list[bytes], requests: int) -> dict[str, Any]:
-    """Closed loop, 8 pictures under way all the time, over bare sockets: a client library costs as much again."""
+async def _saturated(client: BareClient, images: list[bytes], requests: int) -> dict[str, Any]:
+    """Closed loop, 8 pictures under way all the time."""
     numbers = iter(range(2 * requests))
-    address = httpx2.URL(url)
-    statuses: set[bytes] = set()
+    statuses: set[int | None] = set()
 
     async def worker() -> None:
-        reader, writer = await asyncio.open_connection(address.host, address.port)
         for number in numbers:
-            data = images[number % len(images)]
-            head = f"POST /inspect HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: 60000\r\nContent-Length: {len(data)}\r\n"
-            writer.write(head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + data)
-            header = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"(?i)content-length: (\d+)", header)
-            await reader.readexactly(int(length[1]) if length else 0)
-            statuses.add(header.split()[1])
-        writer.close()
+            statuses.add((await client.inspect(images[number % len(images)], deadline_ms=60_000)).status)
 
     started = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(8)))
     elapsed = time.perf_counter() - started
-    if statuses != {b"200"}:
+    if statuses != {200}:
         raise RuntimeError(f"the service refused pictures of the throughput test: {statuses}")
     return {"per_s": round(2 * requests / elapsed, 3)}
 
@@ -166,6 +160,7 @@ async def _service(models: Path, recipe: str) -> AsyncIterator[tuple[subprocess.
     """`python -m service` with its defaults on a free port, ready; ended afterwards."""
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
         flags = ["--port", "0", "--models-dir", str(models), "--default-recipe", recipe, "--records-dir", folder]
+        flags += ["--drain-grace-s", "0"]
         process = subprocess.Popen([sys.executable, "-m", "service", *flags], stderr=log)  # noqa: S603
         try:
             while not (found := re.search(rb"running on (http://\S+)", Path(log.name).read_bytes())):

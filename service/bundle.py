@@ -223,6 +223,17 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     return read_bundle(final)
 
 
+def replace_file(file: Path, text: str) -> None:
+    """Write a file in one step: a reader, or a restart after a power cut, finds the old text or the new one."""
+    temporary = file.with_name(f".{file.name}.new")
+    with temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+    _fsync_folder(file.parent)
+
+
 def describe(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
     """The manifest's `files` entry for file contents."""
     return {

@@ -81,10 +81,27 @@ def benchmark_command(options: argparse.Namespace) -> int:
 
 def change_command(options: argparse.Namespace) -> int:
     """Activate a version of a recipe, go back to the one before, or run its golden gate."""
-    headers = {"X-API-Key": options.api_key} if options.api_key else {}
     params = {"version": options.version} if options.change == "activate" else {}
+    return _administer(options, "POST", options.change, params=params)
+
+
+def limits_command(options: argparse.Namespace) -> int:
+    """Change thresholds and quality limits of the version in service, or go back to its manifest's with --reset."""
+    names = ("review", "reject", "pixel", "min_area")
+    change: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.quality:
+        change["quality"] = dict(options.quality)
+    if bool(change) == options.reset:
+        raise ValueError("either name limits to change, or --reset")
+    if options.reset:
+        return _administer(options, "POST", "limits/reset")
+    return _administer(options, "PATCH", "limits", json=change)
+
+
+def _administer(options: argparse.Namespace, method: str, what: str, **request: Any) -> int:
+    headers = {"X-API-Key": options.api_key} if options.api_key else {}
     with httpx2.Client(base_url=options.url, headers=headers, timeout=300) as client:
-        response = client.post(f"/recipes/{options.recipe}/{options.change}", params=params)
+        response = client.request(method, f"/recipes/{options.recipe}/{what}", **request)
     print(json.dumps(response.json()))
     return 0 if response.status_code == httpx2.codes.OK else 1
 
@@ -186,6 +203,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(command=build_engine_command)
 
+    command = _command(commands, "limits", limits_command)
+    command.add_argument("recipe")
+    for name in ("review", "reject", "pixel"):
+        command.add_argument(f"--{name}", type=float, help="threshold, 0 to 1")
+    command.add_argument("--min-area", type=int, help="pixels at the network's size")
+    command.add_argument("--quality", type=_named_value, action="append", help="e.g. sharpness_min=12.5")
+    command.add_argument("--reset", action="store_true", help="all as in the manifest")
+
     command = commands.add_parser("new-key", help=new_key_command.__doc__, description=new_key_command.__doc__)
     command.add_argument("role", choices=("inspect", "admin"))
     command.add_argument("name")
@@ -214,3 +239,8 @@ def _quantity(*units: str) -> Callable[[str], float]:
         return float(found[1]) * _UNITS[found[2]]
 
     return parse
+
+
+def _named_value(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    return name, float(value)

@@ -38,7 +38,13 @@ def find_regions(
     Regions of fewer than `min_area` pixels of the map are left out.
     """
     above = (anomaly_map >= threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    offset_x, offset_y, width, height = cv2.boundingRect(above)
+    if width == 0:
+        return []
+    # Labelling costs more than all else that happens to a finished map: only where there is something.
+    marked = np.s_[offset_y : offset_y + height, offset_x : offset_x + width]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(above[marked], connectivity=8)
+    values = anomaly_map[marked]
     scale_y, scale_x = image_size[0] / anomaly_map.shape[0], image_size[1] / anomaly_map.shape[1]
     largest = sorted(range(1, count), key=lambda label: -int(stats[label, cv2.CC_STAT_AREA]))[:MAX_REGIONS]
     regions = []
@@ -47,6 +53,8 @@ def find_regions(
         if area < min_area:
             break
         inside = np.s_[y : y + height, x : x + width]
+        peak = float(values[inside][labels[inside] == label].max())
+        x, y = x + offset_x, y + offset_y
         left, top = int(x * scale_x), int(y * scale_y)
         regions.append(
             Region(
@@ -55,7 +63,7 @@ def find_regions(
                 width=min(image_size[1], round((x + width) * scale_x)) - left,
                 height=min(image_size[0], round((y + height) * scale_y)) - top,
                 area=round(area * scale_x * scale_y),
-                peak=float(anomaly_map[inside][labels[inside] == label].max()),
+                peak=peak,
             )
         )
     return regions

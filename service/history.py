@@ -13,7 +13,7 @@ from service.records import Records
 from service.station import station_of
 from service.verdicts import Verdict
 
-router = APIRouter(responses=dict(openapi_responses()))
+router = APIRouter(responses=openapi_responses())
 
 
 @router.get("/inspections")

@@ -3,16 +3,20 @@
 Pixels are RGB uint8 `(H, W, 3)`. The header is read first (Pillow), so an image is refused for its size before any
 memory is spent on it; OpenCV then decodes. EXIF orientation is applied, an alpha channel is dropped, grayscale becomes
 three equal channels and 16-bit samples keep their upper 8 bits: OpenCV's own rules, the same for every caller.
+
+A JPEG whose data libjpeg-turbo warns of is refused (simplejpeg; OpenCV would decode it and keep silent). Damage that
+leaves valid Huffman codes cannot be noticed: JPEG, BMP and WebP have no checksums, PNG has.
 """
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -37,6 +41,8 @@ _RAW: dict[PixelFormat, tuple[int, int | None]] = {
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 DEFAULT_MAX_PIXELS = 50_000_000
 
+_EXIF_ORIENTATION = 0x0112
+
 # Our own limit is checked right after the header; Pillow's global one would only add a second, different error.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -53,12 +59,18 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Decode JPEG, PNG, BMP or WebP bytes to RGB uint8 `(H, W, 3)`; raises ImageError, never returns half an image."""
     if not data:
         raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded picture as the request body")
-    width, height = _read_header(data)
+    header = _read_header(data)
+    width, height = header.size
     if width * height > max_pixels:
         raise ImageError(
             "image_too_large",
             f"the image header says {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}",
         )
+    if header.format == "PNG":
+        _check_png_chunks(data)
+    pixels: NDArray[Any] | None = _decode_jpeg(data, header) if header.format == "JPEG" else None
+    if pixels is not None:
+        return pixels.astype(np.uint8, copy=False)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -86,10 +98,36 @@ def decode_raw(
     return pixels.astype(np.uint8, copy=False)
 
 
-def _read_header(data: bytes) -> tuple[int, int]:
+def _check_png_chunks(data: bytes) -> None:
+    """Refuse a chunk that says it is longer than the file: OpenCV takes the memory before it looks for the bytes."""
+    at = 8
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if at + 12 + length > len(data):
+            raise ImageError("corrupt_image", f"the PNG is damaged or cut short: no room for a chunk of {length} bytes")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at += 12 + length
+
+
+def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:
+    """The pixels of a JPEG that libjpeg-turbo has no warning for, the same as OpenCV's; None where that must decode it.
+
+    Turned pictures and CMYK are checked here and decoded again by OpenCV, for its rules.
+    """
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "CMYK" if header.mode == "CMYK" else "RGB", strict=True)
+        upright = header.getexif().get(_EXIF_ORIENTATION, 1) == 1
+    # Hostile headers raise many types, here and in Pillow's reading of EXIF.
+    except Exception as error:
+        raise ImageError("corrupt_image", f"the JPEG is damaged or cut short: {error}") from error
+    return pixels if upright and header.mode in {"L", "RGB"} else None
+
+
+def _read_header(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            return header.size
+            return header
     # Pillow's parsers raise many types on hostile headers (SyntaxError, struct.error, OverflowError, ...).
     except Exception as error:
         raise ImageError(

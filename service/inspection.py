@@ -24,6 +24,7 @@ from service.monitoring import Metrics
 from service.problems import ProblemError
 from service.quality import FrozenCameras, brightness_ratio, find_faults, measure
 from service.recipes import Recipe
+from service.tracing import trace_inspection
 from service.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
 
 # Gives the picture, RGB uint8 (H, W, 3), or raises ImageError; runs in the pool.
@@ -44,11 +45,12 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A finished inspection; `seconds` by stage, in the order they happened, `faults` of the picture itself."""
+    """A finished inspection; `seconds` by stage, `faults` of the picture itself, map float32 `(H, W)`."""
 
     recipe: Recipe
     verdict: Verdict
     score: float
+    anomaly_map: NDArray[np.float32]
     faults: list[str]
     regions: list[Region]
     heatmap: Heatmap | None
@@ -64,16 +66,6 @@ class _Picture:
     preview: Pixels | None
     faults: list[str]
     quality_s: float
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Verdict, score and map float32 `(H, W)` of one picture, with the faults of the picture itself."""
-
-    verdict: Verdict
-    score: float
-    anomaly_map: NDArray[np.float32]
-    faults: list[str]
 
 
 @contextmanager
@@ -109,47 +101,111 @@ class Inspector:
         self._comparing: set[asyncio.Task[None]] = set()
         self._cameras = FrozenCameras()
 
-    def admit(self, deadline: float) -> None:
+    def admit(self, recipe: Recipe, deadline: float) -> None:
         """Raises ProblemError where a picture that comes now cannot make its deadline: before its body is read."""
         with as_problems():
+            self._batcher.admit(recipe.model, deadline)
             self._codec.admit(deadline - self._batcher.expected_wait())
 
-    async def inspect(
+    async def inspect_all(
         self,
-        decoder: Decoder,
+        decoders: Sequence[Decoder],
         recipe: Recipe,
         mode: HeatmapMode,
         *,
         camera: str | None,
         started: float,
         deadline: float,
-    ) -> Inspection:
-        """Inspect what `decoder` gives; `started` and `deadline` are on time.monotonic. Raises ProblemError.
+    ) -> list[Inspection]:
+        """Inspect what `decoders` give, in order: all of it or none; `started` and `deadline` are on time.monotonic.
 
-        A `camera` that has a name is watched for sending the same picture twice.
+        A `camera` that has a name is watched for sending the same picture twice. Raises ProblemError. Counts nothing:
+        see `count`.
         """
         seconds = {"read": time.monotonic() - started}
-        with self._metrics.in_flight.track_inprogress(), as_problems():
-            inspection = await self._stages(decoder, recipe, mode, camera, deadline, seconds)
-        seconds["total"] = time.monotonic() - started
-        self._metrics.deadline_used.labels(recipe.name).observe(seconds["total"] / (deadline - started))
-        self._record(inspection)
-        return inspection
+        attributes: dict[str, str | float] = {"recipe": recipe.name, "version": recipe.version}
+        try:
+            with self._in_flight(len(decoders)), as_problems():
+                found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
+        except ProblemError as problem:
+            trace_inspection(seconds, started, attributes, problem=problem.code)
+            raise
+        total = time.monotonic() - started
+        for inspection in found:
+            inspection.seconds["total"] = total
+            result = {**attributes, "verdict": str(inspection.verdict), "score": inspection.score}
+            trace_inspection(inspection.seconds, started, result)
+            self._metrics.deadline_used.labels(recipe.name).observe(total / (deadline - started))
+        return found
 
-    async def judge_all(self, decoders: Sequence[Decoder], recipe: Recipe, deadline: float) -> list[Judged]:
-        """Judge pictures that are answered together or not at all, in order; raises ProblemError, counts nothing."""
-        with self._metrics.in_flight.track_inprogress(), as_problems():
-            prepare = [partial(self._prepare, decoder, recipe, "none", None) for decoder in decoders]
-            pictures = await asyncio.gather(*(self._codec.decode(deadline, work) for work in prepare))
+    def count(self, inspection: Inspection) -> None:
+        """Add an answered picture to the metrics and to the parts by verdict."""
+        recipe = inspection.recipe
+        for stage, value in inspection.seconds.items():
+            self._metrics.seconds.labels(recipe.name, stage).observe(value)
+        self._metrics.verdicts.labels(recipe.name, inspection.verdict).inc()
+        for fault in inspection.faults:
+            self._metrics.faults.labels(recipe.name, fault.split(":")[0]).inc()
+        self._metrics.scores.labels(recipe.name).observe(inspection.score)
+        self._counters.add(recipe.name, recipe.version, inspection.verdict, inspection.score)
+
+    @contextmanager
+    def _in_flight(self, pictures: int) -> Iterator[None]:
+        self._metrics.in_flight.inc(pictures)
+        try:
+            yield
+        finally:
+            self._metrics.in_flight.dec(pictures)
+
+    async def _stages(
+        self,
+        decoders: Sequence[Decoder],
+        recipe: Recipe,
+        mode: HeatmapMode,
+        camera: str | None,
+        deadline: float,
+        seconds: dict[str, float],
+    ) -> list[Inspection]:
+        """Each stage for all pictures, then the next; adds to `seconds` what the finished stages took."""
+        clock = time.monotonic()
+        prepare = [partial(self._prepare, decoder, recipe, mode, camera) for decoder in decoders]
+        pictures = await asyncio.gather(*(self._codec.decode(deadline, work) for work in prepare))
+        seconds["decode"] = time.monotonic() - clock
+
+        clock = time.monotonic()
+        try:
             results = await self._run_all([picture.resized for picture in pictures], recipe, deadline)
-            judged: list[Judged] = []
-            for picture, result in zip(pictures, results, strict=True):
-                evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
-                verdict = judge(evidence, recipe.bundle.manifest.thresholds, recipe.shape)
-                judged.append(Judged(verdict, result.score, result.anomaly_map, picture.faults))
-        for picture, one in zip(pictures, judged, strict=True):
-            self._compare_with_shadow(recipe, picture, one.verdict)
-        return judged
+        except BaseException:
+            # Never judged, so its retry is not the sign of a frozen camera.
+            if camera is not None:
+                self._cameras.forget(camera)
+            raise
+        seconds["queue"] = time.monotonic() - clock
+
+        clock = time.monotonic()
+        judged = await asyncio.gather(
+            *(
+                self._codec.draw(partial(_postprocess, picture, recipe, result, mode, deadline))
+                for picture, result in zip(pictures, results, strict=True)
+            )
+        )
+        seconds["postprocess"] = time.monotonic() - clock
+        if time.monotonic() > deadline:
+            raise DeadlinePassedError("the result came after the deadline")
+        found = []
+        for picture, result, (verdict, regions, heatmap) in zip(pictures, results, judged, strict=True):
+            # What the queue did not count, waking up this task, belongs to the waiting.
+            own = seconds | {
+                "decode": seconds["decode"] - picture.quality_s,
+                "quality": picture.quality_s,
+                "queue": seconds["queue"] - result.model_s,
+                "model": result.model_s,
+            }
+            found.append(
+                Inspection(recipe, verdict, result.score, result.anomaly_map, picture.faults, regions, heatmap, own)
+            )
+            self._compare_with_shadow(recipe, picture, verdict)
+        return found
 
     async def _run_all(self, images: Sequence[Pixels], recipe: Recipe, deadline: float) -> list[Result]:
         futures: list[Future[Result]] = []
@@ -162,55 +218,12 @@ class Inspector:
             for future in futures:
                 future.cancel()
 
-    def count(self, recipe: Recipe, found: Inspection | Judged) -> None:
-        """Add an answered picture to the metrics and to the parts by verdict."""
-        self._metrics.verdicts.labels(recipe.name, found.verdict).inc()
-        for fault in found.faults:
-            self._metrics.faults.labels(recipe.name, fault.split(":")[0]).inc()
-        self._metrics.scores.labels(recipe.name).observe(found.score)
-        self._counters.add(recipe.name, recipe.version, found.verdict, found.score)
-
-    async def _stages(
-        self,
-        decoder: Decoder,
-        recipe: Recipe,
-        mode: HeatmapMode,
-        camera: str | None,
-        deadline: float,
-        seconds: dict[str, float],
-    ) -> Inspection:
-        clock = time.monotonic()
-        picture = await self._codec.decode(deadline, partial(self._prepare, decoder, recipe, mode, camera))
-        seconds["quality"] = picture.quality_s
-        seconds["decode"] = time.monotonic() - clock - picture.quality_s
-
-        clock = time.monotonic()
-        try:
-            result = await asyncio.wrap_future(self._batcher.submit(recipe.model, picture.resized, deadline))
-        except BaseException:
-            # Never judged, so its retry is not the sign of a frozen camera.
-            if camera is not None:
-                self._cameras.forget(camera)
-            raise
-        # What the queue did not count, waking up this task, belongs to the waiting.
-        seconds["model"] = result.model_s
-        seconds["queue"] = time.monotonic() - clock - result.model_s
-
-        clock = time.monotonic()
-        verdict, regions, heatmap = await self._codec.draw(
-            partial(_postprocess, picture, recipe, result, mode, deadline)
-        )
-        seconds["postprocess"] = time.monotonic() - clock
-        if time.monotonic() > deadline:
-            raise DeadlinePassedError("the result came after the deadline")
-        self._compare_with_shadow(recipe, picture, verdict)
-        return Inspection(recipe, verdict, result.score, picture.faults, regions, heatmap, seconds)
-
     def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, camera: str | None) -> _Picture:
         image = decoder()
         resized = resize(image, *recipe.shape)
         clock = time.monotonic()
-        quality, limits = measure(image, resized), recipe.bundle.manifest.quality
+        quality = measure(image, resized)
+        limits = recipe.limits.quality
         faults = find_faults(quality, limits)
         self._metrics.brightness.labels(recipe.name).observe(brightness_ratio(quality, limits))
         if camera is not None and self._cameras.is_frozen(camera, resized):
@@ -236,7 +249,7 @@ class Inspector:
             try:
                 result = await asyncio.wrap_future(self._batcher.submit(shadow.model, image, deadline))
                 evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
-                other = judge(evidence, shadow.bundle.manifest.thresholds, shadow.shape)
+                other = judge(evidence, shadow.limits.thresholds, shadow.shape)
             except (OverloadedError, ClosedError, DeadlinePassedError, UntrustedResultError, BackendError):
                 other = Verdict.NOT_INSPECTED
             self._metrics.shadow.labels(recipe.name, verdict, other).inc()
@@ -246,16 +259,11 @@ class Inspector:
         self._comparing.add(task)
         task.add_done_callback(self._comparing.discard)
 
-    def _record(self, inspection: Inspection) -> None:
-        for stage, value in inspection.seconds.items():
-            self._metrics.seconds.labels(inspection.recipe.name, stage).observe(value)
-        self.count(inspection.recipe, inspection)
-
 
 def _postprocess(
     picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
 ) -> tuple[Verdict, list[Region], Heatmap | None]:
-    thresholds = recipe.bundle.manifest.thresholds
+    thresholds = recipe.limits.thresholds
     evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
     verdict = judge(evidence, thresholds, recipe.shape)
     regions = find_regions(result.anomaly_map, thresholds.pixel, picture.size, min_area=thresholds.min_area)

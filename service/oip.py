@@ -1,6 +1,7 @@
 """Open Inference Protocol v2 (KServe, Triton) over REST: tensors in, maps, scores and verdicts out.
 
-Images pass the quality gate, queue and judge of `/inspect`; a request is answered for all of its images or for none.
+Images pass the quality gate, queue, judge and records of `/inspect`; a request is answered for all of its images or for
+none.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Annotated, Any, Literal
@@ -20,13 +22,14 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from service.images import Pixels, decode
-from service.inspection import Decoder, Judged
+from service.images import Pixels, decode, encode
+from service.inspection import Decoder, Inspection
+from service.orders import CameraId, DeadlineMs, PartId, TriggerId, stored, take_order, while_connected
 from service.problems import ProblemError, openapi_responses
 from service.recipes import Recipe
 from service.settings import Settings
 from service.station import choose_recipe, station_of, why_not_ready
-from service.uploads import arrival, read_body
+from service.uploads import read_body
 
 _Output = Literal["anomaly_map", "score", "verdict"]
 _DATATYPES: dict[_Output, str] = {"anomaly_map": "FP32", "score": "FP32", "verdict": "BYTES"}
@@ -35,7 +38,7 @@ _BODY = {"application/json": {"schema": {"type": "object", "required": ["inputs"
 _IN_PATH = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 _VERSION: dict[str, Any] = {"parameters": [_IN_PATH]}
 _POST: dict[str, Any] = {"requestBody": {"required": True, "content": _BODY}}
-_RESPONSES: dict[int | str, dict[str, Any]] = dict(openapi_responses())
+_RESPONSES: dict[int | str, dict[str, Any]] = openapi_responses()
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready"}}
 _TENSORS: dict[int | str, dict[str, Any]] = {**_RESPONSES, 200: {"content": _BINARY}}
 
@@ -72,6 +75,14 @@ class InferRequest(BaseModel, strict=True):
     outputs: Annotated[list[RequestedOutput], Field(max_length=3)] = []
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """What decodes an image of a request, and what gives the bytes to keep with its record."""
+
+    decode: Decoder
+    data: Callable[[], bytes]
+
+
 @router.get("")
 async def server_metadata(request: Request) -> dict[str, Any]:
     """What answers here."""
@@ -94,7 +105,7 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/models/{model}", responses=_RESPONSES)
 @router.get("/models/{model}/versions/{version}", responses=_RESPONSES, openapi_extra=_VERSION)
 async def model_metadata(request: Request, model: str) -> dict[str, Any]:
-    """Tensors of the recipe in service; `image_bytes`, BYTES `[-1]`, may take the place of `image`."""
+    """Tensors of the recipe in service; a request brings one of the two inputs."""
     recipe = _choose(request, model)
     height, width = recipe.shape
     shapes: dict[_Output, list[int]] = {"anomaly_map": [-1, height, width], "score": [-1], "verdict": [-1]}
@@ -102,7 +113,10 @@ async def model_metadata(request: Request, model: str) -> dict[str, Any]:
         "name": recipe.name,
         "versions": [recipe.version],
         "platform": "onnxruntime_onnx",
-        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, height, width, 3]}],
+        "inputs": [
+            {"name": "image", "datatype": "UINT8", "shape": [-1, height, width, 3]},
+            {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]},
+        ],
         "outputs": [{"name": name, "datatype": _DATATYPES[name], "shape": shape} for name, shape in shapes.items()],
     }
 
@@ -112,7 +126,7 @@ async def model_metadata(request: Request, model: str) -> dict[str, Any]:
 async def model_ready(request: Request, model: str) -> JSONResponse:
     """200 when the recipe can inspect; 503 after its backend failed or while the service shuts down."""
     recipe = _choose(request, model)
-    can = recipe.model.failures == 0 and not station_of(request).draining
+    can = recipe.model.failures == 0 and not station_of(request).drain.begun
     return JSONResponse({"name": recipe.name, "ready": can}, 200 if can else 503)
 
 
@@ -122,39 +136,41 @@ async def infer(
     request: Request,
     model: str,
     inference_header_content_length: Annotated[int | None, Header(ge=0, description="bytes of JSON, if less")] = None,
-    x_deadline_ms: Annotated[float | None, Header(ge=1, le=600_000, description="time all of them may take")] = None,
+    x_deadline_ms: DeadlineMs = None,
+    x_part_id: PartId = None,
+    x_trigger_id: TriggerId = None,
+    x_camera_id: CameraId = None,
 ) -> Response:
-    """Map, score and verdict of each image, or the `outputs` asked for."""
-    started = time.monotonic()
-    station = station_of(request)
-    station.access.require(request, "inspect")
-    if station.draining:
-        raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0)
-    deadline = started + (x_deadline_ms or station.settings.deadline_ms) / 1000
-    recipe = _choose(request, model)
-    station.inspector.admit(deadline)
-    async with arrival(deadline):
-        body = await read_body(request, station.settings.max_upload_bytes)
+    """Map, score and verdict of each image, or the `outputs` asked for.
+
+    A trigger is of one image. When it comes again it gets the score and verdict it got before; the map is not kept.
+    """
+    order = take_order(request, model, x_deadline_ms, part=x_part_id, camera=x_camera_id)
+    recipe, station = order.recipe, order.station
+    body = await order.read(read_body)
     split = len(body) if inference_header_content_length is None else inference_header_content_length
-    asked, decoders = await asyncio.to_thread(_parse, body, split, recipe, station.settings)
-    judged = await station.inspector.judge_all(decoders, recipe, deadline)
-    response = await asyncio.to_thread(_response, asked, recipe, judged)
-    if time.monotonic() > deadline:
-        raise ProblemError("deadline_passed", "the deadline passed while the result was being encoded")
-    for one in judged:
-        station.inspector.count(recipe, one)
+    asked, pictures = await asyncio.to_thread(_parse, body, split, recipe, station.settings)
+    if x_trigger_id is not None and len(pictures) != 1:
+        raise ProblemError("invalid_request", f"X-Trigger-Id is of one image, not of {len(pictures)}")
+    async with station.triggers.answer(x_trigger_id) as answer:
+        if answer.before is not None:
+            return _replay(asked, answer.before)
+        found = await while_connected(request, order.inspect([picture.decode for picture in pictures]))
+        arrays = await asyncio.to_thread(_arrays, found)
+        response = await asyncio.to_thread(_response, asked, (recipe.name, recipe.version), arrays)
+        if time.monotonic() > order.deadline:
+            raise ProblemError("deadline_passed", "the deadline passed while the result was being encoded")
+        replies = [order.conclude(one, p.data, x_trigger_id) for one, p in zip(found, pictures, strict=True)]
+        answer.give(stored(replies[0]))
     return response
 
 
 def _choose(request: Request, model: str) -> Recipe:
-    recipe = choose_recipe(station_of(request), model)
-    if (version := request.path_params.get("version", recipe.version)) != recipe.version:
-        raise ProblemError("unknown_recipe", f"version {version!r} of {model!r} is not in service: {recipe.version} is")
-    return recipe
+    return choose_recipe(station_of(request), model, request.path_params.get("version"))
 
 
-def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple[InferRequest, list[Decoder]]:
-    """The request and one decoder for each of its images; `split` bytes of `body` are JSON."""
+def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple[InferRequest, list[_Picture]]:
+    """The request and its images; `split` bytes of `body` are JSON."""
     if split > len(body):
         raise ProblemError("invalid_request", f"Inference-Header-Content-Length: {split} of {len(body)} bytes")
     try:
@@ -170,8 +186,14 @@ def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple
         _check_layout(tensor, len(body) - split, recipe, settings.max_batch)
         data = body[split:] if tensor.data is None else tensor.data
         if tensor.name == "image":
-            return asked, [partial(np.asarray, pixels) for pixels in _pixels(data, tensor.shape)]
-        return asked, [partial(decode, p, max_pixels=settings.max_pixels) for p in _pictures(data, tensor.shape[0])]
+            return asked, [
+                _Picture(partial(np.asarray, pixels), partial(encode, pixels, ".png"))
+                for pixels in _pixels(data, tensor.shape)
+            ]
+        return asked, [
+            _Picture(partial(decode, picture, max_pixels=settings.max_pixels), partial(bytes, picture))
+            for picture in _pictures(data, tensor.shape[0])
+        ]
     except (TypeError, ValueError) as error:
         raise ProblemError("invalid_request", f"{tensor.name}: {error}") from error
 
@@ -223,13 +245,30 @@ def _elements(binary: bytes) -> Iterator[bytes]:
         yield binary[begin:start]
 
 
-def _response(asked: InferRequest, recipe: Recipe, judged: Sequence[Judged]) -> Response:
-    """Outputs `anomaly_map` `[N, H, W]`, `score` `[N]` and `verdict` `[N]`, or those asked for."""
-    arrays: dict[_Output, NDArray[Any]] = {
-        "anomaly_map": np.array([one.anomaly_map for one in judged], "<f4"),
-        "score": np.array([one.score for one in judged], "<f4"),
-        "verdict": np.array([str(one.verdict) for one in judged]),
+def _arrays(found: Sequence[Inspection]) -> dict[_Output, NDArray[Any]]:
+    """Outputs `anomaly_map` `[N, H, W]`, `score` `[N]` and `verdict` `[N]`."""
+    return {
+        "anomaly_map": np.array([one.anomaly_map for one in found], "<f4"),
+        "score": np.array([one.score for one in found], "<f4"),
+        "verdict": np.array([str(one.verdict) for one in found]),
     }
+
+
+def _replay(asked: InferRequest, before: dict[str, Any]) -> Response:
+    """What a trigger got before, as the answer to the same trigger."""
+    if any(output.name == "anomaly_map" for output in asked.outputs):
+        raise ProblemError("invalid_request", "this trigger was answered before and its anomaly_map is not kept")
+    arrays: dict[_Output, NDArray[Any]] = {
+        "score": np.array([before["score"]], "<f4"),
+        "verdict": np.array([before["verdict"]]),
+    }
+    response = _response(asked, (before["recipe"], before["version"]), arrays)
+    response.headers["X-Replayed"] = "true"
+    return response
+
+
+def _response(asked: InferRequest, model: tuple[str, str], arrays: dict[_Output, NDArray[Any]]) -> Response:
+    """The outputs asked for, or all of `arrays`; `model` is name and version."""
     outputs: list[dict[str, Any]] = []
     parts: list[bytes] = []
     for output in asked.outputs or [RequestedOutput(name=name) for name in arrays]:
@@ -243,7 +282,7 @@ def _response(asked: InferRequest, recipe: Recipe, judged: Sequence[Judged]) -> 
             outputs[-1]["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
             outputs[-1]["data"] = array.ravel().tolist()
-    header = {"model_name": recipe.name, "model_version": recipe.version, "outputs": outputs}
+    header = {"model_name": model[0], "model_version": model[1], "outputs": outputs}
     text = json.dumps(header if asked.id is None else header | {"id": asked.id}, allow_nan=False).encode()
     media_type = "application/octet-stream" if parts else "application/json"
     headers = {"Inference-Header-Content-Length": str(len(text))} if parts else {}

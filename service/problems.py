@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
@@ -25,6 +24,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "Method not allowed here"),
     "recipe_not_ready": (409, "The recipe is not ready"),
     "activation_failed": (409, "The version was not activated"),
+    "limits_refused": (409, "The limits were not changed"),
     "body_too_large": (413, "Request body too large"),
     "image_too_large": (413, "Image has too many pixels"),
     "unsupported_media_type": (415, "Content type not supported"),
@@ -86,13 +86,15 @@ def problem_response(problem: ProblemError, request_id: str | None, path: str = 
     return JSONResponse(body.model_dump(exclude_none=True) | error, problem.status, headers, MEDIA_TYPE)
 
 
-def openapi_responses() -> Mapping[int | str, dict[str, Any]]:
-    """The table as OpenAPI responses of `/inspect`."""
+def openapi_responses(*, examples: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The table as OpenAPI responses, with an example of each problem where there is room for them."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for code, (status, title) in PROBLEMS.items():
-        entry = by_status.setdefault(
-            status,
-            {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}},
-        )
+        content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/ProblemBody"}}
+        entry = by_status.setdefault(status, {"description": "", "content": {MEDIA_TYPE: content}})
         entry["description"] += f"{'; ' if entry['description'] else ''}`{code}`: {title}"
+        if examples:
+            problem = problem_body(ProblemError(code, "what is wrong, and what to do about it"), "line-4.17")
+            value = problem.model_dump(mode="json", exclude_none=True)
+            entry["content"][MEDIA_TYPE].setdefault("examples", {})[code] = {"summary": title, "value": value}
     return by_status

@@ -14,10 +14,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from service.client import AsyncClient, Outcome
+from service.client import Outcome
 from service.verdicts import Verdict
 
 
@@ -37,8 +38,14 @@ class Qualification:
     passed: bool
 
 
+class Inspects(Protocol):
+    """A client, as far as it is needed here."""
+
+    async def inspect(self, image: bytes, *, recipe: str | None, deadline_ms: float | None) -> Outcome: ...
+
+
 async def qualify(
-    client: AsyncClient,
+    client: Inspects,
     images: list[bytes],
     *,
     rate_hz: float,

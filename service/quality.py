@@ -40,7 +40,7 @@ class Quality:
 def measure(image: Pixels, resized: Pixels) -> Quality:
     """Quality of a picture `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
     gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY)
-    share = np.bincount(gray.ravel(), minlength=256) / gray.size
+    share = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel().astype(np.float64) / gray.size
     levels = np.arange(256)
     mean = float(share @ levels)
     return Quality(

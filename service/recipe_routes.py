@@ -11,21 +11,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
 from service.backends import BackendError
+from service.golden import GoldenError
+from service.limits import LimitsChange, LimitsError
 from service.problems import ProblemError, openapi_responses
-from service.recipes import (
-    ActivationError,
-    GoldenError,
-    Recipe,
-    RecipeNotReadyError,
-    RecipeStore,
-    UnknownRecipeError,
-)
+from service.recipes import ActivationError, Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 from service.replies import RecipeReply, recipe_reply
 from service.station import choose_recipe, station_of
 
 log = logging.getLogger("draem_inspect")
 
-router = APIRouter(responses=dict(openapi_responses()))
+router = APIRouter(responses=openapi_responses())
 
 
 @router.get("/recipes")
@@ -72,6 +67,30 @@ async def verify(request: Request, recipe: str) -> RecipeReply:
     return await _change_recipe(request, lambda store: store.verify(recipe))
 
 
+@router.patch("/recipes/{recipe}/limits")
+async def change_limits(request: Request, recipe: str, change: LimitsChange) -> RecipeReply:
+    """Judge by other thresholds or quality limits from now on, without a new version; kept over restarts.
+
+    null takes the value of the manifest again. The change belongs to the version in service.
+    """
+    by = station_of(request).access.require(request, "admin")
+    reply = await _change_recipe(request, lambda store: store.change_limits(recipe, change, by))
+    log.warning(
+        "limits of recipe %s version %s changed by %s: %s",
+        *(reply.recipe, reply.version, by, change.model_dump_json(exclude_unset=True)),
+    )
+    return reply
+
+
+@router.post("/recipes/{recipe}/limits/reset")
+async def reset_limits(request: Request, recipe: str) -> RecipeReply:
+    """Go back to the limits of the manifest."""
+    by = station_of(request).access.require(request, "admin")
+    reply = await _change_recipe(request, lambda store: store.reset_limits(recipe))
+    log.warning("limits of recipe %s version %s set back to the manifest's by %s", reply.recipe, reply.version, by)
+    return reply
+
+
 @router.get("/recipes/{recipe}/golden/{index}.png", response_class=FileResponse)
 async def golden_image(request: Request, recipe: str, index: int) -> FileResponse:
     """A golden image of the recipe: something to try it on."""
@@ -81,6 +100,17 @@ async def golden_image(request: Request, recipe: str, index: int) -> FileRespons
     if not 0 <= index < len(bundle.manifest.golden):
         raise ProblemError("not_found", f"recipe {recipe!r} has golden images 0 to {len(bundle.manifest.golden) - 1}")
     return FileResponse(bundle.file(bundle.manifest.golden[index].image), media_type="image/png")
+
+
+@router.get("/recipes/{recipe}/keep.png", response_class=FileResponse)
+async def keep_mask(request: Request, recipe: str) -> FileResponse:
+    """Where anomalies count (white) and where they are ignored (black), at the network's size; 404 where all counts."""
+    station = station_of(request)
+    station.access.require(request, "inspect")
+    bundle = choose_recipe(station, recipe).bundle
+    if bundle.manifest.keep_mask is None:
+        raise ProblemError("not_found", f"recipe {recipe!r} ignores nothing")
+    return FileResponse(bundle.file(bundle.manifest.keep_mask), media_type="image/png")
 
 
 async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recipe]) -> RecipeReply:
@@ -96,6 +126,8 @@ async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recip
         raise ProblemError("recipe_not_ready", str(error)) from error
     except BackendError as error:
         raise ProblemError("backend_failed", str(error), retry_after_s=5.0) from error
+    except LimitsError as error:
+        raise ProblemError("limits_refused", str(error)) from error
     except ActivationError as error:
         raise ProblemError("activation_failed", str(error)) from error
     log.info("recipe %s: version %s is in service, checked %s", recipe.name, recipe.version, recipe.checked)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
 from service.backends import Backend, BackendError
 from service.batching import Batcher, Model
-from service.bundle import Bundle, BundleError, Tolerance, list_versions, read_bundle
-from service.images import ImageError, read, resize
+from service.bundle import Bundle, BundleError, list_versions, read_bundle, replace_file
+from service.golden import GoldenError, check_golden
+from service.images import ImageError
+from service.limits import Limits, LimitsChange, LimitsError, change_limits, read_limits, reset_limits
 
 # In a recipe's folder: the version to serve, then the one before it.
 ACTIVE = "ACTIVE"
-
-
-class GoldenError(Exception):
-    """The backend does not reproduce a golden image; the message says which and by how much."""
 
 
 class UnknownRecipeError(Exception):
@@ -35,11 +29,12 @@ class RecipeNotReadyError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe version that passed the golden gate at `checked`."""
+    """A recipe version that passed the golden gate at `checked`, with the limits that its pictures are judged by."""
 
     bundle: Bundle
     model: Model
     checked: datetime
+    limits: Limits
 
     @property
     def name(self) -> str:
@@ -63,7 +58,7 @@ class ActivationError(Exception):
 
 
 # What loading a version can end in, other than a ready recipe.
-_REFUSED = (BundleError, BackendError, GoldenError, ImageError, OSError, ValueError)
+_REFUSED = (BundleError, BackendError, GoldenError, ImageError, LimitsError, OSError, ValueError)
 
 
 class RecipeStore:
@@ -97,8 +92,7 @@ class RecipeStore:
         """Load one version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
         for name, versions in list_versions(self._models_dir).items():
             try:
-                active = read_active(self._models_dir / name)
-                self.ready[name] = self._open(self._models_dir / name / (active[0] if active else versions[-1]))
+                self.ready[name] = self._open(self._models_dir / name / self._chosen(name, versions))
             except _REFUSED as error:
                 self.failed[name] = str(error)
         self.loaded = True
@@ -162,6 +156,33 @@ class RecipeStore:
             self.ready[name] = replace(recipe, checked=datetime.now(UTC))
             return self.ready[name]
 
+    def change_limits(self, name: str, change: LimitsChange, by: str) -> Recipe:
+        """Judge the pictures of a recipe's version in service by other limits from now on; raises LimitsError."""
+        with self._changing:
+            recipe = self.get(name)
+            limits = change_limits(self._models_dir / name, recipe.bundle.manifest, change, by)
+            self.ready[name] = replace(recipe, limits=limits)
+            return self.ready[name]
+
+    def reset_limits(self, name: str) -> Recipe:
+        """Go back to the limits of the manifest, also where the changed ones cannot be read; raises ActivationError."""
+        with self._changing:
+            if name not in self.ready and name not in self.failed:
+                raise UnknownRecipeError(f"no recipe {name!r}: {self._choice()}")
+            recipe = self.ready.get(name)
+            versions = list_versions(self._models_dir).get(name, [])
+            try:
+                version = recipe.version if recipe else self._chosen(name, versions)
+                reset_limits(self._models_dir / name, version)
+                if recipe:
+                    self.ready[name] = replace(recipe, limits=Limits.of(recipe.bundle.manifest))
+                else:
+                    self.ready[name] = self._open(self._models_dir / name / version)
+                    self.failed.pop(name, None)
+            except _REFUSED as error:
+                raise ActivationError(str(error)) from error
+            return self.ready[name]
+
     def versions(self) -> dict[str, list[str]]:
         """All versions on disk of every recipe, oldest first."""
         return list_versions(self._models_dir)
@@ -204,9 +225,15 @@ class RecipeStore:
         names = sorted({*self.ready, *self.failed})
         return f"choose {', '.join(names)}" if names else "there are none"
 
+    def _chosen(self, name: str, versions: list[str]) -> str:
+        """The version that was activated last, else the newest of `versions`."""
+        active = read_active(self._models_dir / name)
+        return active[0] if active else versions[-1]
+
     def _open(self, path: Path) -> Recipe:
         bundle = read_bundle(path)
         self._check_bundle(bundle)
+        limits = read_limits(path.parent, bundle.manifest)
         model = Model(self._open_model(bundle))
         try:
             check_golden(bundle, model, self._batcher)
@@ -216,7 +243,7 @@ class RecipeStore:
         except BaseException:
             model.backend.close()
             raise
-        return Recipe(bundle, model, datetime.now(UTC))
+        return Recipe(bundle, model, datetime.now(UTC), limits)
 
 
 def read_active(folder: Path) -> list[str]:
@@ -228,40 +255,4 @@ def read_active(folder: Path) -> list[str]:
 
 
 def _write_active(folder: Path, version: str, before: str | None) -> None:
-    temporary = folder / f".{ACTIVE}.new"
-    with temporary.open("w") as stream:
-        stream.write("\n".join(filter(None, (version, before))) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / ACTIVE)
-
-
-def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
-    """Run the golden images the way every image is run; raises GoldenError above the manifest's tolerance."""
-    manifest = bundle.manifest
-    tolerance = manifest.tolerances[model.backend.precision]
-    for golden in manifest.golden:
-        image = resize(read(bundle.file(golden.image)), manifest.input.height, manifest.input.width)
-        result = batcher.submit(model, image, math.inf).result()
-        expected = np.load(bundle.file(golden.anomaly_map), allow_pickle=False)
-        _compare(f"{bundle.path}: {golden.image}", result.anomaly_map, result.score, expected, golden.score, tolerance)
-
-
-def _compare(
-    name: str,
-    anomaly_map: np.ndarray,
-    score: float,
-    expected_map: np.ndarray,
-    expected_score: float,
-    tolerance: Tolerance,
-) -> None:
-    if anomaly_map.shape != expected_map.shape:
-        raise GoldenError(f"{name}: the map is {anomaly_map.shape}, the golden one {expected_map.shape}")
-    score_error = abs(score - expected_score)
-    map_error = float(np.abs(anomaly_map - expected_map).max())
-    # Not "error > tolerance": NaN must fail too.
-    if not (score_error <= tolerance.score and map_error <= tolerance.anomaly_map):
-        raise GoldenError(
-            f"{name}: score is off by {score_error:.2e} (allowed {tolerance.score:.0e}), "
-            f"map by {map_error:.2e} (allowed {tolerance.anomaly_map:.0e})"
-        )
+    replace_file(folder / ACTIVE, "\n".join(filter(None, (version, before))) + "\n")

@@ -42,12 +42,15 @@ class RecordsError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """One finished inspection: the reply as it was sent (without picture), and the bytes that were inspected."""
+    """One finished inspection: the reply as it was sent (without picture), and what gives the bytes to keep.
+
+    `image` is called by the thread that writes, so that no verdict waits for an encoder.
+    """
 
     reply: dict[str, Any]
     time: float
     trigger_id: str | None
-    image: bytes | None
+    image: Callable[[], bytes] | None
 
     @property
     def inspection_id(self) -> str:
@@ -131,7 +134,7 @@ class Records:
             batch, closing = self._take()
             try:
                 self._write(connection, batch)
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, ValueError, sqlite3.Error) as error:
                 connection.rollback()
                 self._on_lost(len(batch))
                 log.error("%d records could not be written to %s: %s", len(batch), self._file, error)
@@ -147,7 +150,7 @@ class Records:
     def _write(self, connection: sqlite3.Connection, batch: list[Record]) -> None:
         rows = []
         for record in batch:
-            sha256 = None if record.image is None else self._keep_image(record.image)
+            sha256 = None if record.image is None else self._keep_image(record.image())
             reply = record.reply
             ids = (record.trigger_id, reply.get("part_id"), sha256)
             row = (record.inspection_id, record.time, reply["recipe"], reply["verdict"], *ids, json.dumps(reply))

@@ -8,9 +8,9 @@ import uuid
 from typing import Literal
 
 from fastapi import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, JsonValue
 
-from service.bundle import Precision
+from service.bundle import Precision, QualityLimits
 from service.heatmap import Region
 from service.inspection import Inspection
 from service.recipes import Recipe
@@ -23,6 +23,15 @@ class ThresholdsReply(BaseModel):
     review: float
     reject: float
     pixel: float
+    min_area: int
+
+
+class LimitsReply(BaseModel):
+    """Whose limits are in force: the manifest's, or changed ones, since when and by whom."""
+
+    source: Literal["manifest", "changed"]
+    changed: str | None = None
+    by: str | None = None
 
 
 class BackendReply(BaseModel):
@@ -37,8 +46,29 @@ class HeatmapReply(BaseModel):
     data: str  # base64
 
 
+_EXAMPLE: dict[str, JsonValue] = {
+    "inspection_id": "0b6f1f5e-3f0a-4f0e-9a55-0d2f2a6c9a11",
+    "request_id": "line-4.17",
+    "part_id": "A 17",
+    "recipe": "demo",
+    "version": "1",
+    "model_sha256": "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8",
+    "verdict": "NG",
+    "score": 0.55,
+    "faults": [],
+    "thresholds": {"review": 0.11, "reject": 0.13, "pixel": 0.5, "min_area": 0},
+    "limits": {"source": "changed", "changed": "2026-01-02T12:00:00+00:00", "by": "Ada from quality"},
+    "regions": [{"x": 126, "y": 101, "width": 41, "height": 56, "area": 1456, "peak": 0.55}],
+    "heatmap": {"format": "overlay", "media_type": "image/png", "data": "iVBORw0KGgo="},
+    "backend": {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"},
+    "timings_ms": {"read": 0.4, "decode": 0.6, "quality": 0.2, "queue": 0.5, "model": 18.3, "postprocess": 0.4},
+}
+
+
 class InspectionReply(BaseModel):
     """Regions are in pixels of the sent image; times in milliseconds by stage; `faults` of the picture, if any."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     inspection_id: str
     request_id: str
@@ -50,6 +80,7 @@ class InspectionReply(BaseModel):
     score: float
     faults: list[str]
     thresholds: ThresholdsReply
+    limits: LimitsReply
     regions: list[Region]
     heatmap: HeatmapReply | None
     backend: BackendReply
@@ -64,6 +95,9 @@ class RecipeReply(BaseModel):
     version: str | None = None
     model_sha256: str | None = None
     thresholds: ThresholdsReply | None = None
+    quality: QualityLimits | None = None
+    limits: LimitsReply | None = None
+    keep_mask: bool = False
     golden_images: int = 0
     golden_checked: str | None = None
 
@@ -81,6 +115,7 @@ def inspection_reply(inspection: Inspection, request_id: str, part_id: str | Non
         score=inspection.score,
         faults=inspection.faults,
         thresholds=thresholds_reply(recipe),
+        limits=limits_reply(recipe),
         regions=inspection.regions,
         heatmap=None
         if picture is None
@@ -113,6 +148,7 @@ def _result_headers(inspection: Inspection) -> dict[str, str]:
         "X-Recipe": recipe.name,
         "X-Recipe-Version": recipe.version,
         "X-Model-Sha256": recipe.model_sha256,
+        "X-Limits": limits_reply(recipe).source,
         "Server-Timing": ", ".join(f"{stage};dur={1000 * value:.3f}" for stage, value in inspection.seconds.items()),
     }
 
@@ -124,14 +160,24 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
         version=recipe.version,
         model_sha256=recipe.model_sha256,
         thresholds=thresholds_reply(recipe),
+        quality=recipe.limits.quality,
+        limits=limits_reply(recipe),
+        keep_mask=recipe.bundle.manifest.keep_mask is not None,
         golden_images=len(recipe.bundle.manifest.golden),
         golden_checked=recipe.checked.isoformat(timespec="seconds"),
     )
 
 
 def thresholds_reply(recipe: Recipe) -> ThresholdsReply:
-    thresholds = recipe.bundle.manifest.thresholds
-    return ThresholdsReply(review=thresholds.review, reject=thresholds.reject, pixel=thresholds.pixel)
+    limits = recipe.limits.thresholds
+    return ThresholdsReply(review=limits.review, reject=limits.reject, pixel=limits.pixel, min_area=limits.min_area)
+
+
+def limits_reply(recipe: Recipe) -> LimitsReply:
+    change = recipe.limits.change
+    if change is None:
+        return LimitsReply(source="manifest")
+    return LimitsReply(source="changed", changed=change.changed.isoformat(timespec="seconds"), by=change.by)
 
 
 def backend_reply(recipe: Recipe) -> BackendReply:

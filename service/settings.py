@@ -55,9 +55,13 @@ class Settings(BaseSettings):
     codec_threads: Annotated[int, Field(ge=1, le=64, description="threads that decode and draw images")] = 2
     max_upload_bytes: Annotated[int, Field(ge=1024, description="largest request body (413)")] = 32 * 1024 * 1024
     max_pixels: Annotated[int, Field(ge=1024, description="largest image, width times height (413)")] = 50_000_000
-    drain_timeout_s: Annotated[
-        int, Field(ge=0, le=600, description="seconds that running requests get after SIGTERM")
-    ] = 20
+    drain_grace_s: Annotated[
+        float,
+        Field(ge=0, le=600, description="seconds after SIGTERM in which `/readyz` says draining, still serving"),
+    ] = 3
+    drain_timeout_s: Annotated[int, Field(ge=0, le=600, description="seconds that running requests get after that")] = (
+        20
+    )
     api_keys_file: Annotated[
         Path | None,
         Field(

@@ -9,6 +9,7 @@ from fastapi import Request
 from service.access import Access
 from service.batching import Batcher
 from service.counters import Counters
+from service.draining import Drain
 from service.inspection import Inspector
 from service.monitoring import Metrics
 from service.problems import ProblemError
@@ -31,7 +32,7 @@ class Station:
     records: Records | None
     triggers: Triggers
     counters: Counters
-    draining: bool = False
+    drain: Drain
 
 
 def station_of(request: Request) -> Station:
@@ -40,16 +41,19 @@ def station_of(request: Request) -> Station:
 
 
 def why_not_ready(station: Station) -> str | None:
-    return "shutting down" if station.draining else station.recipes.why_not_ready()
+    return "draining: the service is shutting down" if station.drain.begun else station.recipes.why_not_ready()
 
 
-def choose_recipe(station: Station, name: str | None) -> Recipe:
-    """The recipe of this name, or the default one; raises ProblemError."""
+def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:
+    """The recipe of this name, or the default one, in this `version` where one is asked for; raises ProblemError."""
     if not station.recipes.loaded:
         raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
     try:
-        return station.recipes.get(name)
+        recipe = station.recipes.get(name)
     except UnknownRecipeError as error:
         raise ProblemError("unknown_recipe", str(error)) from error
     except RecipeNotReadyError as error:
         raise ProblemError("recipe_not_ready", str(error)) from error
+    if version not in {None, recipe.version}:
+        raise ProblemError("unknown_recipe", f"version {version!r} of {name!r} is not in service: {recipe.version} is")
+    return recipe

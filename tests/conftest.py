@@ -100,6 +100,7 @@ def make_bundle(
     label: str = "",
     review: float = 0.3,
     reject: float = 0.6,
+    keep: bytes | None = None,
 ) -> Bundle:
     """A bundle whose score is the image's brightness: by default below 0.3 OK, below 0.6 REVIEW, else NG."""
     image = gray(50)
@@ -108,6 +109,8 @@ def make_bundle(
     array = io.BytesIO()
     np.save(array, maps[0])
     contents = {"model.onnx": brightness_model(label), "golden/0.png": png(image), "golden/0.npy": array.getvalue()}
+    if keep is not None:
+        contents["keep.png"] = keep
     manifest = Manifest(
         format_version=1,
         recipe=recipe,
@@ -138,6 +141,7 @@ def make_bundle(
         ),
         models={"fp32": "model.onnx"},
         opset=18,
+        keep_mask=None if keep is None else "keep.png",
         golden=[GoldenImage(image="golden/0.png", anomaly_map="golden/0.npy", score=float(scores[0]) + golden_shift)],
         tolerances={"fp32": Tolerance(score=1e-3, anomaly_map=1e-3)},
         files=describe(contents),

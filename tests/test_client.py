@@ -55,6 +55,14 @@ def test_commands_against_a_running_service(models: Path, tmp_path: Path, capsys
         assert run(["inspect", str(tmp_path / "missing.png"), *url]) == 2
         assert "missing.png" in capsys.readouterr().err
 
+        assert run(["limits", "part", "--review", "0.5", "--quality", "dark_max=0.8", *url]) == 0
+        reply = json.loads(capsys.readouterr().out)
+        assert (reply["thresholds"]["review"], reply["quality"]["dark_max"]) == (0.5, 0.8)
+        assert run(["limits", "part", "--review", "0.9", *url]) == 1
+        assert "above" in capsys.readouterr().out
+        assert run(["limits", "part", *url]) == run(["limits", "part", "--reset", "--reject", "1", *url]) == 2
+        assert run(["limits", "part", "--reset", *url]) == 0
+        assert '"manifest"' in capsys.readouterr().out
         assert run(["verify", "part", *url]) == 0
         assert run(["activate", "part", "7", *url]) == 1
         assert "has no version '7'" in capsys.readouterr().out

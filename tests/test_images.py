@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import cv2
@@ -41,6 +42,40 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert turned[:, 20:].mean() < 5
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_opencv_does(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(PICTURE).save(buffer, "JPEG", exif=exif, quality=95)
+    np.testing.assert_array_equal(decode(buffer.getvalue()), _opencv(buffer.getvalue()))
+
+
+def _opencv(data: bytes) -> np.ndarray:
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB))
+
+
+@pytest.mark.parametrize(("mode", "subsampling"), [("RGB", 0), ("RGB", 1), ("RGB", 2), ("L", None), ("CMYK", 0)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_pixels_are_those_of_opencv(mode: str, subsampling: int | None, progressive: bool) -> None:
+    buffer = io.BytesIO()
+    options = {} if subsampling is None else {"subsampling": subsampling}
+    Image.fromarray(PICTURE).convert(mode).save(buffer, "JPEG", progressive=progressive, **options)
+    np.testing.assert_array_equal(decode(buffer.getvalue()), _opencv(buffer.getvalue()))
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0, 0xAA]))
+def test_a_jpeg_with_a_hole_in_its_data_is_refused(position: int, filling: int) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
+    data = bytearray(encode(noise, ".jpg"))
+    begin = data.index(b"\xff\xda") + 14
+    position = begin + position % (len(data) - begin - 202)
+    data[position : position + 200] = bytes([filling]) * 200
+    with pytest.raises(ImageError, match="the JPEG is damaged or cut short") as refused:
+        decode(bytes(data))
+    assert refused.value.code == "corrupt_image"
+
+
 def test_the_pixel_limit_counts_before_decoding() -> None:
     assert decode(png(gray(0, 40)), max_pixels=1600).shape == (40, 40, 3)
     with pytest.raises(ImageError, match="40x40 = 1600 pixels, more than the limit of 1599") as refused:
@@ -68,6 +103,15 @@ def test_a_damaged_png_is_refused_or_unchanged(position: int, value: int) -> Non
     except ImageError:
         return
     np.testing.assert_array_equal(pixels, PICTURE)
+
+
+def test_a_png_chunk_longer_than_the_file_takes_no_memory() -> None:
+    """Found by the fuzz target: OpenCV took 4 GB for these hundred bytes."""
+    data = bytearray(png(PICTURE[:4, :4]))
+    at = data.index(b"IDAT") - 4
+    data[at : at + 2] = b"\xff\xff"
+    with pytest.raises(ImageError, match="no room for a chunk of 42949"):
+        decode(bytes(data))
 
 
 def test_read_names_the_file(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """POST /inspect as a line integrator meets it: good pictures, every kind of bad one, and the next good one after it."""
 
 import base64
+import hashlib
 import io
+import re
 import struct
 import threading
 import zlib
@@ -17,6 +19,8 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from service.app import create_app
+from service.problems import PROBLEMS, ProblemBody
+from service.replies import InspectionReply
 from service.settings import Settings
 
 GOOD, DOUBTFUL, BAD = png(gray(51)), png(gray(102)), png(gray(204))
@@ -62,7 +66,7 @@ def test_verdict_score_and_thresholds(client: TestClient, data: bytes, verdict: 
     reply = post(client, data, headers={"X-Part-Id": "A 17"}).json()
     assert reply["verdict"] == verdict
     assert reply["score"] == pytest.approx(score, abs=1e-6)
-    assert reply["thresholds"] == {"review": 0.3, "reject": 0.6, "pixel": 0.5}
+    assert reply["thresholds"] == {"review": 0.3, "reject": 0.6, "pixel": 0.5, "min_area": 0}
     assert (reply["recipe"], reply["version"], reply["part_id"]) == ("part", "1", "A 17")
     assert reply["backend"] == {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"}
     assert reply["heatmap"] is None
@@ -293,12 +297,53 @@ def test_page_and_its_files_come_from_the_service_itself(client: TestClient) -> 
     assert "http://" not in page.text.replace("http://localhost", "")
 
 
+def test_docs_need_no_internet(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert "//" not in page.text.replace("</", "")
+    for file in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
+        assert client.get(file).status_code == 200
+    assert "swagger-ui-bundle.js" in page.text
+    policy = page.headers["content-security-policy"]
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
+
+
 def test_golden_images_can_be_fetched(client: TestClient) -> None:
     (recipe,) = client.get("/recipes").json()
     assert (recipe["recipe"], recipe["ready"], recipe["golden_images"]) == ("part", True, 1)
     assert client.get("/recipes/part/golden/0.png").headers["content-type"] == "image/png"
     assert_problem(client.get("/recipes/part/golden/1.png"), 404, "not_found")
     assert_problem(client.get("/recipes/part/golden/x.png"), 422, "invalid_request")
+
+
+def test_the_page_is_told_where_anomalies_count(models: Path) -> None:
+    mask = png(gray(255))
+    make_bundle(models, "masked", keep=mask)
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
+        wait_until_loaded(client)
+        assert {reply["recipe"]: reply["keep_mask"] for reply in client.get("/recipes").json()} == {
+            "masked": True,
+            "part": False,
+        }
+        assert client.get("/recipes/masked/keep.png").content == mask
+        assert_problem(client.get("/recipes/part/keep.png"), 404, "not_found")
+
+
+def test_the_examples_of_the_api_are_what_it_answers(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    (example,) = schema["components"]["schemas"]["InspectionReply"]["examples"]
+    assert InspectionReply.model_validate(example).verdict == "NG"
+    assert example.keys() == post(client, GOOD).json().keys()
+    responses = schema["paths"]["/inspect"]["post"]["responses"]
+    examples = {
+        code: (status, example["value"])
+        for status, response in responses.items()
+        for code, example in response["content"].get("application/problem+json", {}).get("examples", {}).items()
+    }
+    assert examples.keys() == PROBLEMS.keys()
+    for code, (status, value) in examples.items():
+        assert (ProblemBody.model_validate(value).code, str(value["status"])) == (code, status)
 
 
 def test_bare_pixels_score_like_the_encoded_picture(client: TestClient) -> None:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import SIZE, gray, make_bundle, png, wait_until_loaded
@@ -95,7 +96,10 @@ def test_metadata_and_health(client: TestClient) -> None:
     metadata = client.get("/v2/models/part").json()
     assert metadata == client.get("/v2/models/part/versions/1").json()
     assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("part", ["1"], "onnxruntime_onnx")
-    assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]}]
+    assert metadata["inputs"] == [
+        {"name": "image", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]},
+        {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]},
+    ]
     assert {output["name"]: (output["datatype"], output["shape"]) for output in metadata["outputs"]} == {
         "anomaly_map": ("FP32", [-1, SIZE, SIZE]),
         "score": ("FP32", [-1]),
@@ -302,3 +306,55 @@ def test_failures_are_problems_and_never_verdicts(models: Path, monkeypatch: pyt
         late = client.post(INFER, json=image_input(ONE), headers={"X-Deadline-Ms": "200"})
         assert_problem(late, 504, "deadline_passed")
         assert client.get("/counters").json()["part"]["total"] == 2
+
+
+def test_requests_are_recorded_with_part_picture_and_stages(models: Path, tmp_path: Path) -> None:
+    settings = Settings(models_dir=models, records_dir=tmp_path / "records", record_images="all")
+    with TestClient(create_app(settings)) as client:
+        wait_until_loaded(client)
+        two = client.post(INFER, json=image_input(IMAGES[[0, 2]]), headers={"X-Part-Id": "A 17"})
+        assert outputs_of(two)["verdict"].tolist() == ["OK", "NG"]
+        outputs_of(client.post(INFER, json=bytes_input([PICTURES[1]])))
+        text = client.get("/metrics").text
+        assert 'inspect_stage_seconds_count{recipe="part",stage="model"} 3.0' in text
+        while len(replies := client.get("/inspections").json()) < 3:
+            pass
+        last, *both = replies
+        assert (last["verdict"], last["part_id"]) == ("REVIEW", None)
+        assert client.get(f"/inspections/{last['inspection_id']}/image").content == PICTURES[1]
+        assert {(reply["verdict"], reply["part_id"]) for reply in both} == {("OK", "A 17"), ("NG", "A 17")}
+        for reply in both:
+            assert reply["timings_ms"].keys() >= {"read", "decode", "queue", "model", "postprocess", "total"}
+            picture = client.get(f"/inspections/{reply['inspection_id']}/image").content
+            level = LEVELS[reply["verdict"]]
+            assert (cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) == level).all()
+
+
+def test_a_trigger_gets_the_answer_it_got_before(models: Path, tmp_path: Path) -> None:
+    settings = Settings(models_dir=models, records_dir=tmp_path / "records")
+    trigger = {"X-Trigger-Id": "T 4"}
+    with TestClient(create_app(settings)) as client:
+        wait_until_loaded(client)
+        assert outputs_of(client.post(INFER, json=image_input(IMAGES[1:2]), headers=trigger)).keys() == {
+            *("anomaly_map", "score", "verdict")
+        }
+        many = client.post(INFER, json=image_input(IMAGES[:2]), headers=trigger)
+        assert_problem(many, 422, "invalid_request")
+    with TestClient(create_app(settings)) as client:
+        wait_until_loaded(client)
+        again = client.post(INFER, json=image_input(IMAGES[2:3]), headers=trigger)
+        assert again.headers["x-replayed"] == "true"
+        found = outputs_of(again)
+        assert (found["verdict"].tolist(), found["score"].tolist()) == (["REVIEW"], [pytest.approx(0.4)])
+        assert "anomaly_map" not in found
+        wants_map = image_input(IMAGES[2:3]) | {"outputs": [{"name": "anomaly_map"}]}
+        assert_problem(client.post(INFER, json=wants_map, headers=trigger), 422, "invalid_request")
+        assert post(client, PICTURES[2], headers=trigger).json()["verdict"] == "REVIEW"
+        assert client.get("/counters").json() == {}
+
+
+def test_a_frozen_camera_is_noticed(client: TestClient) -> None:
+    camera = {"X-Camera-Id": "17"}
+    assert outputs_of(client.post(INFER, json=image_input(ONE), headers=camera))["verdict"].tolist() == ["OK"]
+    again = client.post(INFER, json=image_input(ONE), headers=camera)
+    assert outputs_of(again)["verdict"].tolist() == ["NOT_INSPECTED"]

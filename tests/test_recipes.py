@@ -10,7 +10,8 @@ from fakes import FakeBackend, brightness
 from service.backends import Backend, BackendError, open_backend
 from service.batching import Batcher
 from service.bundle import Bundle
-from service.recipes import ActivationError, GoldenError, RecipeNotReadyError, RecipeStore, UnknownRecipeError
+from service.golden import GoldenError
+from service.recipes import ActivationError, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ GOOD, BAD = png(gray(51)), png(gray(204))
 
 def _record(number: int, image: bytes | None = None) -> Record:
     reply = {"inspection_id": f"id-{number}", "recipe": "part", "verdict": "OK", "part_id": None}
-    return Record(reply, time=float(number), trigger_id=None, image=image)
+    return Record(reply, time=float(number), trigger_id=None, image=None if image is None else lambda: image)
 
 
 def _client(models: Path, folder: Path, **more: object) -> TestClient:

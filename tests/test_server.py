@@ -96,7 +96,7 @@ def test_sigterm_finishes_running_requests_and_leaves_no_child(tmp_path: Path) -
     make_bundle(tmp_path / "models")
     picture = png(np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), np.uint8))
     replies: list[int] = []
-    with running_service(tmp_path / "models", tmp_path / "log") as (process, client):
+    with running_service(tmp_path / "models", tmp_path / "log", drain_grace_s=0) as (process, client):
 
         def work() -> None:
             headers = {"Content-Type": "image/png"}
@@ -115,6 +115,34 @@ def test_sigterm_finishes_running_requests_and_leaves_no_child(tmp_path: Path) -
         assert process.wait(60) == -signal.SIGTERM
     assert replies == [200] * 8
     assert children == ""
+
+
+def test_a_load_balancer_loses_no_picture_when_the_service_ends(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models")
+    picture, headers = png(gray(51)), {"Content-Type": "image/png"}
+    with running_service(tmp_path / "models", tmp_path / "log", drain_grace_s=2) as (process, client):
+        process.send_signal(signal.SIGTERM)
+        while (ready := client.get("/readyz")).status_code == 200:
+            pass
+        assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+        # Pictures that were on their way are inspected, and their connection is not used again.
+        with httpx2.Client(base_url=client.base_url, timeout=60) as late:
+            reply = late.post("/inspect", content=picture, headers=headers)
+        assert reply.json()["verdict"] == "OK"
+        assert reply.headers["connection"] == "close"
+        assert client.get("/livez").status_code == 200
+        assert client.get("/v2/health/ready").status_code == client.get("/v2/models/part/ready").status_code == 503
+        assert process.wait(60) == -signal.SIGTERM
+
+
+def test_a_second_signal_ends_the_grace(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models")
+    with running_service(tmp_path / "models", tmp_path / "log", drain_grace_s=600) as (process, client):
+        process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
 
 
 def test_a_port_in_use_and_a_wrong_setting_end_at_once_with_a_message(tmp_path: Path) -> None:

@@ -74,10 +74,31 @@ async function loadExample(path, image, button) {
   button.addEventListener("click", () => inspect(blob));
 }
 
-async function inspect(blob) {
-  const query = new URLSearchParams({ recipe: at("recipe").value, heatmap: "overlay" });
+// Where the recipe ignores anomalies the picture is darkened: nobody should wait for a verdict on those places.
+async function showSent(blob, name) {
   URL.revokeObjectURL(at("sent").src);
   at("sent").src = URL.createObjectURL(blob);
+  const masked = recipes.find((recipe) => recipe.recipe === name)?.keep_mask ?? false;
+  at("masked").hidden = !masked;
+  if (!masked) return;
+  const response = await api(`/recipes/${encodeURIComponent(name)}/keep.png`);
+  if (!response.ok) return;
+  const [picture, keep] = await Promise.all([createImageBitmap(blob), createImageBitmap(await response.blob())]);
+  const canvas = document.createElement("canvas");
+  const scale = Math.min(1, 1024 / Math.max(picture.width, picture.height));
+  canvas.width = Math.round(picture.width * scale);
+  canvas.height = Math.round(picture.height * scale);
+  const pen = canvas.getContext("2d");
+  pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  pen.globalCompositeOperation = "multiply";
+  pen.globalAlpha = 0.7;
+  pen.drawImage(keep, 0, 0, canvas.width, canvas.height);
+  at("sent").src = canvas.toDataURL();
+}
+
+async function inspect(blob) {
+  const query = new URLSearchParams({ recipe: at("recipe").value, heatmap: "overlay" });
+  showSent(blob, at("recipe").value);
   try {
     const response = await api(`/inspect?${query}`, {
       method: "POST",
@@ -113,6 +134,7 @@ function show(reply) {
     "Total": `${reply.timings_ms.total.toFixed(1)} ms`,
     "Backend": `${reply.backend.name} ${reply.backend.precision}`,
     "Version": reply.version,
+    ...(reply.limits.source === "changed" ? { "Limits changed": `${reply.limits.changed} by ${reply.limits.by}` } : {}),
   });
   showRegions(reply.regions);
   at("overlay").src = `data:${reply.heatmap.media_type};base64,${reply.heatmap.data}`;

@@ -1,0 +1,50 @@
+"""Shutting down without losing a picture: first readiness goes, then the sockets, then the process.
+
+uvicorn closes its sockets at once on SIGTERM. A load balancer that has not noticed yet would send pictures to a closed
+door, so the service goes on taking them for a while in which `/readyz` says `draining`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+
+import uvicorn
+
+log = logging.getLogger("draem_inspect")
+
+
+class Drain:
+    """Whether the service is on its way out."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def begin(self) -> None:
+        self.begun = True
+
+
+class DrainingServer(uvicorn.Server):
+    """Serves on for `grace_s` seconds after the first SIGTERM; a second signal, or Ctrl-C, ends that at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, grace_s: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._grace_s = grace_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        wait = sig == signal.SIGTERM and not self._drain.begun and self._grace_s > 0
+        self._drain.begin()
+        if wait:
+            # Not in the handler, which may have interrupted a line being logged.
+            threading.Thread(target=self._exit_later, args=(sig, frame), daemon=True).start()
+        else:
+            super().handle_exit(sig, frame)
+
+    def _exit_later(self, sig: int, frame: FrameType | None) -> None:
+        log.info("draining: /readyz says so, pictures are still taken for %g s", self._grace_s)
+        time.sleep(self._grace_s)
+        super().handle_exit(sig, frame)

@@ -1,0 +1,60 @@
+"""OpenTelemetry: FastAPI makes a span of each request and honours `traceparent`; this adds the inspection's stages.
+
+Nothing is traced unless the standard OTEL_EXPORTER_OTLP_ENDPOINT is set and the extra `otel` installed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
+from opentelemetry.trace import Status, StatusCode
+
+# The order in which the stages of an inspection happen; each begins where the one before ended.
+STAGES = ("read", "decode", "quality", "queue", "model", "postprocess")
+
+_UNTRACED = ("/livez", "/readyz", "/metrics", "/web/", "/docs")
+_tracer = trace.get_tracer("draem_inspect")
+
+
+def telemetry() -> TelemetryConfig:
+    """FastAPI's own tracing, for requests that do something; metrics and logs have other ways out."""
+    os.environ.setdefault("OTEL_SERVICE_NAME", "draem-inspect")
+
+    def untraced(scope: MutableMapping[str, Any]) -> bool:
+        return str(scope.get("path", "")).startswith(_UNTRACED)
+
+    return {
+        "auto_configure": True,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "exclude": untraced,
+    }
+
+
+def trace_inspection(
+    seconds: Mapping[str, float], started: float, attributes: Mapping[str, str | float], *, problem: str | None = None
+) -> None:
+    """Add an inspection to the current trace, if there is one: a span with one child for each stage in `seconds`.
+
+    `started` is on time.monotonic; `problem` is the code of what ended the inspection early.
+    """
+    if not trace.get_current_span().is_recording():
+        return
+    begin = time.time_ns() - round(1e9 * (time.monotonic() - started))
+    inspection = _tracer.start_span("inspection", start_time=begin, attributes=dict(attributes))
+    parent = trace.set_span_in_context(inspection)
+    end = begin
+    for stage in STAGES:
+        if stage in seconds:
+            span = _tracer.start_span(stage, context=parent, start_time=end)
+            end += round(1e9 * seconds[stage])
+            span.end(end)
+    if problem is not None:
+        inspection.set_status(Status(StatusCode.ERROR, problem))
+    inspection.end()
