@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 
 import httpx2
 
-from service.client import Outcome
-from service.verdicts import Verdict
+from service.client import Outcome, read_outcome
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -41,10 +39,10 @@ class BareClient:
         writer.write(request)
         header = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(header)
-        reply = json.loads(await reader.readexactly(int(length[1]) if length else 0))
+        body = await reader.readexactly(int(length[1]) if length else 0)
         self._free.append(connection)
         status = int(header.split(maxsplit=2)[1])
-        return Outcome(Verdict(reply["verdict"]) if status == 200 else Verdict.NOT_INSPECTED, status, reply)
+        return read_outcome(status, body)
 
     def close(self) -> None:
         for _, writer in self._free:

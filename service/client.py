@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,15 +48,16 @@ def _request(
     return {"url": "/inspect", "content": content, "headers": headers, "params": params}
 
 
-def _outcome(response: httpx2.Response) -> Outcome:
+def read_outcome(status: int, body: bytes) -> Outcome:
+    """What a reply says; anything but a known verdict with status 200 is NOT_INSPECTED."""
     try:
-        reply = response.json()
+        reply = json.loads(body)
         verdict = Verdict(reply["verdict"])
     except (ValueError, KeyError, TypeError):
-        return _no_answer(f"HTTP {response.status_code} without a verdict", response.status_code)
-    if response.status_code != httpx2.codes.OK:
+        return _no_answer(f"HTTP {status} without a verdict", status)
+    if status != httpx2.codes.OK:
         verdict = Verdict.NOT_INSPECTED
-    return Outcome(verdict, response.status_code, reply)
+    return Outcome(verdict, status, reply)
 
 
 def _no_answer(detail: str, status: int | None = None) -> Outcome:
@@ -81,7 +83,8 @@ class Client:
         """Inspect encoded bytes or a file; OSError only where the file cannot be read."""
         request = _request(image, recipe, deadline_ms, part_id, heatmap)
         try:
-            return _outcome(self._http.post(**request))
+            response = self._http.post(**request)
+            return read_outcome(response.status_code, response.content)
         except httpx2.HTTPError as error:
             return _no_answer(f"no answer: {error!r}")
 
@@ -120,7 +123,8 @@ class AsyncClient:
         """Inspect encoded bytes or a file; OSError only where the file cannot be read."""
         request = _request(image, recipe, deadline_ms, part_id, heatmap)
         try:
-            return _outcome(await self._http.post(**request))
+            response = await self._http.post(**request)
+            return read_outcome(response.status_code, response.content)
         except httpx2.HTTPError as error:
             return _no_answer(f"no answer: {error!r}")
 

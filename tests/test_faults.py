@@ -41,7 +41,7 @@ class Faulty:
 def _service(
     models: Path, monkeypatch: pytest.MonkeyPatch, backend: FakeBackend, **settings: Any
 ) -> Iterator[TestClient]:
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, *, threads: backend)
+    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **options: backend)
     app = create_app(Settings(**({"records_dir": None, "models_dir": models} | settings)))
     with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
         wait_until_loaded(client)
