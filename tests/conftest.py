@@ -125,7 +125,11 @@ def make_bundle(
             reject=reject,
             pixel=0.5,
             calibration=Calibration(
-                target_false_reject_rate=0.01, good_images=100, false_rejects=0, false_reject_interval=(0.0, 0.03622)
+                target_false_reject_rate=0.01,
+                good_images=100,
+                false_rejects=0,
+                false_reject_interval=(0.0, 0.03622),
+                good_scores=[0.2] * 100,
             ),
         ),
         # A uniform gray picture is fit; a black, a white or a stretched one is not.

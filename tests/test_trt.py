@@ -275,19 +275,3 @@ def test_without_a_gpu_tensorrt_is_refused(models: Path, tmp_path: Path) -> None
         pytest.skip(f"there is a GPU: {found.name}")
     with pytest.raises(BackendError, match=r"no GPU 0 to use: .*CUDA driver version is insufficient.*nvidia-smi"):
         open_backend(read_bundle(models / "part" / "1"), "tensorrt", threads=1, cache=tmp_path)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_the_engine_scores_like_the_cpu(nvidia: None, demo: Path, tmp_path: Path) -> None:
-    bundle = read_bundle(demo)
-    reference = open_backend(bundle, "ort-cpu", threads=1)
-    backend = open_backend(bundle, "tensorrt", threads=1, max_batch=4, cache=tmp_path)
-    size = bundle.manifest.input.height
-    for count in (1, 4, 2, 1):
-        images = np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
-        maps, scores = backend.run(images)
-        for i in range(count):
-            expected_maps, expected_scores = reference.run(images[i : i + 1])
-            np.testing.assert_allclose(maps[i], expected_maps[0], atol=5e-3)
-            np.testing.assert_allclose(scores[i], expected_scores[0], atol=2e-3)
-    backend.close()
