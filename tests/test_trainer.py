@@ -117,6 +117,11 @@ def test_paper_schedule_drops_at_80_and_90_percent() -> None:
     assert rates == pytest.approx([1e-4, 1e-4, 2e-5, 2e-5, 4e-6, 4e-6])
 
 
+def test_schedule_of_the_papers_text_drops_at_epochs_400_and_600_of_700() -> None:
+    rates = [learning_rate(preset("paper-text"), step, 700) for step in (0, 399, 400, 599, 600, 699)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+
+
 def test_onecycle_rises_to_the_rate_and_falls_to_nothing() -> None:
     config = preset("quick", lr=1.0)
     rates = [learning_rate(config, step, 1000) for step in range(1000)]

@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import httpx2
 import numpy as np
@@ -23,18 +23,20 @@ from service.backends import Backend, BackendError, open_backend
 from service.bundle import Bundle, BundleError, Thresholds, read_bundle
 from service.images import ImageError, Pixels, read, resize
 from service.quality import Quality, measure
+from training.ablations import ABLATIONS, Plan, run_ablations
 from training.anomalies import SimulatorConfig
-from training.config import PRESETS, TrainConfig, load_config, preset, save_config
-from training.data import DataError, good_images, labelled_images, load_images
+from training.config import PRESETS, TrainConfig, preset
+from training.data import DataError, good_images, labelled_images, load_images, split
 from training.demo_parts import write_dataset
 from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
 from training.export import ExportError, HeldOut, export_bundle
 from training.networks import Draem
 from training.official import CheckpointError, load_official
 from training.regions import RegionError, keep_mask
+from training.results import ResultsError
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.textures import load_textures
-from training.trainer import TrainingError, keep_freed_memory, train, training_minutes
+from training.trainer import TrainingError, claim_run, keep_freed_memory, train, training_minutes
 
 _ERRORS = (
     BackendError,
@@ -45,6 +47,7 @@ _ERRORS = (
     ExportError,
     ImageError,
     RegionError,
+    ResultsError,
     TrainingError,
 )
 
@@ -65,7 +68,7 @@ def train_command(options: argparse.Namespace) -> None:
     run: Path = options.run or Path("runs") / options.recipe
     config = _config(options)
     photos = good_images(options.data)
-    _claim_run(run, config, photos)
+    claim_run(run, config, photos)
     keep_freed_memory()
     trained_on, held_out = split(photos, config.holdout, config.seed)
     good = load_images(trained_on, config.size, "good photos")
@@ -114,38 +117,23 @@ def evaluate_command(options: argparse.Namespace) -> None:
         options.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
+def ablate_command(options: argparse.Namespace) -> None:
+    """Train and score the rows of the paper's ablation table; stop it when you like, the same command goes on."""
+    plan = Plan(
+        preset=replace(preset(options.preset), **_changes(TrainConfig, options)),
+        data=options.data,
+        textures=options.textures,
+        other_textures=options.imagenet,
+        names=options.only or list(ABLATIONS),
+        seeds=options.seeds,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(run_ablations(plan, options.out, device))
+
+
 def demo_data_command(options: argparse.Namespace) -> None:
     """Render the demo part: good photos and defects in MVTec layout."""
     write_dataset(options.folder, good=160, test_good=30, defects_per_kind=8, seed=options.seed)
-
-
-def _claim_run(run: Path, config: TrainConfig, photos: list[Path]) -> None:
-    """Begin a run in folder `run`, or go on with one of the same settings and photos; else TrainingError."""
-    listing = "".join(f"{photo.name} {photo.stat().st_size}\n" for photo in photos)
-    run.mkdir(parents=True, exist_ok=True)
-    if not (run / "config.json").exists():
-        (run / "photos.txt").write_text(listing)
-        save_config(config, run / "config.json")
-        return
-    for what, same in (
-        ("settings", load_config(run / "config.json") == config),
-        ("photos", (run / "photos.txt").read_text() == listing),
-    ):
-        if not same:
-            raise TrainingError(f"{run}: holds a run with other {what}: remove it or choose another --run")
-
-
-def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Photos to train on and photos to hold out, drawn by `seed`; both sorted, neither empty."""
-    if len(paths) < 4:
-        raise DataError(f"{paths[0].parent}: {len(paths)} good photos are too few: take at least 4, better 100")
-    count = max(2, round(share * len(paths)))
-    order = np.random.default_rng(seed).permutation(len(paths))
-    held_out = set(order[:count].tolist())
-    return (
-        [path for i, path in enumerate(paths) if i not in held_out],
-        [path for i, path in enumerate(paths) if i in held_out],
-    )
 
 
 def measure_quality(paths: list[Path], size: int) -> list[Quality]:
@@ -215,12 +203,13 @@ def _read_all(paths: list[Path], size: int) -> list[Pixels]:
 
 
 def _config(options: argparse.Namespace) -> TrainConfig:
-    config = preset(options.preset)
-    changes = {f.name: value for f in fields(config) if (value := getattr(options, f.name, None)) is not None}
-    simulator = {
-        f.name: value for f in fields(config.simulator) if (value := getattr(options, f.name, None)) is not None
-    }
-    return replace(config, **{**changes, "simulator": replace(config.simulator, **simulator)})
+    config = replace(preset(options.preset), **_changes(TrainConfig, options))
+    return replace(config, simulator=replace(config.simulator, **_changes(SimulatorConfig, options)))
+
+
+def _changes(cls: type[TrainConfig] | type[SimulatorConfig], options: argparse.Namespace) -> dict[str, Any]:
+    values = {f.name: getattr(options, f.name, None) for f in fields(cls) if f.name not in _NO_FLAGS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -232,11 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
     command.add_argument("--run", type=Path, help="folder for checkpoint and statistics; default runs/RECIPE")
     command.add_argument("--preset", choices=PRESETS, default="edge")
-    settings = command.add_argument_group("settings that differ from the preset")
-    for cls in (TrainConfig, SimulatorConfig):
-        for f in fields(cls):
-            if f.name not in {"preset", "simulator"}:
-                settings.add_argument(f"--{f.name.replace('_', '-')}", type=_flag_type(f.type), metavar="X")
+    _setting_flags(command, TrainConfig, SimulatorConfig)
 
     command = _command(commands, "import-checkpoint", import_command)
     _bundle_flags(command)
@@ -249,6 +234,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True, help="folder in MVTec layout")
     command.add_argument("--url", help="score through the service at this address instead of in this process")
     command.add_argument("--out", type=Path, help="write the figures to this JSON file")
+
+    command = _command(commands, "ablate", ablate_command)
+    command.add_argument("--data", type=Path, action="append", required=True, help="folder in MVTec layout; repeatable")
+    command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
+    command.add_argument("--imagenet", type=Path, help="folder of ordinary photos: textures of the row of that name")
+    command.add_argument("--only", nargs="+", choices=ABLATIONS, help="these rows; default all", metavar="ROW")
+    command.add_argument("--preset", choices=PRESETS, default="quick", help="networks and schedule")
+    command.add_argument("--seed", type=int, nargs="+", default=[0], dest="seeds", help="one run each; default 0")
+    command.add_argument("--out", type=Path, required=True, help="JSON file of the rows; table and runs go beside it")
+    _setting_flags(command, TrainConfig, without={"seed", "networks", "distance", "max_textures"})
 
     command = _command(commands, "demo-data", demo_data_command)
     command.add_argument("folder", type=Path)
@@ -276,9 +271,23 @@ def _bundle_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--false-reject-rate", type=float, default=0.01)
 
 
-def _flag_type(annotation: Any) -> Callable[[str], Any]:
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": _boolean}
-    return kinds.get(str(annotation), str)
+_NO_FLAGS = {"preset", "simulator"}
+
+
+def _setting_flags(
+    command: argparse.ArgumentParser,
+    *classes: type[TrainConfig] | type[SimulatorConfig],
+    without: Collection[str] = (),
+) -> None:
+    settings = command.add_argument_group("settings that differ from the preset")
+    for cls in classes:
+        kinds = get_type_hints(cls)
+        for f in fields(cls):
+            if f.name not in {*_NO_FLAGS, *without}:
+                kind, choices = kinds[f.name], get_args(kinds[f.name]) or None
+                flag = str if choices else _boolean if kind is bool else kind
+                metavar = None if choices else "X"
+                settings.add_argument(f"--{f.name.replace('_', '-')}", type=flag, choices=choices, metavar=metavar)
 
 
 def _boolean(text: str) -> bool:

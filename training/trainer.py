@@ -20,9 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.anomalies import AnomalySimulator
-from training.config import TrainConfig
+from training.config import TrainConfig, load_config, save_config
 from training.losses import draem_losses
 from training.networks import Draem
+from training.variants import build_network
 
 CHECKPOINT = "checkpoint.pt"
 STATS = "stats.jsonl"
@@ -47,7 +48,7 @@ def train(
     steps = config.steps or config.epochs * math.ceil(len(good) / config.batch)
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    network = Draem(config.reconstructive_width, config.discriminative_width)
+    network = build_network(config)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(config, network)
     simulator = AnomalySimulator(good.to(device), textures.to(device), config.simulator, generator)
@@ -86,9 +87,31 @@ def train(
     return network
 
 
+def claim_run(run: Path, config: TrainConfig, photos: list[Path]) -> None:
+    """Begin a run in folder `run`, or go on with one of the same settings and photos; else TrainingError."""
+    listing = "".join(f"{photo.name} {photo.stat().st_size}\n" for photo in photos)
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / "config.json").exists():
+        (run / "photos.txt").write_text(listing)
+        save_config(config, run / "config.json")
+        return
+    for what, same in (
+        ("settings", load_config(run / "config.json") == config),
+        ("photos", (run / "photos.txt").read_text() == listing),
+    ):
+        if not same:
+            raise TrainingError(f"{run}: holds a run with other {what}: remove it or choose another --run")
+
+
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Rate at `step` of `steps`: multistep x0.2 at 80 % and 90 % (authors' code), or linear warm-up and cosine to 0."""
+    """Rate at `step` of `steps`.
+
+    multistep: x0.2 at 80 % and 90 % (authors' code); multistep-text: x0.1 at 4/7 and 6/7, epochs 400 and 600 of 700
+    (paper's text); onecycle: linear warm-up and cosine to 0.
+    """
     done = step / steps
+    if config.schedule == "multistep-text":
+        return config.lr * 0.1 ** ((7 * step >= 4 * steps) + (7 * step >= 6 * steps))
     if config.schedule == "multistep":
         return config.lr * 0.2 ** ((done >= 0.8) + (done >= 0.9))
     if done < config.warmup:
