@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from training.config import TrainConfig, preset
@@ -20,6 +22,7 @@ TINY = preset("quick", size=64, reconstructive_width=4, discriminative_width=4, 
 # Trains the same tiny run in a process of its own, which the test may kill.
 SCRIPT = """
 import sys, torch
+from dataclasses import replace
 from pathlib import Path
 from test_trainer import TINY, CPU, photos, textures
 from dataclasses import replace
@@ -130,3 +133,22 @@ def test_onecycle_rises_to_the_rate_and_falls_to_nothing() -> None:
     assert rates.index(max(rates)) == 100
     assert rates[-1] < 1e-4
     assert all(math.isfinite(rate) for rate in rates)
+
+
+def _events(run: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_has_losses_rate_and_samples_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+    train(TINY, photos(), textures(), tmp_path, device=CPU)
+    train(replace(TINY, steps=9), photos(), textures(), tmp_path, device=CPU)
+    events, lines = _events(tmp_path), _losses(tmp_path)
+    assert set(events.Tags()["scalars"]) == {"loss/l2", "loss/ssim", "loss/focal", "lr"}
+    curve = events.Scalars("loss/focal")
+    assert [event.step for event in curve] == list(range(9))
+    assert [event.value for event in curve] == pytest.approx([line["focal"] for line in lines])
+    (image, *_) = events.Images("samples")
+    # Two samples below each other; image, reconstruction, mask and map beside each other.
+    assert (image.width, image.height) == (4 * 64, 2 * 64)

@@ -106,7 +106,7 @@ class Plan:
     seeds: list[int]
 
     def rows(self) -> Iterable[tuple[str, Path, str, int]]:
-        """Key, folder, name and seed; the full method and the first seeds come first, should the run be stopped early."""
+        """Key, folder, name and seed; the full method and the first seeds first, should the run be stopped early."""
         for seed in self.seeds:
             for folder in self.data:
                 for name in sorted(self.names, key=lambda name: name != "full"):

@@ -10,7 +10,7 @@ import platform
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from training.anomalies import AnomalySimulator
 from training.config import TrainConfig, load_config, save_config
+from training.curves import Curves
 from training.losses import draem_losses
 from training.networks import Draem
 from training.variants import build_network
@@ -57,7 +58,9 @@ def train(
     weights = {"l2": config.l2_weight, "ssim": config.ssim_weight, "focal": config.focal_weight}
     saved_at = time.monotonic()
 
-    with _stop_requests() as stopped, (run / STATS).open("a") as stats:
+    sample_every = max(1, steps // 10)
+
+    with _stop_requests() as stopped, (run / STATS).open("a") as stats, closing(Curves(run, step)) as curves:
         for step in tqdm(range(step, steps), initial=step, total=steps, desc="training", unit="step"):  # noqa: B020
             lr = learning_rate(config, step, steps)
             for group in optimizer.param_groups:
@@ -75,6 +78,9 @@ def train(
             if not all(math.isfinite(value) for value in values.values()):
                 raise TrainingError(f"step {step}: loss is not finite {values}: lower --lr or train without --bf16")
             stats.write(json.dumps({"step": step, "lr": lr, **values}) + "\n")
+            curves.losses(step, lr, values)
+            if step % sample_every == 0 or step + 1 == steps:
+                curves.samples(step, batch, reconstruction, logits)
             if stopped or time.monotonic() - saved_at > checkpoint_s or step + 1 == steps:
                 stats.flush()
                 _save(run, step + 1, time.monotonic() - started, network, optimizer, generator)
