@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any, get_args, get_type_hints
 import httpx2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import JsonValue
 from tqdm import tqdm
 
@@ -24,19 +26,20 @@ from service.bundle import Bundle, BundleError, Thresholds, read_bundle
 from service.images import ImageError, Pixels, read, resize
 from service.quality import Quality, measure
 from training.ablations import ABLATIONS, Plan, run_ablations
-from training.anomalies import SimulatorConfig
+from training.anomalies import AnomalySimulator, SimulatorConfig
 from training.config import PRESETS, TrainConfig, preset
 from training.data import DataError, good_images, labelled_images, load_images, split
 from training.demo_parts import write_dataset
 from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
-from training.export import ExportError, HeldOut, export_bundle
+from training.export import REPORT, ExportError, HeldOut, Scored, export_bundle
 from training.networks import Draem
 from training.official import CheckpointError, load_official
 from training.regions import RegionError, keep_mask
+from training.report import Parts, Training, labelled_parts, render
 from training.results import ResultsError
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.textures import load_textures
-from training.trainer import TrainingError, claim_run, keep_freed_memory, train, training_minutes
+from training.trainer import STATS, TrainingError, claim_run, keep_freed_memory, train, training_minutes
 
 _ERRORS = (
     BackendError,
@@ -83,19 +86,22 @@ def train_command(options: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "minutes": round(training_minutes(run), 2),
     }
-    bundle = _finish(options, network, _read_all(held_out, config.size), config.seed, record)
+    simulator = AnomalySimulator(good, textures, config.simulator, torch.Generator().manual_seed(config.seed))
+    material = Training(
+        record, [json.loads(line) for line in (run / STATS).read_text().splitlines()], simulator.batch(8)
+    )
+    bundle = _finish(options, network, held_out, config.size, config.seed, material)
     _write_results(run, bundle)
 
 
 def import_command(options: argparse.Namespace) -> None:
     """Make a bundle from the authors' two checkpoint files; good photos are needed to calibrate the thresholds."""
     network = load_official(options.reconstructive, options.discriminative)
-    photos = _read_all(good_images(options.data), options.size)
     record: dict[str, JsonValue] = {
         "imported": [options.reconstructive.name, options.discriminative.name],
         "calibrated_on_training_photos": True,
     }
-    _finish(options, network, photos, 0, record)
+    _finish(options, network, good_images(options.data), options.size, 0, Training(record))
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -161,28 +167,49 @@ def simulate_defects(photos: list[Pixels], seed: int) -> list[Pixels]:
 
 
 def _finish(
-    options: argparse.Namespace, network: Draem, photos: list[Pixels], seed: int, record: dict[str, JsonValue]
+    options: argparse.Namespace, network: Draem, held_out: list[Path], size: int, seed: int, training: Training
 ) -> Bundle:
-    size = photos[0].shape[0]
-    labelled = labelled_images(options.data) if (options.data / "test").is_dir() else None
+    version = options.version or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    photos = [resize(read(path), size, size) for path in held_out]
+    rendered = simulate_defects(photos, seed)
+    labelled = labelled_images(options.data) if (options.data / "test").is_dir() else []
+    tested: dict[Path, tuple[NDArray[np.float32], float]] = {}
 
     def evaluate_exported(backend: Backend, thresholds: Thresholds) -> dict[str, JsonValue]:
-        return evaluate(labelled, backend_scorer(backend, size), thresholds) if labelled else {}
+        score = backend_scorer(backend, size)
+
+        def remember(path: Path) -> tuple[NDArray[np.float32], float]:
+            return tested.setdefault(path, score(path))
+
+        return evaluate(labelled, remember, thresholds)
+
+    def report(good: Scored, defects: Scored, thresholds: Thresholds, metrics: dict[str, JsonValue] | None) -> bytes:
+        names = [f"rendered {i + 1}" for i in range(len(rendered))]
+        groups = [
+            Parts(
+                "held-out good photos", False, [p.name for p in held_out], good.scores, good.maps, photos.__getitem__
+            ),
+            Parts("rendered defects", True, names, defects.scores, defects.maps, rendered.__getitem__),
+        ]
+        groups += labelled_parts(labelled, tested, size)
+        return render(options.recipe, version, thresholds, groups, metrics, training)
 
     bundle = export_bundle(
         network,
-        HeldOut(photos, simulate_defects(photos, seed), measure_quality(good_images(options.data), size)),
+        HeldOut(photos, rendered, measure_quality(good_images(options.data), size)),
         recipe=options.recipe,
-        version=options.version or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
+        version=version,
         models=options.models,
-        training=record,
+        training=training.record,
         false_reject_rate=options.false_reject_rate,
         min_area=options.min_area,
         keep=keep_mask(options.region, options.ignore, size),
         signing_key=options.sign,
         evaluate=evaluate_exported if labelled else None,
+        report=report,
     )
     thresholds = bundle.manifest.thresholds
+    print(f"report {bundle.file(REPORT)}")
     print(f"bundle {bundle.path}: review {thresholds.review:.4f}, reject {thresholds.reject:.4f}")
     if thresholds.calibration.warning:
         print(f"warning: {thresholds.calibration.warning}")
@@ -194,12 +221,9 @@ def _finish(
 def _write_results(run: Path, bundle: Bundle) -> None:
     manifest = bundle.manifest
     (run / "results.json").write_text(manifest.model_dump_json(indent=2, exclude={"files"}) + "\n")
+    shutil.copyfile(bundle.file(REPORT), run / REPORT)
     if manifest.metrics:
         (run / "results.md").write_text(markdown({manifest.recipe: manifest.metrics}) + "\n")
-
-
-def _read_all(paths: list[Path], size: int) -> list[Pixels]:
-    return [resize(read(path), size, size) for path in paths]
 
 
 def _config(options: argparse.Namespace) -> TrainConfig:
