@@ -176,3 +176,15 @@ def test_a_file_that_is_no_results_is_named(parts: Path, tmp_path: Path, capsys:
     (tmp_path / "rows.json").write_text("[]")
     assert _ablate(parts, tmp_path / "rows.json") == 1
     assert "rows.json: no results of an earlier run" in capsys.readouterr().err
+
+
+def test_data_is_checked_before_hours_of_training(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = tmp_path / "flange"
+    twin.mkdir()
+    assert _ablate(parts, tmp_path / "rows.json", "--data", str(twin)) == 1
+    assert "two folders of one name" in capsys.readouterr().err
+    assert _ablate(parts, tmp_path / "rows.json", "--data", str(tmp_path)) == 1
+    assert f"{tmp_path}: no test/ folder" in capsys.readouterr().err
+    assert not (tmp_path / "rows.json").exists()

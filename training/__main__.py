@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -36,7 +37,8 @@ from training.networks import Draem
 from training.official import CheckpointError, load_official
 from training.regions import RegionError, keep_mask
 from training.report import Parts, Training, labelled_parts, render
-from training.results import ResultsError
+from training.reproduce import PAPER, find_categories, tabulate
+from training.results import ResultsError, Row, run_queue
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.textures import load_textures
 from training.trainer import STATS, TrainingError, claim_run, keep_freed_memory, train, training_minutes
@@ -135,6 +137,31 @@ def ablate_command(options: argparse.Namespace) -> None:
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(run_ablations(plan, options.out, device))
+
+
+def reproduce_command(options: argparse.Namespace) -> None:
+    """Train every category of the paper's tables that is there and put the figures beside the paper's."""
+    settings = {**_changes(TrainConfig, options), **_changes(SimulatorConfig, options)}
+    work: Path = options.out.with_suffix(".runs")
+
+    def run(category: str, seed: int) -> Row:
+        version = f"{options.preset}-{seed}"
+        bundle = work / "models" / category / version
+        if not bundle.exists():
+            train_options = _parser().parse_args(
+                ["train", "--data", str(options.data / category), "--recipe", category]
+            )
+            chosen = {"textures": options.textures, "preset": options.preset, "seed": seed, **settings}
+            places = {"models": work / "models", "run": work / category / str(seed), "version": version}
+            train_command(argparse.Namespace(**{**vars(train_options), **chosen, **places}))
+        manifest = read_bundle(bundle).manifest
+        return {**(manifest.metrics or {}), "minutes": manifest.training["minutes"]}
+
+    categories = find_categories(options.dataset, options.data, options.categories)
+    jobs = {f"{category}/{seed}": partial(run, category, seed) for seed in options.seeds for category in categories}
+    textures = options.textures.resolve().name if options.textures else "procedural"
+    kept: Row = {"preset": options.preset, "changes": settings, "textures": textures}
+    print(run_queue(jobs, options.out, kept, partial(tabulate, options.dataset)))
 
 
 def demo_data_command(options: argparse.Namespace) -> None:
@@ -268,6 +295,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, nargs="+", default=[0], dest="seeds", help="one run each; default 0")
     command.add_argument("--out", type=Path, required=True, help="JSON file of the rows; table and runs go beside it")
     _setting_flags(command, TrainConfig, without={"seed", "networks", "distance", "max_textures"})
+
+    command = _command(commands, "reproduce", reproduce_command)
+    command.add_argument("--dataset", choices=PAPER, required=True)
+    command.add_argument("--data", type=Path, required=True, help="folder with one folder a category, in MVTec layout")
+    command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
+    command.add_argument("--categories", nargs="+", help="these only; default all that are there", metavar="CATEGORY")
+    command.add_argument("--preset", choices=PRESETS, default="paper")
+    command.add_argument("--seed", type=int, nargs="+", default=[0], dest="seeds", help="one run each; default 0")
+    command.add_argument("--out", type=Path, required=True, help="JSON file of the rows; all else goes beside it")
+    _setting_flags(command, TrainConfig, SimulatorConfig, without={"seed"})
 
     command = _command(commands, "demo-data", demo_data_command)
     command.add_argument("folder", type=Path)

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from pydantic import JsonValue
 
 from training.anomalies import SimulatorConfig
 from training.config import TrainConfig
-from training.data import good_images, labelled_images, load_images, split
-from training.evaluate import figures, percent, score_split, torch_scorer
+from training.data import DataError, good_images, labelled_images, load_images, split
+from training.evaluate import figures, score_split, torch_scorer
 from training.export import InspectionGraph
-from training.results import Results
+from training.results import Row, mean_minutes, mean_percent, run_queue
 from training.textures import load_textures
 from training.trainer import claim_run, keep_freed_memory, train, training_minutes
 
 # Image AUROC, pixel AUROC, pixel AP in percent.
 Figures = tuple[float, float, float]
-_COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap")
 
 
 @dataclass(frozen=True)
@@ -111,31 +109,30 @@ class Plan:
             for folder in self.data:
                 for name in sorted(self.names, key=lambda name: name != "full"):
                     if not ABLATIONS[name].other_textures or self.other_textures:
-                        yield f"{folder.name}/{name}/{seed}", folder, name, seed
+                        yield f"{_name(folder)}/{name}/{seed}", folder, name, seed
 
 
 def run_ablations(plan: Plan, file: Path, device: torch.device) -> str:
-    """Train and score what `file` has not, writing it after every row; returns the table, also written beside it.
-
-    Can be killed at any time: the same call goes on, within a row from its last checkpoint in the folder `file` names.
-    """
-    results = Results(file, {"preset": asdict(replace(plan.preset, seed=0)), "textures": _name(plan.textures)})
+    """Train and score what `file` has not, see `run_queue`; a row goes on from its last checkpoint in `FILE.runs`."""
+    names = [_name(folder) for folder in plan.data]
+    if len(set(names)) < len(names):
+        raise DataError(f"--data: {', '.join(names)}: two folders of one name cannot be told apart in the table")
+    for folder in plan.data:
+        labelled_images(folder)  # what is missing should be known before hours of training
+    jobs = {}
     for key, folder, name, seed in plan.rows():
-        if key not in results:
-            config = replace(ABLATIONS[name].apply(plan.preset), seed=seed)
-            textures = plan.other_textures if ABLATIONS[name].other_textures else plan.textures
-            results[key] = _train_and_score(config, folder, textures, file.with_suffix(".runs"), device)
-            _write_table(results, file)
-    return _write_table(results, file)
+        config = replace(ABLATIONS[name].apply(plan.preset), seed=seed)
+        textures = plan.other_textures if ABLATIONS[name].other_textures else plan.textures
+        jobs[key] = partial(_train_and_score, config, folder, textures, file.with_suffix(".runs"), device)
+    settings: Row = {"preset": asdict(replace(plan.preset, seed=0)), "textures": _name(plan.textures)}
+    return run_queue(jobs, file, settings, tabulate)
 
 
-def _train_and_score(
-    config: TrainConfig, folder: Path, textures: Path | None, runs: Path, device: torch.device
-) -> dict[str, JsonValue]:
+def _train_and_score(config: TrainConfig, folder: Path, textures: Path | None, runs: Path, device: torch.device) -> Row:
     # Only the map differs between the two distances: one training serves both.
     trained = replace(config, distance="ssim")
     settings = json.dumps([asdict(trained), _name(textures)], sort_keys=True).encode()
-    run = runs / folder.name / hashlib.sha256(settings).hexdigest()[:12]
+    run = runs / _name(folder) / hashlib.sha256(settings).hexdigest()[:12]
     photos = good_images(folder)
     claim_run(run, trained, photos)
     keep_freed_memory()
@@ -158,18 +155,12 @@ def _name(folder: Path | None) -> str:
     return folder.resolve().name if folder else "procedural"
 
 
-def _write_table(results: Results, file: Path) -> str:
-    table = tabulate(results.rows)
-    file.with_suffix(".md").write_text(table + "\n")
-    return table
-
-
-def tabulate(rows: dict[str, dict[str, JsonValue]]) -> str:
+def tabulate(rows: Mapping[str, Row]) -> str:
     """Markdown, one table a data set: the paper's figures (mean of 15 categories) beside ours; blank where not run.
 
     Ours are means over seeds, with the standard deviation where there are several.
     """
-    ours: dict[str, dict[str, list[dict[str, JsonValue]]]] = {}
+    ours: dict[str, dict[str, list[Row]]] = {}
     for key, row in rows.items():
         data, name, _ = key.rsplit("/", 2)
         ours.setdefault(data, {}).setdefault(name, []).append(row)
@@ -181,20 +172,8 @@ def tabulate(rows: dict[str, dict[str, JsonValue]]) -> str:
         for name, ablation in ABLATIONS.items():
             runs = ours.get(data, {}).get(name, [])
             cells = [f"{name}: {ablation.title}", *(f"{figure}" for figure in ablation.paper or ("", "", ""))]
-            cells += [_mean(runs, column) for column in (*_COLUMNS, "pro")]
-            cells += [str(len(runs)) if runs else "", _minutes(runs)]
+            cells += [mean_percent(runs, column) for column in ("image_auroc", "pixel_auroc", "pixel_ap", "pro")]
+            cells += [str(len(runs)) if runs else "", mean_minutes(runs)]
             lines.append(f"| {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
-
-
-def _mean(runs: list[dict[str, JsonValue]], column: str) -> str:
-    values = [value for run in runs if isinstance(value := run[column], float)]
-    if len(values) < 2:
-        return percent(values[0]) if values else ""
-    return f"{percent(float(np.mean(values)))} ± {percent(float(np.std(values, ddof=1)))}"
-
-
-def _minutes(runs: list[dict[str, JsonValue]]) -> str:
-    values = [value for run in runs if isinstance(value := run["minutes"], float)]
-    return f"{np.mean(values):.1f}" if values else ""
