@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from training.anomalies import AnomalySimulator, SimulatorConfig
+from training.config import preset
+from training.textures import AUGMENTERS, TEXT_AUGMENTERS
 
 PAPER = SimulatorConfig()
 
@@ -158,3 +160,24 @@ def test_textures_of_another_size_are_refused() -> None:
     good, textures = torch.zeros((1, 3, 64, 64), dtype=torch.uint8), torch.zeros((1, 3, 32, 32), dtype=torch.uint8)
     with pytest.raises(ValueError, match="textures"):
         AnomalySimulator(good, textures, PAPER, torch.Generator())
+
+
+def test_the_papers_text_has_its_own_preset() -> None:
+    config = preset("paper-text").simulator
+    simulator = _simulator(replace(config, anomaly_probability=1.0, texture_augmentation=False), size=64)
+    coverage = torch.cat([simulator.batch(50).mask for _ in range(6)]).mean(dim=(1, 2, 3))
+    # A threshold near 0 marks almost half of the image, one near 1 nothing; a fixed 0.5 does neither.
+    assert (coverage > 0.25).float().mean() > 0.1
+    assert (coverage == 0).float().mean() > 0.15
+    assert (config.opacity_min, config.rotate_degrees) == (0.1, 45.0)
+
+
+def test_the_papers_text_has_no_gamma_inversion_or_rotation() -> None:
+    seven = {augmenter.__name__ for augmenter in TEXT_AUGMENTERS}
+    assert {augmenter.__name__ for augmenter in AUGMENTERS} - seven == {"_gamma", "_invert", "_rotate"}
+    ten, seven_only = (
+        _simulator(replace(PAPER, anomaly_probability=1.0, augmenters=which)).batch(8)  # type: ignore[arg-type]
+        for which in ("code", "text")
+    )
+    assert torch.equal(ten.mask, seven_only.mask)
+    assert not torch.equal(ten.augmented, seven_only.augmented)

@@ -53,6 +53,12 @@ def test_real_photos_from_training_to_figures_over_http(test_data: Path, tmp_pat
     assert manifest.metrics is not None
     assert manifest.metrics["images"] == 83
     assert manifest.thresholds.calibration.good_images == 31
+    report = (bundle / "report.html").read_text()
+    assert (tmp_path / "run" / "report.html").read_text() == report
+    assert f"<td>{100 * manifest.metrics['image_auroc']:.2f}</td>" in report  # type: ignore[operator]
+    assert "contamination/" in report
+    assert str(tmp_path) not in report
+    assert str(test_data) not in report
     local = _figures(bundle, data, tmp_path / "local.json")
     with running_service(tmp_path / "models", tmp_path / "log") as (_, client):
         served = _figures(bundle, data, tmp_path / "served.json", "--url", str(client.base_url))
@@ -65,6 +71,8 @@ def test_a_plain_folder_of_good_photos_is_enough(demo_data: Path, tmp_path: Path
     assert _train(demo_data / "train" / "good", tmp_path) == 0
     manifest = read_bundle(tmp_path / "models" / "part" / "1").manifest
     assert manifest.metrics is None
+    assert "report.html" in manifest.files
+    assert "Rendered defects, not real ones" in (tmp_path / "run" / "report.html").read_text()
     assert manifest.training["textures"] == "procedural"
     assert manifest.thresholds.calibration.warning is not None
 

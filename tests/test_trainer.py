@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_bundle
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from training.config import TrainConfig, preset
@@ -33,6 +34,7 @@ TINY = preset("quick", size=64, reconstructive_width=4, discriminative_width=4, 
 # Trains the same tiny run in a process of its own, which the test may kill.
 SCRIPT = """
 import sys, torch
+from dataclasses import replace
 from pathlib import Path
 from test_trainer import TINY, CPU, photos, textures
 from dataclasses import replace
@@ -120,6 +122,8 @@ def test_failed_checkpoint_write_names_the_file_and_keeps_the_last(tmp_path: Pat
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+# TensorBoard writes its curves in a thread, which the full disk ends.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize(("name", "room"), [(CHECKPOINT, 100_000), (CHECKPOINT, 2_000), (STATS, None)])
 def test_full_disk_names_the_file_and_the_run_goes_on_once_there_is_room(
     tmp_path: Path, name: str, room: int | None
@@ -177,6 +181,11 @@ def test_paper_schedule_drops_at_80_and_90_percent() -> None:
     assert rates == pytest.approx([1e-4, 1e-4, 2e-5, 2e-5, 4e-6, 4e-6])
 
 
+def test_schedule_of_the_papers_text_drops_at_epochs_400_and_600_of_700() -> None:
+    rates = [learning_rate(preset("paper-text"), step, 700) for step in (0, 399, 400, 599, 600, 699)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+
+
 def test_onecycle_rises_to_the_rate_and_falls_to_nothing() -> None:
     config = preset("quick", lr=1.0)
     rates = [learning_rate(config, step, 1000) for step in range(1000)]
@@ -185,3 +194,22 @@ def test_onecycle_rises_to_the_rate_and_falls_to_nothing() -> None:
     assert rates.index(max(rates)) == 100
     assert rates[-1] < 1e-4
     assert all(math.isfinite(rate) for rate in rates)
+
+
+def _events(run: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_has_losses_rate_and_samples_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+    train(TINY, photos(), textures(), tmp_path, device=CPU)
+    train(replace(TINY, steps=9), photos(), textures(), tmp_path, device=CPU)
+    events, lines = _events(tmp_path), _losses(tmp_path)
+    assert set(events.Tags()["scalars"]) == {"loss/l2", "loss/ssim", "loss/focal", "lr"}
+    curve = events.Scalars("loss/focal")
+    assert [event.step for event in curve] == list(range(9))
+    assert [event.value for event in curve] == pytest.approx([line["focal"] for line in lines])
+    (image, *_) = events.Images("samples")
+    # Two samples below each other; image, reconstruction, mask and map beside each other.
+    assert (image.width, image.height) == (4 * 64, 2 * 64)

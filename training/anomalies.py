@@ -7,13 +7,14 @@ repeated and resumed exactly on any device.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from training.perlin import perlin_noise
 from training.simulated_defects import foreground_mask
-from training.textures import augment_textures, rotate
+from training.textures import AUGMENTERS, TEXT_AUGMENTERS, augment_textures, rotate
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,13 @@ class SimulatorConfig:
     anomaly_probability: float = 0.5  # share of samples that get a mask at all (some masks come out empty)
     perlin_max_exponent: int = 5  # lattice resolution per axis 2^0 .. 2^5, drawn per axis
     perlin_threshold: float = 0.5  # noise above it is anomalous
+    perlin_threshold_max: float = 0.5  # where larger, each mask's threshold is U(perlin_threshold, this)
+    mask_shape: Literal["perlin", "rectangles"] = "perlin"  # rectangles: 1 to 4, as much of the image as Perlin masks
     opacity_min: float = 0.2  # the texture's share of the blend is U(opacity_min, 1)
     middling_opacity: bool = False  # N(0.5, 0.1) clipped to [0.2, 0.8] instead of uniform (GLASS, Chen et al. 2024)
-    texture_augmentation: bool = True  # three of ten augmenters on each texture
+    texture_augmentation: bool = True  # three augmenters on each texture
+    augmenters: Literal["code", "text"] = "code"  # the ten of the authors' code or the seven of the paper's text
+    plain_colours: bool = False  # each texture is one random colour, no image
     own_texture: float = 0.0  # share of anomalies whose texture is another good photo (0: the paper)
     mask_combination: bool = False  # union or intersection of two masks for a third each (GLASS, Chen et al. 2024)
     visible_min: float = 0.0  # masked pixels that the blend changed by less (largest channel, of 1) count as normal
@@ -53,6 +58,7 @@ class AnomalySimulator:
         self.config = config
         self.generator = generator
         self.part = self._part() if config.foreground else None
+        self._augmenters = AUGMENTERS if config.augmenters == "code" else TEXT_AUGMENTERS
 
     def batch(self, count: int) -> Batch:
         clean, part = self._good_photos(count)
@@ -105,15 +111,30 @@ class AnomalySimulator:
         return masks
 
     def _masks(self, count: int) -> Tensor:
-        masks = self._perlin_masks(count)
+        masks = self._drawn_masks(count)
         if not self.config.mask_combination:
             return masks
-        other = self._perlin_masks(count)
+        other = self._drawn_masks(count)
         how = self._uniform(count, 1, 1, 1).to(masks.device)
         union, intersection = torch.maximum(masks, other), masks * other
         # An empty intersection would teach nothing: it falls back to the union.
         intersection = torch.where(intersection.amax(dim=(1, 2, 3), keepdim=True) > 0, intersection, union)
         return torch.where(how < 1 / 3, masks, torch.where(how < 2 / 3, union, intersection))
+
+    def _drawn_masks(self, count: int) -> Tensor:
+        return self._rectangles(count) if self.config.mask_shape == "rectangles" else self._perlin_masks(count)
+
+    def _rectangles(self, count: int) -> Tensor:
+        size, device = self.good.shape[-1], self.good.device
+        # Sides of 4 to 24 % of the image: 4.8 % of it is covered on average, as by Perlin masks.
+        sides = 0.04 + 0.2 * self._uniform(count, 4, 2)
+        starts = self._uniform(count, 4, 2) * (1 - sides)
+        drawn = torch.arange(4) < torch.randint(1, 5, (count, 1), generator=self.generator)
+        pixel = (torch.arange(size) + 0.5) / size
+        inside = (pixel >= starts[..., None]) & (pixel < (starts + sides)[..., None])  # (count, 4, 2, size)
+        rows, columns = inside.unbind(dim=2)
+        rectangles = rows[..., :, None] & columns[..., None, :] & drawn[..., None, None]
+        return rectangles.any(dim=1, keepdim=True).float().to(device)
 
     def _perlin_masks(self, count: int) -> Tensor:
         size, device = self.good.shape[-1], self.good.device
@@ -121,10 +142,17 @@ class AnomalySimulator:
         noise = perlin_noise(2**exponents, size, self.generator, device).unsqueeze(1)
         # Rotated before the threshold, so the corners that come in (0) are never anomalous.
         noise = rotate(noise, (180 * self._uniform(count) - 90).to(device))
-        return noise.gt_(self.config.perlin_threshold)
+        low, high = self.config.perlin_threshold, self.config.perlin_threshold_max
+        threshold = low + (high - low) * self._uniform(count, 1, 1, 1).to(device) if high > low else low
+        return noise.gt_(threshold)
 
     def _texture(self, count: int) -> Tensor:
-        texture = self._pick(self.textures, count)
+        if self.config.plain_colours:
+            texture = (
+                (255 * self._uniform(count, 3, 1, 1)).round().to(self.good.device).repeat(1, 1, *self.good.shape[2:])
+            )
+        else:
+            texture = self._pick(self.textures, count)
         own = (self._uniform(count) < self.config.own_texture).nonzero().flatten().tolist()
         if own:
             shifts = torch.randint(0, texture.shape[-1], (len(own), 2), generator=self.generator).tolist()
@@ -134,7 +162,7 @@ class AnomalySimulator:
                 texture[i] = photo.roll(shift, dims=(1, 2))
         if self.config.texture_augmentation:
             foreign = sorted(set(range(count)) - set(own))
-            texture[foreign] = augment_textures(texture[foreign], self.generator)
+            texture[foreign] = augment_textures(texture[foreign], self.generator, self._augmenters)
         return texture.div_(255)
 
     def _pick(self, source: Tensor, count: int) -> Tensor:

@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.images import Pixels, read, resize
-from training.__main__ import split
 from training.config import PRESETS, TrainConfig, preset
-from training.data import good_images, labelled_images, load_images, read_mask
+from training.data import good_images, labelled_images, load_images, read_mask, split
 from training.export import InspectionGraph
 from training.metrics import image_metrics, pixel_metrics
 from training.textures import load_textures

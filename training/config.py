@@ -17,12 +17,14 @@ class TrainConfig:
     size: int = 256  # pixels, images are resized to size x size; divisible by 32
     reconstructive_width: int = 128  # channels of the first stage
     discriminative_width: int = 64
+    networks: Literal["both", "reconstructive", "discriminative"] = "both"  # one alone only for ablations
+    distance: Literal["ssim", "msgms"] = "ssim"  # image to reconstruction: the map of a reconstructive network alone
     epochs: int = 700  # of ceil(images / batch) steps
     steps: int = 0  # optimiser steps; 0: epochs decide
     batch: int = 8
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = 1e-4
-    schedule: Literal["multistep", "onecycle"] = "multistep"  # multistep: x0.2 at 80 % and 90 %
+    schedule: Literal["multistep", "multistep-text", "onecycle"] = "multistep"  # see training.trainer.learning_rate
     warmup: float = 0.1  # share of the steps, onecycle only
     weight_decay: float = 0.0  # adamw only
     l2_weight: float = 1.0
@@ -48,8 +50,14 @@ _NARROW: dict[str, Any] = {
     "simulator": _NARROW_SIMULATOR,
 }
 
+# Where the paper's text says otherwise than the authors' code. It gives no range for the mask's threshold.
+_TEXT_SIMULATOR = SimulatorConfig(
+    opacity_min=0.1, rotate_degrees=45.0, perlin_threshold=0.0, perlin_threshold_max=1.0, augmenters="text"
+)
+
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
+    "paper-text": {"schedule": "multistep-text", "simulator": _TEXT_SIMULATOR},
     "edge": {"steps": 2400, **_NARROW},
     "quick": {"steps": 1200, **_NARROW},
 }

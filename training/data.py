@@ -52,6 +52,19 @@ def good_images(folder: Path) -> list[Path]:
     return find_images(mvtec if mvtec.is_dir() else folder)
 
 
+def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Photos to train on and photos to hold out, drawn by `seed`; both sorted, neither empty."""
+    if len(paths) < 4:
+        raise DataError(f"{paths[0].parent}: {len(paths)} good photos are too few: take at least 4, better 100")
+    count = max(2, round(share * len(paths)))
+    order = np.random.default_rng(seed).permutation(len(paths))
+    held_out = set(order[:count].tolist())
+    return (
+        [path for i, path in enumerate(paths) if i not in held_out],
+        [path for i, path in enumerate(paths) if i in held_out],
+    )
+
+
 def labelled_images(folder: Path) -> list[LabelledImage]:
     """Labelled test images of an MVTec-layout folder (`test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`)."""
     found: list[LabelledImage] = []

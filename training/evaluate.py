@@ -10,8 +10,10 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
+from torch import nn
 from tqdm import tqdm
 
 from service.backends import Backend
@@ -41,6 +43,19 @@ def backend_scorer(backend: Backend, size: int) -> Scorer:
     return score
 
 
+def torch_scorer(graph: nn.Module, size: int) -> Scorer:
+    """Score with an inspection graph in torch, on the device that holds it: for networks that become no bundle."""
+    device = next(graph.parameters()).device
+
+    def score(path: Path) -> tuple[NDArray[np.float32], float]:
+        image = torch.from_numpy(resize(read(path), size, size)[None]).to(device)
+        with torch.inference_mode():
+            maps, scores = graph(image)
+        return maps[0].cpu().numpy(), float(scores[0])
+
+    return score
+
+
 def http_scorer(client: httpx2.Client, recipe: str) -> Scorer:
     """Score by POST /inspect: the file's bytes go out, map and score come back."""
 
@@ -61,12 +76,22 @@ def http_scorer(client: httpx2.Client, recipe: str) -> Scorer:
 
 
 def evaluate(images: Sequence[LabelledImage], scorer: Scorer, thresholds: Thresholds) -> dict[str, JsonValue]:
-    """All figures of the paper's tables for one category, image AUROC per defect type against all good parts, and what
-    the thresholds make of the images: they were not chosen on them.
-    """
+    """The figures of a labelled test split, and what the thresholds make of it: they were not chosen on it."""
+    maps, scores = score_split(images, scorer)
+    is_defect = np.array([image.is_defect for image in images])
+    return {**figures(images, maps, scores), **_verdicts(scores, is_defect, thresholds)}
+
+
+def score_split(images: Sequence[LabelledImage], scorer: Scorer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maps `(N, H, W)` and scores `(N,)` of a test split, with a progress bar."""
     scored = [scorer(image.path) for image in tqdm(images, desc="evaluating", unit="img")]
-    maps = np.stack([anomaly_map for anomaly_map, _ in scored])
-    scores = np.array([score for _, score in scored], np.float32)
+    return np.stack([anomaly_map for anomaly_map, _ in scored]), np.array([score for _, score in scored], np.float32)
+
+
+def figures(
+    images: Sequence[LabelledImage], maps: NDArray[np.float32], scores: NDArray[np.float32]
+) -> dict[str, JsonValue]:
+    """All figures of the paper's tables for one category, and image AUROC per defect type against all good parts."""
     size = maps.shape[1]
     masks = np.stack([read_mask(i.mask, size) if i.mask else np.zeros((size, size), np.bool_) for i in images])
     kinds = np.array([image.defect for image in images])
@@ -83,7 +108,6 @@ def evaluate(images: Sequence[LabelledImage], scorer: Scorer, thresholds: Thresh
         **image_metrics(scores, kinds != "good"),
         **pixel_metrics(maps, masks),
         "per_defect": per_defect,
-        **_verdicts(scores, kinds != "good", thresholds),
     }
 
 
@@ -122,11 +146,11 @@ def markdown(rows: dict[str, dict[str, JsonValue]]) -> str:
     """Table of named results in percent, one row each."""
     lines = ["| | " + " | ".join(PAPER_COLUMNS) + " |", "|---" * (len(PAPER_COLUMNS) + 1) + "|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_percent(row.get(column)) for column in PAPER_COLUMNS) + " |")
+        lines.append(f"| {name} | " + " | ".join(percent(row.get(column)) for column in PAPER_COLUMNS) + " |")
         kinds = row.get("per_defect")
         for kind, figures in kinds.items() if isinstance(kinds, dict) else ():
             if isinstance(figures, dict):
-                lines.append(f"| {name}: {kind} | {_percent(figures['image_auroc'])} |" + " |" * 4)
+                lines.append(f"| {name}: {kind} | {percent(figures['image_auroc'])} |" + " |" * 4)
     lines += [_verdict_line(name, row) for name, row in rows.items() if "escape_rate" in row]
     return "\n".join(lines)
 
@@ -145,8 +169,9 @@ def _counts(values: JsonValue) -> str:
 def _rate(row: dict[str, JsonValue], name: str) -> str:
     interval = row[f"{name}_interval"]
     low, high = interval if isinstance(interval, list) else (None, None)
-    return f"{_percent(row[f'{name}_rate'])} % (95 % interval {_percent(low)} to {_percent(high)})"
+    return f"{percent(row[f'{name}_rate'])} % (95 % interval {percent(low)} to {percent(high)})"
 
 
-def _percent(value: JsonValue) -> str:
+def percent(value: JsonValue) -> str:
+    """A rate in percent with two digits; nothing where there is none."""
     return f"{100 * value:.2f}" if isinstance(value, float) else ""

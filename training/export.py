@@ -40,6 +40,7 @@ from training.calibration import calibrate
 from training.networks import Draem
 
 OPSET = 18
+REPORT = "report.html"
 # float32 sums in another order: seen up to 2e-5 on maps; ten times that already points to a wrong graph.
 PARITY = 1e-3
 GOLDEN_TOLERANCE = Tolerance(score=2e-3, anomaly_map=5e-3)
@@ -181,10 +182,12 @@ def export_bundle(
     keep: NDArray[np.bool_] | None = None,
     signing_key: Path | None = None,
     evaluate: Callable[[Backend, Thresholds], dict[str, JsonValue]] | None = None,
+    report: Callable[[Scored, Scored, Thresholds, dict[str, JsonValue] | None], bytes] | None = None,
 ) -> Bundle:
     """Export, compare with torch, calibrate, evaluate through the exported graph, and write the bundle in one step.
 
-    `keep` `(H, W)` tells where anomalies count.
+    `keep` `(H, W)` tells where anomalies count. `report` makes the bundle's report.html of the held-out good photos'
+    and the rendered defects' maps and scores, the thresholds and what `evaluate` gave.
 
     Raises ExportError where ONNX Runtime and torch disagree, BundleError where the version exists already.
     """
@@ -206,6 +209,8 @@ def export_bundle(
         backend.close()
     golden, files = _golden_files(graph, _golden_choice(held_out, good.scores, defects.scores))
     contents = {"model.onnx": data, **files}
+    if report:
+        contents[REPORT] = report(good, defects, thresholds, metrics)
     if keep is not None:
         contents["keep.png"] = encode(np.where(keep, 255, 0).astype(np.uint8), ".png")
     manifest = Manifest(

@@ -20,10 +20,15 @@ def draem_losses(reconstruction: Tensor, logits: Tensor, clean: Tensor, mask: Te
 
 
 def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """1 - mean SSIM of `(N, C, H, W)` images in [0, 1] (Wang et al. 2004).
+    """1 - mean SSIM of `(N, C, H, W)` images in [0, 1]."""
+    return 1 - ssim_map(prediction, target, _window_on(prediction.device)).mean()
 
-    Gaussian window 11x11, sigma 1.5, zero padding. The authors' code guesses the dynamic range from the prediction,
-    which makes it 2 while an untrained network still leaves [0, 1]; here it is always 1.
+
+def ssim_map(prediction: Tensor, target: Tensor, gaussian: Tensor) -> Tensor:
+    """SSIM `(N, C, H, W)` in [-1, 1] of each pixel of two such images in [0, 1] (Wang et al. 2004).
+
+    Window 11x11 with the profile `gaussian` (see `gaussian_window`), zero padding. The authors' code guesses the
+    dynamic range from the prediction, which makes it 2 while an untrained network still leaves [0, 1]; here it is 1.
     """
     c1, c2 = 0.01**2, 0.03**2
     channels = prediction.shape[1]
@@ -31,21 +36,26 @@ def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
     moments = torch.cat(
         (prediction, target, prediction * prediction, target * target, prediction * target), dim=1
     )  # (N, 5C, H, W)
-    window = _gaussian_window(moments.device).view(1, 1, 1, -1).expand(5 * channels, 1, 1, -1)
+    window = gaussian.view(1, 1, 1, -1).expand(5 * channels, 1, 1, -1)
     moments = functional.conv2d(moments, window, padding=(0, 5), groups=5 * channels)
     moments = functional.conv2d(moments, window.transpose(2, 3), padding=(5, 0), groups=5 * channels)
     mu_p, mu_t, pp, tt, pt = moments.chunk(5, dim=1)
     variance_p, variance_t, covariance = pp - mu_p * mu_p, tt - mu_t * mu_t, pt - mu_p * mu_t
     luminance = (2 * mu_p * mu_t + c1) / (mu_p * mu_p + mu_t * mu_t + c1)
     structure = (2 * covariance + c2) / (variance_p + variance_t + c2)
-    return 1 - (luminance * structure).mean()
+    return luminance * structure
+
+
+def gaussian_window() -> Tensor:
+    """Profile `(11,)` of SSIM's window, sigma 1.5, sum 1."""
+    x = torch.arange(-5, 6, dtype=torch.float64)
+    window = torch.exp(-(x**2) / (2 * 1.5**2))
+    return (window / window.sum()).float()
 
 
 @cache
-def _gaussian_window(device: torch.device) -> Tensor:
-    x = torch.arange(-5, 6, dtype=torch.float64)
-    window = torch.exp(-(x**2) / (2 * 1.5**2))
-    return (window / window.sum()).float().to(device)
+def _window_on(device: torch.device) -> Tensor:
+    return gaussian_window().to(device)
 
 
 def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:

@@ -72,17 +72,20 @@ def _uniform(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def augment_textures(textures: Tensor, generator: torch.Generator) -> Tensor:
+def augment_textures(
+    textures: Tensor, generator: torch.Generator, augmenters: tuple[Augmenter, ...] | None = None
+) -> Tensor:
     """Three distinct random augmenters on each of `(N, 3, H, W)` float32 in [0, 255]; same shape and range."""
+    augmenters = augmenters or AUGMENTERS
     count = len(textures)
-    choices = torch.rand((count, len(AUGMENTERS)), generator=generator).argsort(dim=1)[:, :3].tolist()
+    choices = torch.rand((count, len(augmenters)), generator=generator).argsort(dim=1)[:, :3].tolist()
     draws = torch.rand((count, 3, 6), generator=generator)
     out = torch.empty_like(textures)
     for i, chosen in enumerate(choices):
         image = textures[i]
         for slot, which in enumerate(chosen):
             # Rounded in between because the authors' augmenters pass uint8 to each other.
-            image = AUGMENTERS[which](image, draws[i, slot]).clamp(0, 255).round_()
+            image = augmenters[which](image, draws[i, slot]).clamp(0, 255).round_()
         out[i] = image
     return out
 
@@ -201,3 +204,5 @@ AUGMENTERS: tuple[Augmenter, ...] = (
     _equalize,
     _rotate,
 )
+# Those that the paper's text names; the authors' code has gamma, inversion and rotation as well.
+TEXT_AUGMENTERS = (_posterize, _sharpness, _solarize, _equalize, _brightness, _hue_and_saturation, _autocontrast)

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,9 +26,11 @@ from tqdm import tqdm
 
 from training import distributed
 from training.anomalies import AnomalySimulator
-from training.config import TrainConfig
+from training.config import TrainConfig, load_config, save_config
+from training.curves import Curves
 from training.losses import draem_losses
 from training.networks import Draem
+from training.variants import build_network
 
 CHECKPOINT = "checkpoint.pt"
 STATS = "stats.jsonl"
@@ -92,7 +94,7 @@ def train(
         raise TrainingError("--compile on the CPU needs a C++ compiler: install g++ or leave --compile out")
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(simulator_seed(config.seed, distributed.rank()))
-    network = Draem(config.reconstructive_width, config.discriminative_width)
+    network = build_network(config)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(config, network)
     half = _autocast_type(device)
@@ -107,8 +109,16 @@ def train(
     saved_at = time.monotonic()
     leads = distributed.rank() == 0
 
+    sample_every = max(1, steps // 10)
+
     log = run / STATS if leads else Path(os.devnull)
-    with _stop_requests() as stopped, disk_full_named(log), log.open("a") as stats:
+    curves = Curves(run, step) if leads else None
+    with (
+        _stop_requests() as stopped,
+        disk_full_named(log),
+        log.open("a") as stats,
+        closing(curves) if curves else nullcontext(),
+    ):
         for step in tqdm(  # noqa: B020
             range(step, steps), initial=step, total=steps, desc="training", unit="step", disable=not leads
         ):
@@ -134,6 +144,10 @@ def train(
             if not all(math.isfinite(value) for value in values.values()):
                 raise TrainingError(f"step {step}: loss is not finite {values}: lower --lr or train without --bf16")
             stats.write(json.dumps({"step": step, "lr": lr, **values}) + "\n")
+            if curves:
+                curves.losses(step, lr, values)
+                if step % sample_every == 0 or step + 1 == steps:
+                    curves.samples(step, batch, reconstruction, logits)
             if stop or save or step + 1 == steps:
                 stats.flush()
                 peak = peak.or_more(device)
@@ -146,7 +160,7 @@ def train(
                     f"stopped at step {step + 1} of {steps}: run the same command again to continue"
                 )
     # Into a plain network, because the trained one may have SyncBatchNorm layers, which cannot be exported.
-    trained = Draem(config.reconstructive_width, config.discriminative_width).to(device)
+    trained = build_network(config).to(device)
     trained.load_state_dict(network.state_dict())
     return trained.eval()
 
@@ -156,9 +170,32 @@ def simulator_seed(seed: int, rank: int) -> int:
     return seed + 1_000_003 * rank
 
 
+def claim_run(run: Path, config: TrainConfig, photos: list[Path]) -> None:
+    """Begin a run in folder `run`, or go on with one of the same settings and photos; else TrainingError."""
+    listing = "".join(f"{photo.name} {photo.stat().st_size}\n" for photo in photos)
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / CHECKPOINT).exists():
+        with disk_full_named(run / "config.json"):
+            (run / "photos.txt").write_text(listing)
+            save_config(config, run / "config.json")
+        return
+    for what, same in (
+        ("settings", load_config(run / "config.json") == config),
+        ("photos", (run / "photos.txt").read_text() == listing),
+    ):
+        if not same:
+            raise TrainingError(f"{run}: holds a run with other {what}: remove it or choose another --run")
+
+
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Rate at `step` of `steps`: multistep x0.2 at 80 % and 90 % (authors' code), or linear warm-up and cosine to 0."""
+    """Rate at `step` of `steps`.
+
+    multistep: x0.2 at 80 % and 90 % (authors' code); multistep-text: x0.1 at 4/7 and 6/7, epochs 400 and 600 of 700
+    (paper's text); onecycle: linear warm-up and cosine to 0.
+    """
     done = step / steps
+    if config.schedule == "multistep-text":
+        return config.lr * 0.1 ** ((7 * step >= 4 * steps) + (7 * step >= 6 * steps))
     if config.schedule == "multistep":
         return config.lr * 0.2 ** ((done >= 0.8) + (done >= 0.9))
     if done < config.warmup:

@@ -1,0 +1,259 @@
+"""What the commands of `python -m training` do; their flags are in `training.__main__`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from service.backends import BackendError, open_backend
+from service.bundle import BundleError, read_bundle
+from service.engines import build_engine, engine_path, gpus, open_library
+from service.images import ImageError, Pixels, read, resize
+from training import distributed
+from training.ablations import ABLATIONS, Plan, run_ablations
+from training.anomalies import AnomalySimulator, SimulatorConfig
+from training.config import TrainConfig, preset
+from training.data import DataError, good_images, labelled_images, load_images, split
+from training.demo_parts import write_dataset
+from training.distributed import DeviceError
+from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
+from training.export import ExportError, InspectionGraph, score_with_torch
+from training.official import CheckpointError, load_official
+from training.queue import INTERRUPTED, QueueError, QueueStoppedError, work_through
+from training.recipe import RESULTS, warn_of_outlying, warn_of_unusual, write_recipe, write_results
+from training.regions import RegionError, keep_mask
+from training.report import Training
+from training.reproduce import find_categories, tabulate
+from training.results import ResultsError, Row, run_queue
+from training.textures import load_textures
+from training.trainer import (
+    STATS,
+    InterruptedRunError,
+    TrainingError,
+    claim_run,
+    disk_full_named,
+    keep_freed_memory,
+    peak_memory,
+    train,
+    training_minutes,
+)
+
+# Fields of a configuration that no flag sets.
+NO_FLAGS = {"preset", "simulator"}
+_ERRORS = (
+    BackendError,
+    BundleError,
+    CheckpointError,
+    DataError,
+    DeviceError,
+    EvaluationError,
+    ExportError,
+    ImageError,
+    QueueError,
+    RegionError,
+    ResultsError,
+    TrainingError,
+)
+
+
+def run_command(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Exit status of a command; what a user can mend is one line on stderr."""
+    try:
+        command(options)
+    except (InterruptedRunError, QueueStoppedError) as error:
+        print(error, file=sys.stderr)
+        return INTERRUPTED
+    except (*_ERRORS, OSError, ValueError, httpx2.HTTPError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train_command(options: argparse.Namespace) -> None:
+    """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
+    run: Path = options.run or Path("runs") / options.recipe
+    config = _config(options)
+    photos = good_images(options.data)
+    with distributed.joined(options.device) as device:
+        leads = distributed.rank() == 0
+        if leads:
+            claim_run(run, config, photos)
+        distributed.wait()
+        keep_freed_memory()
+        trained_on, held_out = split(photos, config.holdout, config.seed)
+        good = load_images(trained_on, config.size, "good photos")
+        # Before hours of training, not after: may the rest be read, and are the photos good?
+        held_out_photos = load_images(held_out, config.size, "held-out photos")
+        if (options.data / "test").is_dir():
+            labelled_images(options.data)
+        suspects = warn_of_unusual(torch.cat((good, held_out_photos)), [*trained_on, *held_out]) if leads else []
+        textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
+        network = train(config, good, textures, run, device=device, compiled=options.compile).cpu()
+        processes = distributed.world()
+    if not leads:
+        return
+    graph = InspectionGraph(network, keep_mask(options.region, options.ignore, config.size)).eval()
+    all_photos = _pixels(torch.cat((good, held_out_photos)))
+    outlying = warn_of_outlying(score_with_torch(graph, all_photos).scores, [*trained_on, *held_out])
+    record: dict[str, JsonValue] = {
+        "config": asdict(config),
+        "good_photos": len(trained_on),
+        "textures": len(textures) if options.textures else "procedural",
+        "device": str(device),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "minutes": round(training_minutes(run), 2),
+        "peak_memory_mib": asdict(peak_memory(run)),
+        "unusual_photos": suspects,
+        "outlying_scores": outlying,
+    }
+    simulator = AnomalySimulator(good, textures, config.simulator, torch.Generator().manual_seed(config.seed))
+    stats = [json.loads(line) for line in (run / STATS).read_text().splitlines()]
+    material = Training(record, stats, simulator.batch(8))
+    names = [path.name for path in held_out]
+    with disk_full_named(options.models / options.recipe):
+        bundle = write_recipe(options, network, _pixels(held_out_photos), names, seed=config.seed, training=material)
+    with disk_full_named(run / RESULTS):
+        write_results(run, bundle)
+
+
+def queue_command(options: argparse.Namespace) -> None:
+    """Train one recipe for each folder, named like it, one after the other; what is finished is not trained again."""
+    jobs: dict[str, Callable[[], int]] = {}
+    for folder in options.data:
+        recipe = folder.resolve().name
+        if recipe in jobs:
+            raise QueueError(f"{folder}: a second folder named {recipe}: recipes take their names from the folders")
+        settings = {**vars(options), "data": folder, "recipe": recipe, "command": None}
+        jobs[recipe] = partial(_train_in_queue, argparse.Namespace(**settings))
+    work_through(jobs)
+
+
+def _train_in_queue(options: argparse.Namespace) -> int:
+    status = run_command(_train_unless_finished, options)
+    if status == 1:
+        print(f"{options.recipe}: failed", file=sys.stderr)
+    return status
+
+
+def _train_unless_finished(options: argparse.Namespace) -> None:
+    run = (options.runs or Path("runs")) / options.recipe
+    options.run = run
+    if (run / RESULTS).exists():
+        claim_run(run, _config(options), good_images(options.data))
+        print(f"{options.recipe}: finished before, see {run / RESULTS}")
+        return
+    train_command(options)
+
+
+def import_command(options: argparse.Namespace) -> None:
+    """Make a bundle from the authors' two checkpoint files; good photos are needed to calibrate the thresholds."""
+    network = load_official(options.reconstructive, options.discriminative)
+    paths = good_images(options.data)
+    record: dict[str, JsonValue] = {
+        "imported": [options.reconstructive.name, options.discriminative.name],
+        "calibrated_on_training_photos": True,
+    }
+    photos = [resize(read(path), options.size, options.size) for path in paths]
+    write_recipe(options, network, photos, [path.name for path in paths], seed=0, training=Training(record))
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    """Score the labelled test split with a bundle, in process or through a running service."""
+    bundle = read_bundle(options.bundle)
+    images = labelled_images(options.data)
+    thresholds = bundle.manifest.thresholds
+    if options.url:
+        with httpx2.Client(base_url=options.url, timeout=60) as client:
+            results = evaluate(images, http_scorer(client, bundle.manifest.recipe), thresholds)
+        results["through"] = "http"
+    else:
+        backend = open_backend(bundle, "auto", threads=os.cpu_count() or 1)
+        results = evaluate(images, backend_scorer(backend, bundle.manifest.input.height), thresholds)
+        results["through"] = f"{backend.name} {backend.precision}"
+        backend.close()
+    print(markdown({bundle.manifest.recipe: results}))
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def export_command(options: argparse.Namespace) -> None:
+    """Make from a bundle what another runtime needs: TensorRT engines, beside the bundle's ONNX in a cache."""
+    if not options.tensorrt:
+        raise ExportError("nothing to export to: add --tensorrt")
+    bundle = read_bundle(options.bundle)
+    library = open_library()
+    for gpu in gpus(options.compute_capability, library):
+        for precision in options.precision or bundle.manifest.models:
+            record = build_engine(
+                bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
+            )
+            print(f"{engine_path(options.cache, record.key)}: {record.bytes} bytes in {record.build_s} s")
+
+
+def ablate_command(options: argparse.Namespace) -> None:
+    """Train and score the rows of the paper's ablation table; stop it when you like, the same command goes on."""
+    plan = Plan(
+        preset=replace(preset(options.preset), **_changes(TrainConfig, options)),
+        data=options.data,
+        textures=options.textures,
+        other_textures=options.imagenet,
+        names=options.only or list(ABLATIONS),
+        seeds=options.seeds,
+    )
+    with distributed.joined("auto") as device:
+        print(run_ablations(plan, options.out, device))
+
+
+def reproduce_command(options: argparse.Namespace) -> None:
+    """Train every category of the paper's tables that is there and put the figures beside the paper's."""
+    settings = {**_changes(TrainConfig, options), **_changes(SimulatorConfig, options)}
+    work: Path = options.out.with_suffix(".runs")
+
+    def run(category: str, seed: int) -> Row:
+        version = f"{options.preset}-{seed}"
+        bundle = work / "models" / category / version
+        if not bundle.exists():
+            places = {"models": work / "models", "run": work / category / str(seed), "version": version}
+            what = {"data": options.data / category, "recipe": category, "seed": seed}
+            train_command(argparse.Namespace(**{**vars(options), **places, **what}))
+        manifest = read_bundle(bundle).manifest
+        return {**(manifest.metrics or {}), "minutes": manifest.training["minutes"]}
+
+    categories = find_categories(options.dataset, options.data, options.categories)
+    jobs = {f"{category}/{seed}": partial(run, category, seed) for seed in options.seeds for category in categories}
+    textures = options.textures.resolve().name if options.textures else "procedural"
+    kept: Row = {"preset": options.preset, "changes": settings, "textures": textures}
+    print(run_queue(jobs, options.out, kept, partial(tabulate, options.dataset)))
+
+
+def demo_data_command(options: argparse.Namespace) -> None:
+    """Render the demo part: good photos and defects in MVTec layout."""
+    write_dataset(options.folder, good=160, test_good=30, defects_per_kind=8, seed=options.seed)
+
+
+def _pixels(photos: Tensor) -> list[Pixels]:
+    return list(np.ascontiguousarray(photos.permute(0, 2, 3, 1).numpy()))
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    config = replace(preset(options.preset), **_changes(TrainConfig, options))
+    return replace(config, simulator=replace(config.simulator, **_changes(SimulatorConfig, options)))
+
+
+def _changes(cls: type[TrainConfig] | type[SimulatorConfig], options: argparse.Namespace) -> dict[str, Any]:
+    values = {f.name: getattr(options, f.name, None) for f in fields(cls) if f.name not in NO_FLAGS}
+    return {name: value for name, value in values.items() if value is not None}

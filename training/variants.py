@@ -1,0 +1,93 @@
+"""The networks of the ablations: one of DRÆM's two alone (Zavrtanik et al. 2021, table 3), used like the whole."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.config import TrainConfig
+from training.losses import gaussian_window, ssim_map
+from training.networks import Draem
+
+
+def build_network(config: TrainConfig) -> Draem:
+    """The network that `config` asks for, with the authors' random start."""
+    widths = config.reconstructive_width, config.discriminative_width
+    if config.networks == "reconstructive":
+        return ReconstructiveAlone(config.distance, *widths)
+    return (DiscriminativeAlone if config.networks == "discriminative" else Draem)(*widths)
+
+
+class DiscriminativeAlone(Draem):
+    """The discriminative network sees the image twice instead of reconstruction and image.
+
+    So its layers and their sizes stay, and only what the reconstruction adds is taken away.
+    """
+
+    def __init__(self, *widths: int, **options: Any) -> None:
+        super().__init__(*widths, **options)
+        del self.reconstructive
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.discriminative(torch.cat((x, x), dim=1))
+
+
+class ReconstructiveAlone(Draem):
+    """The anomaly map is a distance between image and reconstruction, given as the logits it is the softmax of."""
+
+    window: Tensor
+    prewitt: Tensor
+
+    def __init__(self, distance: Literal["ssim", "msgms"], *widths: int, **options: Any) -> None:
+        super().__init__(*widths, **options)
+        del self.discriminative
+        self.distance = distance
+        self.register_buffer("window", gaussian_window(), persistent=False)
+        self.register_buffer("prewitt", prewitt_kernels(), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        reconstruction = self.reconstructive(x)
+        if self.training:  # nothing learns from the map
+            return reconstruction, reconstruction.new_zeros((len(x), 2, *x.shape[2:]))
+        if self.distance == "ssim":
+            anomaly_map = (1 - ssim_map(reconstruction, x, self.window).mean(dim=1, keepdim=True)) / 2
+        else:
+            anomaly_map = msgms_distance(reconstruction, x, self.prewitt)
+        anomaly = torch.logit(anomaly_map, eps=1e-6)
+        return reconstruction, torch.cat((torch.zeros_like(anomaly), anomaly), dim=1)
+
+
+def prewitt_kernels() -> Tensor:
+    """Prewitt's derivative filters over 3, along x and along y: `(2, 1, 3, 3)`."""
+    along_x = torch.tensor([[1.0, 0.0, -1.0]]).expand(3, 3) / 3
+    return torch.stack((along_x, along_x.T)).unsqueeze(1).contiguous()
+
+
+def msgms_distance(reconstruction: Tensor, image: Tensor, prewitt: Tensor) -> Tensor:
+    """Distance `(N, 1, H, W)` in [0, 1] by multi-scale gradient magnitude similarity of `(N, C, H, W)` images.
+
+    RIAD (Zavrtanik et al. 2021, Pattern Recognition 112): at four scales, each half the last, 1 - (2 a b + c) / (a^2 +
+    b^2 + c) of the gradient magnitudes a and b, c = 0.0026; enlarged, averaged over scales and channels, 21x21 mean.
+    """
+    size = image.shape[2:]
+    total = torch.zeros_like(image[:, :1])
+    for scale in range(4):
+        if scale:
+            reconstruction, image = functional.avg_pool2d(reconstruction, 2), functional.avg_pool2d(image, 2)
+        a, b = _gradient(reconstruction, prewitt), _gradient(image, prewitt)
+        similarity = (2 * a * b + 0.0026) / (a * a + b * b + 0.0026)
+        distance = 1 - similarity.mean(dim=1, keepdim=True)
+        total = total + functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
+    return functional.avg_pool2d(total / 4, 21, stride=1, padding=10)
+
+
+def _gradient(image: Tensor, prewitt: Tensor) -> Tensor:
+    """Gradient magnitude of every channel; the edge rows and columns count as going on outside."""
+    channels = image.shape[1]
+    padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
+    kernels = prewitt.repeat(channels, 1, 1, 1)
+    both = functional.conv2d(padded, kernels, groups=channels)  # (N, 2C, H, W): x and y of each channel in turn
+    return (both[:, ::2] ** 2 + both[:, 1::2] ** 2).sqrt()
