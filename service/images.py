@@ -59,13 +59,10 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Decode JPEG, PNG, BMP or WebP bytes to RGB uint8 `(H, W, 3)`; raises ImageError, never returns half an image."""
     if not data:
         raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded picture as the request body")
+    if data[:4] == b"RIFF":
+        _check_pixels(_webp_canvas(data), max_pixels)
     header = _read_header(data)
-    width, height = header.size
-    if width * height > max_pixels:
-        raise ImageError(
-            "image_too_large",
-            f"the image header says {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}",
-        )
+    _check_pixels(header.size, max_pixels)
     if header.format == "PNG":
         _check_png_chunks(data)
     pixels: NDArray[Any] | None = _decode_jpeg(data, header) if header.format == "JPEG" else None
@@ -96,6 +93,28 @@ def decode_raw(
     shaped = samples.reshape((height, width, 3) if bytes_per_pixel == 3 else (height, width))
     pixels = shaped.copy() if conversion is None else cv2.cvtColor(shaped, conversion)
     return pixels.astype(np.uint8, copy=False)
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            "image_too_large",
+            f"the image header says {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}",
+        )
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP (RFC 9649), read here because Pillow takes memory for two canvases to tell it."""
+    start = data[:30].ljust(30, b"\0")
+    kind = start[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(start[24:27], "little"), 1 + int.from_bytes(start[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    # Lossy; any other chunk is no WebP, which Pillow says.
+    return int.from_bytes(start[26:28], "little") & 0x3FFF, int.from_bytes(start[28:30], "little") & 0x3FFF
 
 
 def _check_png_chunks(data: bytes) -> None:

@@ -114,6 +114,20 @@ def test_a_png_chunk_longer_than_the_file_takes_no_memory() -> None:
         decode(bytes(data))
 
 
+@pytest.mark.parametrize("kind", ["VP8 ", "VP8L", "VP8X"])
+def test_a_webp_is_refused_for_its_size_before_pillow_opens_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow asks for two canvases, 2 GB at the largest size, before it tells the size."""
+    image, buffer = Image.fromarray(PICTURE), io.BytesIO()
+    options = {"save_all": True, "append_images": [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]}
+    image.save(buffer, "WEBP", lossless=kind == "VP8L", **(options if kind == "VP8X" else {}))
+    data = buffer.getvalue()
+    assert data[12:16] == kind.encode()
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(ImageError, match="says 30x20") as refused:
+        decode(data, max_pixels=599)
+    assert refused.value.code == "image_too_large"
+
+
 def test_read_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "part.png").write_text("text")
     with pytest.raises(ImageError, match=r"part\.png: not a readable"):
