@@ -14,6 +14,7 @@ from training.anomalies import SimulatorConfig
 from training.commands import (
     NO_FLAGS,
     ablate_command,
+    bench_command,
     demo_data_command,
     evaluate_command,
     export_command,
@@ -81,6 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--compute-capability", nargs="*", default=[], metavar="8.6", help="for other GPUs than this machine's"
     )
+
+    command = _command(commands, "bench", bench_command)
+    subject = command.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--bundle", type=Path, help="models/RECIPE/VERSION")
+    subject.add_argument(
+        "--widths", type=int, nargs=2, metavar=("R", "D"), help="an untrained network; the paper's: 128 64"
+    )
+    command.add_argument("--size", type=int, default=256, help="pixels of the untrained network's input")
+    command.add_argument("--threads", type=int, default=0, help="of one inference; 0: all cores")
+    command.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8], help="images in one inference")
+    command.add_argument("--rounds", type=int, default=50, help="timed inferences of each batch size")
+    command.add_argument("--out", type=Path, help="write the figures to this JSON file and a plot beside it")
 
     command = _command(commands, "ablate", ablate_command)
     command.add_argument("--data", type=Path, action="append", required=True, help="folder in MVTec layout; repeatable")

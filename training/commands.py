@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -22,7 +23,7 @@ from service.backends import BackendError, open_backend
 from service.bundle import BundleError, read_bundle
 from service.engines import build_engine, engine_path, gpus, open_library
 from service.images import ImageError, Pixels, read, resize
-from training import distributed
+from training import bench, distributed
 from training.ablations import ABLATIONS, Plan, run_ablations
 from training.anomalies import AnomalySimulator, SimulatorConfig
 from training.config import TrainConfig, preset
@@ -55,6 +56,7 @@ from training.trainer import (
 NO_FLAGS = {"preset", "simulator"}
 _ERRORS = (
     BackendError,
+    bench.BenchError,
     BundleError,
     CheckpointError,
     DataError,
@@ -202,6 +204,20 @@ def export_command(options: argparse.Namespace) -> None:
                 bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
             )
             print(f"{engine_path(options.cache, record.key)}: {record.bytes} bytes in {record.build_s} s")
+
+
+def bench_command(options: argparse.Namespace) -> None:
+    """Time a bundle, or a network of given widths, on every runtime and precision beside plain PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        if options.bundle:
+            subject = bench.subject_of(read_bundle(options.bundle))
+        else:
+            subject = bench.export_random(tuple(options.widths), options.size, Path(folder) / "model.onnx")
+        threads = options.threads or os.cpu_count() or 1
+        record = bench.run_bench(subject, threads=threads, batches=options.batch, rounds=options.rounds)
+    print(bench.tabulate(record))
+    if options.out:
+        bench.write_record(record, options.out)
 
 
 def ablate_command(options: argparse.Namespace) -> None:
