@@ -19,7 +19,11 @@ class Settings(BaseSettings):
     """One declaration gives flag, environment variable, validation and documentation."""
 
     model_config = SettingsConfigDict(
-        env_prefix="INSPECT_", frozen=True, cli_kebab_case=True, cli_prog_name="python -m service"
+        env_prefix="INSPECT_",
+        env_ignore_empty=True,
+        frozen=True,
+        cli_kebab_case=True,
+        cli_prog_name="python -m service",
     )
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"

@@ -1,0 +1,211 @@
+"""The deployment files, as far as they can be checked without an engine: parsed, validated, compared with the code."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCKER = ROOT / "docker"
+COMPOSE = DOCKER / "compose.yaml"
+# nginx speaks TLS in front of the container; the banner is for terminals.
+NOT_IN_CONTAINERS = {"tls_cert", "tls_key", "tls_client_ca", "banner"}
+
+
+def environment_name(field: str) -> str:
+    return f"INSPECT_{field.upper()}"
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def tool(name: str) -> Path:
+    return Path(sys.executable).with_name(name)
+
+
+def merged(*files: Path) -> Any:
+    named = [part for file in files for part in ("--file", file)]
+    return yaml.safe_load(run(tool("docker-compose"), *named, "--profile", "*", "config"))
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "training.Dockerfile"])
+def test_dockerfiles_pass_hadolint(name: str) -> None:
+    run(tool("hadolint"), DOCKER / name)
+
+
+def test_what_the_dockerfiles_copy_is_there_and_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = set()
+    for name in ("Dockerfile", "training.Dockerfile"):
+        for line in (DOCKER / name).read_text().splitlines():
+            if line.startswith("COPY") and "--from" not in line:
+                copied |= {word for word in line.split()[1:-1] if not word.startswith("--")}
+    assert copied == kept
+    assert all((ROOT / name).exists() for name in kept)
+
+
+def test_compose_files_follow_the_specification() -> None:
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE, DOCKER / "compose.gpu.yaml")
+
+
+def test_every_setting_can_be_given_to_the_container() -> None:
+    image = {
+        word.split("=")[0]
+        for line in (DOCKER / "Dockerfile").read_text().splitlines()
+        for word in line.split()
+        if word.startswith("INSPECT_")
+    }
+    composed = set(yaml.safe_load(COMPOSE.read_text())["services"]["service"]["environment"])
+    expected = {environment_name(field) for field in Settings.model_fields.keys() - NOT_IN_CONTAINERS}
+    assert composed | image == expected
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose gives `INSPECT_API_KEYS_FILE=` to the container where no file is named outside."""
+    for field in Settings.model_fields:
+        monkeypatch.setenv(environment_name(field), "")
+    assert Settings() == Settings.model_construct()
+
+
+def test_the_gpu_file_changes_image_backend_and_device_alone() -> None:
+    cpu, gpu = merged(COMPOSE), merged(COMPOSE, DOCKER / "compose.gpu.yaml")
+    service = gpu["services"]["service"]
+    assert service["build"]["target"] == "gpu"
+    assert service["environment"]["INSPECT_BACKEND"] == "ort-cuda"
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    changed = {key for key in service if service[key] != cpu["services"]["service"].get(key)}
+    assert changed == {"build", "deploy", "environment", "image"}
+
+
+def test_containers_are_hardened_and_reached_from_this_machine_alone() -> None:
+    for name, service in merged(COMPOSE)["services"].items():
+        assert service["read_only"], name
+        assert service["init"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"]["max-size"], name
+        assert {port["host_ip"] for port in service["ports"]} == {"127.0.0.1"}, name
+        for volume in service["volumes"]:
+            assert volume["type"] == "volume" or volume["read_only"], name
+
+
+def test_a_stop_waits_until_the_service_has_drained() -> None:
+    grace = merged(COMPOSE)["services"]["service"]["stop_grace_period"]
+    settings = Settings()
+    assert float(grace.removesuffix("s")) > settings.drain_grace_s + settings.drain_timeout_s
+
+
+def test_mounted_files_are_there() -> None:
+    for name, service in merged(COMPOSE)["services"].items():
+        for volume in service["volumes"]:
+            source = volume["source"]
+            if volume["type"] == "bind" and not source.endswith("certificates"):
+                assert Path(source).exists(), (name, source)
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """In place of the service: says how much it was sent."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        reply = str(len(body)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def upstream() -> Iterator[int]:
+    server = HTTPServer(("127.0.0.1", 0), Upstream)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def write_certificate(folder: Path, name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None) -> Any:
+    """PEM certificate and key `name` in `folder`, of localhost; without an issuer it signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signer, signing_key = issuer or (subject, key)
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(signer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .sign(signing_key, hashes.SHA256())
+    )
+    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / f"{name}.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return subject, key
+
+
+def test_nginx_lets_only_known_cameras_through(upstream: int, tmp_path: Path) -> None:
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    authority = write_certificate(folder, "clients", None)
+    write_certificate(folder, "server", authority)
+    write_certificate(folder, "camera", authority)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = (DOCKER / "nginx" / "nginx.conf").read_text()
+    text = text.replace("service:8000", f"127.0.0.1:{upstream}").replace("8443 ssl", f"127.0.0.1:{port} ssl")
+    text = text.replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+    (tmp_path / "nginx.conf").write_text(text)
+    process = subprocess.Popen(
+        [nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"], stderr=subprocess.PIPE
+    )
+    try:
+        trusted = ssl.create_default_context(cafile=str(folder / "clients.pem"))
+        known = ssl.create_default_context(cafile=str(folder / "clients.pem"))
+        known.load_cert_chain(folder / "camera.pem", folder / "camera.key")
+        transport = httpx2.HTTPTransport(verify=known, retries=8)
+        with httpx2.Client(transport=transport) as camera:
+            reply = camera.post(f"https://localhost:{port}/inspect", content=bytes(5_000_000))
+        assert (reply.status_code, reply.text) == (200, "5000000")
+        with httpx2.Client(verify=trusted) as stranger:
+            refused = stranger.post(f"https://localhost:{port}/inspect", content=b"x")
+        assert refused.status_code == 400
+        assert "No required SSL certificate" in refused.text
+    finally:
+        process.terminate()
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
