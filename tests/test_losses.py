@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from training.losses import draem_losses, focal_loss, ssim_loss
+from training.losses import draem_losses, focal_loss, gaussian_window, ssim_loss, ssim_map
 
 
 def test_losses_give_the_authors_values() -> None:
@@ -39,3 +39,11 @@ def test_focal_loss_reaches_normal_and_anomalous_pixels() -> None:
 def test_focal_loss_is_finite_for_confident_mistakes() -> None:
     logits = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1)
     assert torch.isfinite(focal_loss(logits, torch.ones((1, 1, 1, 1))))
+
+
+def test_gradient_of_ssim_is_that_of_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand((1, 2, 13, 15), generator=generator, dtype=torch.float64)
+    prediction = torch.rand(target.shape, generator=generator, dtype=torch.float64).requires_grad_()
+    window = gaussian_window().double()
+    assert torch.autograd.gradcheck(lambda images: ssim_map(images, target, window), (prediction,))

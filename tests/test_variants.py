@@ -1,3 +1,5 @@
+from typing import Any
+
 import cv2
 import numpy as np
 import onnxruntime
@@ -11,7 +13,7 @@ from training.export import InspectionGraph, to_onnx
 from training.losses import gaussian_window, ssim_map
 from training.variants import DiscriminativeAlone, ReconstructiveAlone, build_network, msgms_distance, prewitt_kernels
 
-TINY = {"size": 64, "reconstructive_width": 4, "discriminative_width": 4}
+TINY = {"size": 64, "reconstructive_width": 4, "discriminative_width": 4, "compact": False}
 
 
 def _pair() -> tuple[Tensor, Tensor]:
@@ -61,14 +63,14 @@ def test_ssim_map_is_the_formula_of_one_window() -> None:
 def test_a_reconstructive_network_alone_maps_what_it_does_not_restore(distance: str) -> None:
     network = build_network(preset("quick", **TINY, networks="reconstructive", distance=distance)).eval()
     assert isinstance(network, ReconstructiveAlone)
-    assert not any(name.startswith("discriminative") for name, _ in network.named_parameters())
+    assert not any(name.startswith("network.discriminative") for name, _ in network.named_parameters())
     reconstruction, image = _pair()
     spoilt = image.clone()
     spoilt[:, :, 24:40, 24:40] = reconstruction[:, :, 24:40, 24:40]
-    network.reconstructive = torch.nn.Identity()  # type: ignore[assignment]
+    network.network.reconstructive = torch.nn.Identity()  # type: ignore[assignment]
     restored = network(image)[1].softmax(dim=1)[:, 1]
     assert restored.max() < 1e-5
-    network.reconstructive.forward = lambda x: spoilt  # type: ignore[assignment]
+    network.network.reconstructive.forward = lambda x: spoilt  # type: ignore[assignment]
     anomaly_map = network(image)[1].softmax(dim=1)[0, 1]
     assert anomaly_map[32, 32] > 0.02
     assert anomaly_map[:4].max() < 0.01 * anomaly_map[32, 32]
@@ -86,10 +88,10 @@ def test_the_ssim_map_is_half_of_one_minus_ssim() -> None:
 def test_a_discriminative_network_alone_sees_only_the_image() -> None:
     network = build_network(preset("quick", **TINY, networks="discriminative")).eval()
     assert isinstance(network, DiscriminativeAlone)
-    assert not any(name.startswith("reconstructive") for name, _ in network.named_parameters())
+    assert not any(name.startswith("network.reconstructive") for name, _ in network.named_parameters())
     _, image = _pair()
     seen = []
-    network.discriminative.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network.network.discriminative.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     reconstruction, logits = network(image)
     assert logits.shape == (1, 2, 64, 64)
     assert torch.equal(reconstruction, image)
@@ -98,10 +100,17 @@ def test_a_discriminative_network_alone_sees_only_the_image() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{"networks": "reconstructive", "distance": "msgms"}, {"networks": "reconstructive"}], ids=str
+    "changes",
+    [
+        {"networks": "reconstructive", "distance": "msgms"},
+        {"networks": "reconstructive"},
+        {"networks": "discriminative", "compact": True},
+        {"compact": True},
+    ],
+    ids=str,
 )
-def test_a_variant_exports_like_the_whole(changes: dict[str, str]) -> None:
-    graph = InspectionGraph(build_network(preset("quick", **TINY, **changes))).eval()
+def test_a_variant_exports_like_the_whole(changes: dict[str, Any]) -> None:
+    graph = InspectionGraph(build_network(preset("quick", **{**TINY, **changes}))).eval()
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     session = onnxruntime.InferenceSession(to_onnx(graph, 64))
     maps, scores = session.run(None, {"image": image})
@@ -109,3 +118,13 @@ def test_a_variant_exports_like_the_whole(changes: dict[str, str]) -> None:
         expected_maps, expected_scores = graph(torch.from_numpy(image))
     np.testing.assert_allclose(maps, expected_maps.numpy(), atol=1e-4)
     np.testing.assert_allclose(scores, expected_scores.numpy(), atol=1e-4)
+
+
+def test_the_untrained_network_says_the_prior_everywhere_and_only_where_it_is_asked_to() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 64, 64)
+    for compact, prior, expected in [(True, 0.01, 0.01), (False, 0.01, 0.01), (False, 0.0, 0.5)]:
+        config = preset("edge", **{**TINY, "compact": compact}, anomaly_prior=prior)
+        _, logits = build_network(config).eval()(image)
+        assert logits.softmax(dim=1)[:, 1].mean().item() == pytest.approx(expected, rel=0.2)
+    assert preset("paper").anomaly_prior == 0.0

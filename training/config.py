@@ -17,8 +17,11 @@ class TrainConfig:
     size: int = 256  # pixels, images are resized to size x size; divisible by 32
     reconstructive_width: int = 128  # channels of the first stage
     discriminative_width: int = 64
+    compact: bool = False  # no stage of full resolution: networks of 2x2 pixel blocks, see training.compact
     networks: Literal["both", "reconstructive", "discriminative"] = "both"  # one alone only for ablations
     distance: Literal["ssim", "msgms"] = "ssim"  # image to reconstruction: the map of a reconstructive network alone
+    # Anomalous share of the pixels as the untrained network has it (Lin et al. 2017, sec. 4.1); 0: the authors' start.
+    anomaly_prior: float = 0.0
     epochs: int = 700  # of ceil(images / batch) steps
     steps: int = 0  # optimiser steps; 0: epochs decide
     batch: int = 8
@@ -39,6 +42,8 @@ class TrainConfig:
 _NARROW_SIMULATOR = SimulatorConfig(anomaly_probability=0.7, own_texture=0.3, mask_combination=True, visible_min=0.03)
 # One-eighth of the paper's widths: 40 times less arithmetic.
 _NARROW: dict[str, Any] = {
+    "anomaly_prior": 0.01,
+    "compact": True,
     "reconstructive_width": 16,
     "discriminative_width": 16,
     "lr": 2e-3,

@@ -37,7 +37,6 @@ from service.images import Pixels, encode
 from service.quality import Quality, learn_limits
 from service.signing import sign
 from training.calibration import calibrate
-from training.networks import Draem
 
 OPSET = 18
 REPORT = "report.html"
@@ -61,7 +60,7 @@ class InspectionGraph(nn.Module):
 
     keep: Tensor | None
 
-    def __init__(self, network: Draem, keep: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, network: nn.Module, keep: NDArray[np.bool_] | None = None) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("keep", None if keep is None else torch.from_numpy(keep.astype(np.float32)))
@@ -170,7 +169,7 @@ class HeldOut:
 
 
 def export_bundle(
-    network: Draem,
+    network: nn.Module,
     held_out: HeldOut,
     *,
     recipe: str,

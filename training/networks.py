@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 
-def _double_conv(c_in: int, c_mid: int, c_out: int) -> nn.Sequential:
+def double_conv(c_in: int, c_mid: int, c_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(c_in, c_mid, 3, padding=1),
         nn.BatchNorm2d(c_mid),
@@ -23,7 +23,7 @@ def _double_conv(c_in: int, c_mid: int, c_out: int) -> nn.Sequential:
     )
 
 
-def _up(c_in: int, c_out: int) -> nn.Sequential:
+def up(c_in: int, c_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
         nn.Conv2d(c_in, c_out, 3, padding=1),
@@ -35,11 +35,11 @@ def _up(c_in: int, c_out: int) -> nn.Sequential:
 class _ReconstructiveEncoder(nn.Module):
     def __init__(self, w: int) -> None:
         super().__init__()
-        self.block1 = _double_conv(3, w, w)
-        self.block2 = _double_conv(w, 2 * w, 2 * w)
-        self.block3 = _double_conv(2 * w, 4 * w, 4 * w)
-        self.block4 = _double_conv(4 * w, 8 * w, 8 * w)
-        self.block5 = _double_conv(8 * w, 8 * w, 8 * w)
+        self.block1 = double_conv(3, w, w)
+        self.block2 = double_conv(w, 2 * w, 2 * w)
+        self.block3 = double_conv(2 * w, 4 * w, 4 * w)
+        self.block4 = double_conv(4 * w, 8 * w, 8 * w)
+        self.block5 = double_conv(8 * w, 8 * w, 8 * w)
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,14 +54,14 @@ class _ReconstructiveEncoder(nn.Module):
 class _ReconstructiveDecoder(nn.Module):
     def __init__(self, w: int) -> None:
         super().__init__()
-        self.up1 = _up(8 * w, 8 * w)
-        self.db1 = _double_conv(8 * w, 8 * w, 4 * w)
-        self.up2 = _up(4 * w, 4 * w)
-        self.db2 = _double_conv(4 * w, 4 * w, 2 * w)
-        self.up3 = _up(2 * w, 2 * w)
-        self.db3 = _double_conv(2 * w, 2 * w, w)
-        self.up4 = _up(w, w)
-        self.db4 = _double_conv(w, w, w)
+        self.up1 = up(8 * w, 8 * w)
+        self.db1 = double_conv(8 * w, 8 * w, 4 * w)
+        self.up2 = up(4 * w, 4 * w)
+        self.db2 = double_conv(4 * w, 4 * w, 2 * w)
+        self.up3 = up(2 * w, 2 * w)
+        self.db3 = double_conv(2 * w, 2 * w, w)
+        self.up4 = up(w, w)
+        self.db4 = double_conv(w, w, w)
         self.fin_out = nn.Sequential(nn.Conv2d(w, 3, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,12 +89,12 @@ class ReconstructiveNetwork(nn.Module):
 class _DiscriminativeEncoder(nn.Module):
     def __init__(self, w: int) -> None:
         super().__init__()
-        self.block1 = _double_conv(6, w, w)
-        self.block2 = _double_conv(w, 2 * w, 2 * w)
-        self.block3 = _double_conv(2 * w, 4 * w, 4 * w)
-        self.block4 = _double_conv(4 * w, 8 * w, 8 * w)
-        self.block5 = _double_conv(8 * w, 8 * w, 8 * w)
-        self.block6 = _double_conv(8 * w, 8 * w, 8 * w)
+        self.block1 = double_conv(6, w, w)
+        self.block2 = double_conv(w, 2 * w, 2 * w)
+        self.block3 = double_conv(2 * w, 4 * w, 4 * w)
+        self.block4 = double_conv(4 * w, 8 * w, 8 * w)
+        self.block5 = double_conv(8 * w, 8 * w, 8 * w)
+        self.block6 = double_conv(8 * w, 8 * w, 8 * w)
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -110,16 +110,16 @@ class _DiscriminativeEncoder(nn.Module):
 class _DiscriminativeDecoder(nn.Module):
     def __init__(self, w: int) -> None:
         super().__init__()
-        self.up_b = _up(8 * w, 8 * w)
-        self.db_b = _double_conv(16 * w, 8 * w, 8 * w)
-        self.up1 = _up(8 * w, 4 * w)
-        self.db1 = _double_conv(12 * w, 4 * w, 4 * w)
-        self.up2 = _up(4 * w, 2 * w)
-        self.db2 = _double_conv(6 * w, 2 * w, 2 * w)
-        self.up3 = _up(2 * w, w)
-        self.db3 = _double_conv(3 * w, w, w)
-        self.up4 = _up(w, w)
-        self.db4 = _double_conv(2 * w, w, w)
+        self.up_b = up(8 * w, 8 * w)
+        self.db_b = double_conv(16 * w, 8 * w, 8 * w)
+        self.up1 = up(8 * w, 4 * w)
+        self.db1 = double_conv(12 * w, 4 * w, 4 * w)
+        self.up2 = up(4 * w, 2 * w)
+        self.db2 = double_conv(6 * w, 2 * w, 2 * w)
+        self.up3 = up(2 * w, w)
+        self.db3 = double_conv(3 * w, w, w)
+        self.up4 = up(w, w)
+        self.db4 = double_conv(2 * w, w, w)
         self.fin_out = nn.Sequential(nn.Conv2d(w, 2, 3, padding=1))
 
     def forward(self, stages: list[Tensor]) -> Tensor:
@@ -153,16 +153,30 @@ class Draem(nn.Module):
         super().__init__()
         self.reconstructive = ReconstructiveNetwork(reconstructive_width)
         self.discriminative = DiscriminativeNetwork(discriminative_width)
-        self.apply(_init_weights)
+        self.apply(init_weights)
+
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """Gives the logits: channel 0 the normal ones, 1 the anomalous ones."""
+        last = self.discriminative.decoder_segment.fin_out[-1]
+        assert isinstance(last, nn.Conv2d)  # noqa: S101
+        return last
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        out: Tensor = self.reconstructive(x)
+        return out
+
+    def discriminate(self, reconstruction: Tensor, x: Tensor) -> Tensor:
+        # The order matters to every released checkpoint: reconstruction first (anomalib has it the other way round).
+        out: Tensor = self.discriminative(torch.cat((reconstruction, x), dim=1))
+        return out
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        reconstruction = self.reconstructive(x)
-        # The order matters to every released checkpoint: reconstruction first (anomalib has it the other way round).
-        logits = self.discriminative(torch.cat((reconstruction, x), dim=1))
-        return reconstruction, logits
+        reconstruction = self.reconstruct(x)
+        return reconstruction, self.discriminate(reconstruction, x)
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """The authors' start: conv weights N(0, 0.02), BatchNorm weights N(1, 0.02), BatchNorm biases 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from service.backends import Backend
@@ -23,7 +23,6 @@ from training.contamination import outlying_scores, unusual_photos
 from training.data import good_images, labelled_images
 from training.evaluate import backend_scorer, evaluate, markdown
 from training.export import REPORT, HeldOut, Scored, export_bundle
-from training.networks import Draem
 from training.regions import keep_mask
 from training.report import Parts, Training, labelled_parts, render
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
@@ -85,7 +84,7 @@ def simulate_defects(photos: list[Pixels], seed: int) -> list[Pixels]:
 
 def write_recipe(
     options: argparse.Namespace,
-    network: Draem,
+    network: nn.Module,
     photos: list[Pixels],
     names: list[str],
     *,

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import distributed
@@ -29,7 +29,6 @@ from training.anomalies import AnomalySimulator
 from training.config import TrainConfig, load_config, save_config
 from training.curves import Curves
 from training.losses import draem_losses
-from training.networks import Draem
 from training.variants import build_network
 
 CHECKPOINT = "checkpoint.pt"
@@ -78,7 +77,7 @@ def train(
     device: torch.device,
     compiled: bool = False,
     checkpoint_s: float = 60.0,
-) -> Draem:
+) -> nn.Module:
     """Train on good photos and textures, both uint8 `(N, 3, S, S)`; returns the network in eval mode.
 
     `compiled` runs the network through torch.compile. Where `training.distributed` has joined several processes, all
@@ -239,7 +238,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _optimizer(config: TrainConfig, network: Draem) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
     return torch.optim.Adam(network.parameters(), config.lr)
@@ -254,7 +253,7 @@ def _autocast_type(device: torch.device) -> torch.dtype:
 def _save(
     run: Path,
     state: _State,
-    network: Draem,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     generator: torch.Generator,
@@ -298,7 +297,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _resume(
     run: Path,
-    network: Draem,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     generator: torch.Generator,

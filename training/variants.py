@@ -2,54 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from training.compact import CompactDraem
 from training.config import TrainConfig
 from training.losses import gaussian_window, ssim_map
 from training.networks import Draem
 
 
-def build_network(config: TrainConfig) -> Draem:
-    """The network that `config` asks for, with the authors' random start."""
-    widths = config.reconstructive_width, config.discriminative_width
+def build_network(config: TrainConfig) -> nn.Module:
+    """The network that `config` asks for, with the authors' random start and `anomaly_prior`."""
+    network = (CompactDraem if config.compact else Draem)(config.reconstructive_width, config.discriminative_width)
     if config.networks == "reconstructive":
-        return ReconstructiveAlone(config.distance, *widths)
-    return (DiscriminativeAlone if config.networks == "discriminative" else Draem)(*widths)
+        return ReconstructiveAlone(network, config.distance)
+    if config.anomaly_prior:
+        _start_at(network.last_layer, config.anomaly_prior)
+    return DiscriminativeAlone(network) if config.networks == "discriminative" else network
 
 
-class DiscriminativeAlone(Draem):
+@torch.no_grad()
+def _start_at(last_layer: nn.Conv2d, prior: float) -> None:
+    """Normal is what the last layer says unless its inputs speak up.
+
+    From the authors' start a narrow network may learn the reverse: anomalous where all its last features are 0. Its
+    maps then end at what the bias has reached, 0.5 in one such training, for Adam moves a bias slowly.
+    """
+    normal, anomalous = last_layer.get_parameter("bias").view(2, -1)
+    normal.fill_(0.5 * math.log((1 - prior) / prior))
+    anomalous.fill_(-0.5 * math.log((1 - prior) / prior))
+
+
+class DiscriminativeAlone(nn.Module):
     """The discriminative network sees the image twice instead of reconstruction and image.
 
     So its layers and their sizes stay, and only what the reconstruction adds is taken away.
     """
 
-    def __init__(self, *widths: int, **options: Any) -> None:
-        super().__init__(*widths, **options)
-        del self.reconstructive
+    def __init__(self, network: Draem | CompactDraem) -> None:
+        super().__init__()
+        del network.reconstructive
+        self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, self.discriminative(torch.cat((x, x), dim=1))
+        return x, self.network.discriminate(x, x)
 
 
-class ReconstructiveAlone(Draem):
+class ReconstructiveAlone(nn.Module):
     """The anomaly map is a distance between image and reconstruction, given as the logits it is the softmax of."""
 
     window: Tensor
     prewitt: Tensor
 
-    def __init__(self, distance: Literal["ssim", "msgms"], *widths: int, **options: Any) -> None:
-        super().__init__(*widths, **options)
-        del self.discriminative
+    def __init__(self, network: Draem | CompactDraem, distance: Literal["ssim", "msgms"]) -> None:
+        super().__init__()
+        del network.discriminative
+        self.network = network
         self.distance = distance
         self.register_buffer("window", gaussian_window(), persistent=False)
         self.register_buffer("prewitt", prewitt_kernels(), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        reconstruction = self.reconstructive(x)
+        reconstruction = self.network.reconstruct(x)
         if self.training:  # nothing learns from the map
             return reconstruction, reconstruction.new_zeros((len(x), 2, *x.shape[2:]))
         if self.distance == "ssim":
