@@ -17,10 +17,11 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from training.anomalies import AnomalySimulator, Batch, SimulatorConfig
+from training.compact import CompactDraem
 from training.losses import draem_losses
 from training.networks import Draem
 from training.textures import procedural_textures
@@ -62,10 +63,8 @@ def plain_losses(reconstruction: Tensor, logits: Tensor, clean: Tensor, mask: Te
     return functional.mse_loss(reconstruction, clean) + (1 - ssim.mean()) + focal
 
 
-def run_steps(kind: str, batches: list[Batch], widths: tuple[int, int], seed: int) -> Steps:
-    """Train one network from `seed` on `batches`, one step each."""
-    torch.manual_seed(seed)
-    network = Draem(*widths)
+def run_steps(kind: str, batches: list[Batch], network: nn.Module) -> Steps:
+    """Train the network on `batches`, one step each."""
     ours = kind != "plain"
     if ours:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -101,6 +100,7 @@ def make_batches(count: int, size: int, batch: int, seed: int) -> list[Batch]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.step_benchmark", description=__doc__)
     parser.add_argument("--widths", type=int, nargs=2, default=(16, 16), metavar=("RECONSTRUCTIVE", "DISCRIMINATIVE"))
+    parser.add_argument("--compact", action="store_true", help="the networks of edge and quick in all kinds of step")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6, help="steps in each round; the first of each is not counted")
@@ -115,7 +115,9 @@ def main(arguments: list[str] | None = None) -> None:
         if options.one != "plain":
             keep_freed_memory()
         batches = make_batches(options.steps, options.size, options.batch, options.seed)
-        print(json.dumps(run_steps(options.one, batches, tuple(options.widths), options.seed)))
+        torch.manual_seed(options.seed)
+        network = (CompactDraem if options.compact else Draem)(*options.widths)
+        print(json.dumps(run_steps(options.one, batches, network)))
         return
     kinds = KINDS if options.compile else KINDS[:2]
     rounds: dict[str, list[Steps]] = {kind: [] for kind in kinds}
