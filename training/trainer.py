@@ -117,10 +117,9 @@ def train(
         disk_full_named(log),
         log.open("a") as stats,
         closing(curves) if curves else nullcontext(),
+        tqdm(initial=step, total=steps, desc="training", unit="step", disable=not leads) as progress,
     ):
-        for step in tqdm(  # noqa: B020
-            range(step, steps), initial=step, total=steps, desc="training", unit="step", disable=not leads
-        ):
+        for step in range(step, steps):  # noqa: B020
             lr = learning_rate(config, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -147,6 +146,7 @@ def train(
                 curves.losses(step, lr, values)
                 if step % sample_every == 0 or step + 1 == steps:
                     curves.samples(step, batch, reconstruction, logits)
+            progress.update()
             if stop or save or step + 1 == steps:
                 stats.flush()
                 peak = peak.or_more(device)
