@@ -25,11 +25,11 @@ class TrainConfig:
     epochs: int = 700  # of ceil(images / batch) steps
     steps: int = 0  # optimiser steps; 0: epochs decide
     batch: int = 8
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "muon"] = "adam"
     lr: float = 1e-4
     schedule: Literal["multistep", "multistep-text", "onecycle"] = "multistep"  # see training.trainer.learning_rate
     warmup: float = 0.1  # share of the steps, onecycle only
-    weight_decay: float = 0.0  # adamw only
+    weight_decay: float = 0.0  # muon only
     l2_weight: float = 1.0
     ssim_weight: float = 1.0
     focal_weight: float = 1.0
@@ -47,9 +47,10 @@ _NARROW: dict[str, Any] = {
     "reconstructive_width": 16,
     "discriminative_width": 16,
     "lr": 2e-3,
-    "optimizer": "adamw",
+    "optimizer": "muon",
     "schedule": "onecycle",
     "weight_decay": 1e-4,
+    "batch": 4,
     "bf16": True,
     "max_textures": 1500,
     "simulator": _NARROW_SIMULATOR,

@@ -29,6 +29,7 @@ from training.anomalies import AnomalySimulator
 from training.config import TrainConfig, load_config, save_config
 from training.curves import Curves
 from training.losses import draem_losses
+from training.muon import Muon
 from training.variants import build_network
 
 CHECKPOINT = "checkpoint.pt"
@@ -239,8 +240,8 @@ def keep_freed_memory() -> None:
 
 
 def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
+    if config.optimizer == "muon":
+        return Muon(network, config.lr, config.weight_decay)
     return torch.optim.Adam(network.parameters(), config.lr)
 
 
