@@ -64,8 +64,8 @@ _TEXT_SIMULATOR = SimulatorConfig(
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "paper-text": {"schedule": "multistep-text", "simulator": _TEXT_SIMULATOR},
-    "edge": {"steps": 2400, **_NARROW},
-    "quick": {"steps": 1200, **_NARROW},
+    "edge": {"steps": 3000, **_NARROW},
+    "quick": {"steps": 1000, **_NARROW},
 }
 
 
