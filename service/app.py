@@ -148,6 +148,7 @@ def _open_giving_way(bundle: Bundle, settings: Settings, threads: int) -> Backen
             bundle,
             settings.backend,
             threads=threads,
+            precision=settings.precision,
             max_batch=settings.max_batch,
             cache=settings.cache_dir,
             engine_policy=settings.engine_policy,

@@ -29,7 +29,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
-Precision = Literal["fp32", "fp16", "int8"]
+# bf16 is not a file of its own: a runtime that can rounds the fp32 graph as it goes.
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 

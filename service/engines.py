@@ -148,6 +148,8 @@ def gpus(compute_capabilities: Sequence[str], library: Library) -> list[Gpu]:
 def key_of(bundle: Bundle, precision: Precision, max_batch: int, gpu: Gpu, library: Library) -> EngineKey:
     """The key of the engine that this bundle needs on this GPU; raises BackendError without a model of `precision`."""
     models = bundle.manifest.models
+    if precision == "bf16":
+        raise BackendError("bf16 is the fp32 model on a CPU: there is no engine of it")
     if precision not in models:
         raise BackendError(f"{bundle.path}: no {precision} model: it has {', '.join(models)}; export it again")
     return EngineKey(

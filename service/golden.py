@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from service.batching import Batcher, Model
-from service.bundle import Bundle, Tolerance
-from service.images import read, resize
+from service.bundle import Bundle, Precision, Tolerance
+from service.images import Pixels, read, resize
 
 
 class GoldenError(Exception):
     """The backend does not reproduce a golden image; the message says which and by how much."""
 
 
-def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
-    """Run the golden images the way every image is run; raises GoldenError above the manifest's tolerance."""
+def golden_images(bundle: Bundle) -> list[Pixels]:
+    """The golden images as the graph takes them."""
+    size = bundle.manifest.input.height, bundle.manifest.input.width
+    return [resize(read(bundle.file(golden.image)), *size) for golden in bundle.manifest.golden]
+
+
+def require_golden(
+    bundle: Bundle, precision: Precision, run: Callable[[Pixels], tuple[NDArray[np.float32], float]]
+) -> None:
+    """Give every golden image to `run`, which returns its map and score; raises GoldenError above the tolerance that
+    the manifest has for this precision.
+    """
     manifest = bundle.manifest
-    tolerance = manifest.tolerances[model.backend.precision]
-    for golden in manifest.golden:
-        image = resize(read(bundle.file(golden.image)), manifest.input.height, manifest.input.width)
-        result = batcher.submit(model, image, math.inf).result()
+    for golden, image in zip(manifest.golden, golden_images(bundle), strict=True):
+        anomaly_map, score = run(image)
         expected = np.load(bundle.file(golden.anomaly_map), allow_pickle=False)
-        _compare(f"{bundle.path}: {golden.image}", result.anomaly_map, result.score, expected, golden.score, tolerance)
+        name = f"{bundle.path}: {golden.image}"
+        _compare(name, anomaly_map, score, expected, golden.score, manifest.tolerances[precision])
 
 
 def _compare(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.backends import Backend, BackendError
 from service.batching import Batcher, Model
 from service.bundle import Bundle, BundleError, list_versions, read_bundle, replace_file
-from service.golden import GoldenError, check_golden
-from service.images import ImageError
+from service.golden import GoldenError, require_golden
+from service.images import ImageError, Pixels
 from service.limits import Limits, LimitsChange, LimitsError, change_limits, read_limits, reset_limits
 
 # In a recipe's folder: the version to serve, then the one before it.
@@ -244,6 +248,16 @@ class RecipeStore:
             model.backend.close()
             raise
         return Recipe(bundle, model, datetime.now(UTC), limits)
+
+
+def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
+    """Run the golden images the way every image is run; raises GoldenError above the manifest's tolerance."""
+
+    def run(image: Pixels) -> tuple[NDArray[np.float32], float]:
+        result = batcher.submit(model, image, math.inf).result()
+        return result.anomaly_map, result.score
+
+    require_golden(bundle, model.backend.precision, run)
 
 
 def read_active(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.backends import BackendChoice, EnginePolicy
+from service.backends import BackendChoice, EnginePolicy, PrecisionChoice
 
 
 def _none(value: object) -> object:
@@ -36,11 +36,19 @@ class Settings(BaseSettings):
     ] = None
     backend: Annotated[
         BackendChoice,
-        Field(description="`auto`, `ort-cpu`, `ort-cuda`, `ort-tensorrt` or `tensorrt`: what runs the network"),
+        Field(
+            description="`auto`, `ort-cpu`, `openvino`, `ort-cuda`, `ort-tensorrt` or `tensorrt`: what runs the network"
+        ),
     ] = "auto"
-    cache_dir: Annotated[Path, Field(description="folder of what was made for this machine: TensorRT engines")] = Path(
-        "cache"
-    )
+    precision: Annotated[
+        PrecisionChoice,
+        Field(
+            description="`auto`, `fp32`, `fp16`, `bf16` or `int8`; `auto` is what is fastest on a CPU, fp16 on a GPU"
+        ),
+    ] = "auto"
+    cache_dir: Annotated[
+        Path, Field(description="folder of what was made for this machine: TensorRT engines, measured choices")
+    ] = Path("cache")
     engine_policy: Annotated[
         EnginePolicy, Field(description="a missing, stale or foreign engine: `build` it at the start, or `refuse` to")
     ] = "build"

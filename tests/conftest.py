@@ -40,6 +40,11 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+@pytest.fixture(autouse=True)
+def _no_cache_in_the_checkout(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Real images in MVTec layout; they are not part of the project."""
@@ -162,7 +167,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(models: Path) -> Iterator[TestClient]:
     """The service with the brightness recipe, ready, asked from its own machine."""
-    app = create_app(Settings(records_dir=None, models_dir=models))
+    app = create_app(Settings(records_dir=None, models_dir=models, backend="ort-cpu"))
     address = ("127.0.0.1", 50000)
     with TestClient(app, base_url="http://localhost", client=address, raise_server_exceptions=False) as running:
         wait_until_loaded(running)

@@ -106,7 +106,7 @@ def test_bundle_reproduces_its_golden_values(network: Draem, held_out: HeldOut, 
     assert bundle.manifest == written.manifest
     assert bundle.manifest.thresholds.calibration.good_images == 4
     assert bundle.manifest.thresholds.calibration.warning is not None
-    backend = open_backend(bundle, "auto", threads=1)
+    backend = open_backend(bundle, "ort-cpu", threads=1)
     for golden in bundle.manifest.golden:
         maps, scores = backend.run(read(bundle.file(golden.image))[None])
         assert abs(scores[0] - golden.score) < 1e-4
@@ -125,7 +125,7 @@ def test_ignored_areas_are_zero_in_the_graph_itself(network: Draem, held_out: He
     keep = np.zeros((256, 256), np.bool_)
     keep[:, 128:] = True
     bundle = _export(network, held_out, tmp_path, keep=keep)
-    backend = open_backend(read_bundle(bundle.path), "auto", threads=1)
+    backend = open_backend(read_bundle(bundle.path), "ort-cpu", threads=1)
     masked = score_images(backend, held_out.good)
     whole = score_with_torch(InspectionGraph(network), held_out.good)
     assert (masked.maps[:, :, :128] == 0).all()

@@ -22,7 +22,7 @@ def batcher() -> Iterator[Batcher]:
 
 
 def _load(models: Path, batcher: Batcher, default: str | None = None) -> RecipeStore:
-    store = RecipeStore(models, batcher, lambda bundle: open_backend(bundle, "auto", threads=1), default=default)
+    store = RecipeStore(models, batcher, lambda bundle: open_backend(bundle, "ort-cpu", threads=1), default=default)
     store.load()
     return store
 
@@ -76,7 +76,7 @@ def test_a_wrong_graph_signature_is_refused(tmp_path: Path, batcher: Batcher) ->
 
 def _open_with_height(bundle: Bundle, height: int) -> Backend:
     spec = bundle.manifest.input.model_copy(update={"height": height})
-    return open_backend(Bundle(bundle.path, bundle.manifest.model_copy(update={"input": spec})), "auto", threads=1)
+    return open_backend(Bundle(bundle.path, bundle.manifest.model_copy(update={"input": spec})), "ort-cpu", threads=1)
 
 
 def test_an_empty_models_folder_says_where_to_put_bundles(tmp_path: Path, batcher: Batcher) -> None:

@@ -183,7 +183,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
             results = evaluate(images, http_scorer(client, bundle.manifest.recipe), thresholds)
         results["through"] = "http"
     else:
-        backend = open_backend(bundle, "auto", threads=os.cpu_count() or 1)
+        backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=os.cpu_count() or 1)
         results = evaluate(images, backend_scorer(backend, bundle.manifest.input.height), thresholds)
         results["through"] = f"{backend.name} {backend.precision}"
         backend.close()
@@ -199,7 +199,7 @@ def export_command(options: argparse.Namespace) -> None:
     bundle = read_bundle(options.bundle)
     library = open_library()
     for gpu in gpus(options.compute_capability, library):
-        for precision in options.precision or bundle.manifest.models:
+        for precision in options.precision or sorted(bundle.manifest.models.keys() - {"bf16"}):
             record = build_engine(
                 bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle, Precision
 
-BackendChoice = Literal["auto", "ort-cpu", "ort-cuda", "ort-tensorrt", "tensorrt"]
+BackendChoice = Literal["auto", "ort-cpu", "openvino", "ort-cuda", "ort-tensorrt", "tensorrt"]
+PrecisionChoice = Literal["auto", Precision]
 # What becomes of a TensorRT engine that is missing, stale or foreign; in no case is such a one loaded.
 EnginePolicy = Literal["build", "refuse"]
 
@@ -36,46 +39,103 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A runtime of the CPU with a precision that the bundle has for it."""
+
+    backend: Literal["ort-cpu", "openvino"]
+    precision: Precision
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+
 def open_backend(
     bundle: Bundle,
     choice: BackendChoice,
     *,
     threads: int,
+    precision: PrecisionChoice = "auto",
     max_batch: int = 8,
     cache: Path = Path("cache"),
     engine_policy: EnginePolicy = "build",
 ) -> Backend:
-    """Open the model of `bundle`; `auto` is ONNX Runtime on the CPU. Raises BackendError, never substitutes.
+    """Open the model of `bundle`. Raises BackendError, never substitutes.
 
-    `max_batch`, `cache` and `engine_policy` are for GPUs: engines are built for so many images, kept there.
+    What is left to `auto`, backend or precision, is measured on a CPU (service.backends.fastest) and kept in `cache`;
+    GPUs are only taken where they are asked for. `max_batch` and `engine_policy` are theirs: engines are built for so
+    many images, kept in `cache`.
     """
     manifest = bundle.manifest
     # Imported here so that reading a bundle does not need the runtime, nor one runtime the others.
     if choice == "tensorrt":
         from service.backends.trt import open_tensorrt
 
-        return open_tensorrt(
-            bundle, gpu_precision(bundle), max_batch=max_batch, cache=cache, engine_policy=engine_policy
-        )
+        asked = gpu_precision(bundle, precision)
+        return open_tensorrt(bundle, asked, max_batch=max_batch, cache=cache, engine_policy=engine_policy)
     if choice in ("ort-cuda", "ort-tensorrt"):
         from service.backends.ort_gpu import OrtGpuBackend, provider_options
 
-        precision = gpu_precision(bundle)
+        asked = gpu_precision(bundle, precision)
         providers = provider_options(
             choice,
-            precision,
+            asked,
             manifest.input,
             max_batch=max_batch,
             cache=cache,
-            model_sha256=bundle.model_sha256(precision),
+            model_sha256=bundle.model_sha256(asked),
         )
-        model = bundle.file(manifest.models[precision])
-        return OrtGpuBackend(model, manifest.input, precision, providers=providers, max_batch=max_batch)
+        model = bundle.file(manifest.models[asked])
+        return OrtGpuBackend(model, manifest.input, asked, providers=providers, max_batch=max_batch)
+    from service.backends.fastest import open_fastest
+
+    return open_fastest(bundle, cpu_candidates(bundle, choice, precision), threads=threads, cache=cache)
+
+
+def cpu_candidates(bundle: Bundle, choice: BackendChoice, precision: PrecisionChoice) -> list[Candidate]:
+    """What of the bundle can run on this machine's CPU and is what was asked for; raises BackendError for none."""
+    if choice == "openvino" and not find_spec("openvino"):
+        raise BackendError("openvino was asked for, it is not installed: pip install 'draem-inspect[openvino]'")
+    offered = [Candidate("ort-cpu", asked) for asked in ("fp32", "int8")]
+    if find_spec("openvino"):
+        offered += [Candidate("openvino", asked) for asked in _openvino_precisions()]
+    models = bundle.manifest.models
+    found = [
+        candidate
+        for candidate in offered
+        if candidate.precision in models and choice in ("auto", candidate.backend)
+        if precision in ("auto", candidate.precision)
+    ]
+    if not found:
+        raise BackendError(
+            f"{choice} with precision {precision} was asked for: {bundle.path} has {', '.join(models)}, and this "
+            f"machine's CPU runs {', '.join(map(str, offered))}"
+        )
+    return found
+
+
+def _openvino_precisions() -> list[Precision]:
+    from service.backends.openvino import has_bf16
+
+    return ["fp32", "bf16", "int8"] if has_bf16() else ["fp32", "int8"]
+
+
+def open_on_cpu(bundle: Bundle, candidate: Candidate, *, threads: int) -> Backend:
+    model = bundle.file(bundle.manifest.models[candidate.precision])
+    if candidate.backend == "openvino":
+        from service.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(model, bundle.manifest.input, candidate.precision, threads=threads)
     from service.backends.ort import OrtBackend
 
-    return OrtBackend(bundle.file(manifest.models["fp32"]), manifest.input, "fp32", threads=threads)
+    return OrtBackend(model, bundle.manifest.input, candidate.precision, threads=threads)
 
 
-def gpu_precision(bundle: Bundle) -> Precision:
+def gpu_precision(bundle: Bundle, asked: PrecisionChoice = "auto") -> Precision:
     """What a GPU runs: half precision where the bundle has it, with a tolerance of its own, else single."""
-    return "fp16" if "fp16" in bundle.manifest.models else "fp32"
+    models = bundle.manifest.models
+    if asked == "auto":
+        return "fp16" if "fp16" in models else "fp32"
+    if asked == "bf16" or asked not in models:
+        raise BackendError(f"{asked} was asked for, {bundle.path} has {', '.join(models)} (bf16 for CPUs alone)")
+    return asked

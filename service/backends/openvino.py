@@ -1,0 +1,94 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from service.backends import BackendError
+from service.bundle import InputSpec, Precision
+
+# What the layers that the file does not quantise compute in. Without a hint OpenVINO takes bfloat16 where the CPU has
+# it, and says so nowhere.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_SIGNATURE = {"image": "u8", "anomaly_map": "f32", "score": "f32"}
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16; elsewhere OpenVINO would compute in float32 and call it bfloat16."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVinoBackend:
+    """A model compiled for the CPU with every property that matters written out, and read back.
+
+    Raises BackendError where the compiled model would not run with what was asked for.
+    """
+
+    name = "openvino"
+    # As for ONNX Runtime: larger batches gain nothing on a CPU.
+    max_batch_size = 2
+
+    def __init__(self, model: Path, expected: InputSpec, precision: Precision, *, threads: int) -> None:
+        self.precision: Precision = precision
+        if precision not in _HINTS:
+            raise BackendError(f"OpenVINO runs {', '.join(_HINTS)} on CPUs, not {precision}")
+        if precision == "bf16" and not has_bf16():
+            raise BackendError("bf16 was asked for, this CPU does not have it: ask for fp32 or int8")
+        asked = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            # 0 leaves the choice to OpenVINO, which takes every core of the machine, not of the process.
+            **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
+            # Threads that decode share these cores: the scheduler shall place all of them.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            graph = openvino.Core().read_model(model)
+            _check(model, graph, expected)
+            compiled = openvino.Core().compile_model(graph, "CPU", asked)
+            self._request = compiled.create_infer_request()
+            # Kernels are chosen for each shape when it is first seen: now, not when a part is waiting.
+            for count in range(self.max_batch_size, 0, -1):
+                self.run(np.zeros((count, expected.height, expected.width, 3), np.uint8))
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"{model}: OpenVINO cannot load it: {error}") from error
+        for name, wanted in {"EXECUTION_DEVICES": ["CPU"], **asked}.items():
+            found = compiled.get_property(name)
+            if _plain(found) != wanted:
+                raise BackendError(f"{model}: {name} {wanted} was asked for, OpenVINO runs with {found}")
+        self.provider = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        try:
+            # Outputs are copied: the next run writes to the same place.
+            results = self._request.infer({"image": np.ascontiguousarray(images)}, share_inputs=True)
+        except Exception as error:
+            raise BackendError(f"OpenVINO failed: {error}") from error
+        return results["anomaly_map"], results["score"]
+
+    def close(self) -> None:
+        del self._request
+
+
+def _check(model: Path, graph: Any, expected: InputSpec) -> None:
+    tensors = [*graph.inputs, *graph.outputs]
+    types = {tensor.get_any_name(): _plain(tensor.element_type) for tensor in tensors}
+    if types != _SIGNATURE:
+        raise BackendError(f"{model}: signature is {types}, not {_SIGNATURE}")
+    shape, wanted = str(graph.inputs[0].partial_shape), f"[?,{expected.height},{expected.width},3]"
+    if shape != wanted:
+        raise BackendError(f"{model}: images are {shape}, the manifest says {wanted}")
+
+
+def _plain(value: Any) -> Any:
+    """OpenVINO's own types by the names that it also takes."""
+    if isinstance(value, openvino.Type):
+        return value.to_string()
+    return getattr(value, "name", value)
