@@ -23,12 +23,13 @@ class BackendError(RuntimeError):
 
 
 class Backend(Protocol):
-    """Owned by one thread: no method may be called concurrently."""
+    """At most `lanes` runs at the same time; with one lane all of them come from the same thread."""
 
     name: str
     provider: str
     precision: Precision
     max_batch_size: int
+    lanes: int
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """RGB uint8 `(N, H, W, 3)`, N <= max_batch_size -> anomaly maps float32 `(N, H, W)`, scores float32 `(N,)`.
