@@ -28,7 +28,9 @@ class FakeBackend:
     provider = "FakeProvider"
     precision: Precision = "fp32"
 
-    def __init__(self, run: Run = brightness, *, blocking: bool = False, max_batch_size: int = 8, lanes: int = 1) -> None:
+    def __init__(
+        self, run: Run = brightness, *, blocking: bool = False, max_batch_size: int = 8, lanes: int = 1
+    ) -> None:
         self._run = run
         self.max_batch_size = max_batch_size
         self.lanes = lanes

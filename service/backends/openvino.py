@@ -10,6 +10,7 @@ import openvino
 from numpy.typing import NDArray
 
 from service.backends import BackendError
+from service.backends.lanes import Lanes
 from service.bundle import InputSpec, Precision
 
 # What the layers that the file does not quantise compute in. Without a hint OpenVINO takes bfloat16 where the CPU has
@@ -30,8 +31,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
-    # As for ONNX Runtime: larger batches gain nothing on a CPU.
-    max_batch_size = 2
+    max_batch_size = 1
 
     def __init__(self, model: Path, expected: InputSpec, precision: Precision, *, threads: int) -> None:
         self.precision: Precision = precision
@@ -39,42 +39,56 @@ class OpenVinoBackend:
             raise BackendError(f"OpenVINO runs {', '.join(_HINTS)} on CPUs, not {precision}")
         if precision == "bf16" and not has_bf16():
             raise BackendError("bf16 was asked for, this CPU does not have it: ask for fp32 or int8")
-        asked = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            # 0 leaves the choice to OpenVINO, which takes every core of the machine, not of the process.
-            **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
-            # Threads that decode share these cores: the scheduler shall place all of them.
-            "ENABLE_CPU_PINNING": False,
-        }
         try:
             graph = openvino.Core().read_model(model)
-            _check(model, graph, expected)
-            compiled = openvino.Core().compile_model(graph, "CPU", asked)
-            self._request = compiled.create_infer_request()
-            # Kernels are chosen for each shape when it is first seen: now, not when a part is waiting.
-            for count in range(self.max_batch_size, 0, -1):
-                self.run(np.zeros((count, expected.height, expected.width, 3), np.uint8))
-        except BackendError:
-            raise
         except Exception as error:
             raise BackendError(f"{model}: OpenVINO cannot load it: {error}") from error
-        for name, wanted in {"EXECUTION_DEVICES": ["CPU"], **asked}.items():
-            found = compiled.get_property(name)
-            if _plain(found) != wanted:
-                raise BackendError(f"{model}: {name} {wanted} was asked for, OpenVINO runs with {found}")
-        self.provider = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
+        _check(model, graph, expected)
+        self.provider = "CPU"
+
+        def open_requests(streams: int, threads: int) -> list[openvino.InferRequest]:
+            return _open(model, graph, expected, _HINTS[precision], streams, threads)
+
+        self._lanes = Lanes(threads, lambda threads: open_requests(1, threads)[0], open_requests)
+        self.lanes = self._lanes.count
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        try:
-            # Outputs are copied: the next run writes to the same place.
-            results = self._request.infer({"image": np.ascontiguousarray(images)}, share_inputs=True)
-        except Exception as error:
-            raise BackendError(f"OpenVINO failed: {error}") from error
+        with self._lanes.session() as request:
+            try:
+                # Outputs are copied: the next run writes to the same place.
+                results = request.infer({"image": np.ascontiguousarray(images)}, share_inputs=True)
+            except Exception as error:
+                raise BackendError(f"OpenVINO failed: {error}") from error
         return results["anomaly_map"], results["score"]
 
     def close(self) -> None:
-        del self._request
+        del self._lanes
+
+
+def _open(
+    model: Path, graph: Any, expected: InputSpec, precision: str, streams: int, threads: int
+) -> list[openvino.InferRequest]:
+    """One request for each of `streams` that run side by side, each with `threads`."""
+    asked = {
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": streams * threads,
+        "INFERENCE_PRECISION_HINT": precision,
+        # Threads that decode share these cores: the scheduler shall place all of them.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        compiled = openvino.Core().compile_model(graph, "CPU", asked)
+        requests = [compiled.create_infer_request() for _ in range(streams)]
+        # Kernels are chosen when a shape is first seen: now, not when a part is waiting.
+        for request in requests:
+            request.infer({"image": np.zeros((1, expected.height, expected.width, 3), np.uint8)})
+    except Exception as error:
+        raise BackendError(f"{model}: OpenVINO cannot load it: {error}") from error
+    for name, wanted in {"EXECUTION_DEVICES": ["CPU"], **asked}.items():
+        found = compiled.get_property(name)
+        if _plain(found) != wanted:
+            raise BackendError(f"{model}: {name} {wanted} was asked for, OpenVINO runs with {found}")
+    return requests
 
 
 def _check(model: Path, graph: Any, expected: InputSpec) -> None:
