@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from service.backends import Backend
-from service.bundle import Bundle, Thresholds
+from service.bundle import Bundle, ScoreFormula, Thresholds
 from service.images import Pixels, read, resize
 from service.quality import Quality, measure
 from training.contamination import outlying_scores, unusual_photos
@@ -89,6 +89,7 @@ def write_recipe(
     names: list[str],
     *,
     seed: int,
+    score: ScoreFormula,
     training: Training,
 ) -> Bundle:
     """Calibrate on held-out good `photos` called `names`, evaluate where `options.data` has a test split, and write the
@@ -133,6 +134,7 @@ def write_recipe(
         false_reject_rate=options.false_reject_rate,
         min_area=options.min_area,
         keep=keep_mask(options.region, options.ignore, size),
+        score=score,
         signing_key=options.sign,
         evaluate=evaluate_exported if labelled else None,
         report=report,
