@@ -54,6 +54,7 @@ _NARROW: dict[str, Any] = {
     "weight_decay": 1e-4,
     "batch": 4,
     "bf16": True,
+    "score": "windows",
     "max_textures": 1500,
     "simulator": _NARROW_SIMULATOR,
 }

@@ -61,7 +61,9 @@ class InspectionGraph(nn.Module):
 
     keep: Tensor | None
 
-    def __init__(self, network: nn.Module, keep: NDArray[np.bool_] | None = None, score: ScoreFormula = "paper") -> None:
+    def __init__(
+        self, network: nn.Module, keep: NDArray[np.bool_] | None = None, score: ScoreFormula = "paper"
+    ) -> None:
         super().__init__()
         self.network = network
         self.score = build_score(score, keep)
