@@ -31,6 +31,8 @@ MANIFEST = "manifest.json"
 
 # bf16 is not a file of its own: a runtime that can rounds the fp32 graph as it goes.
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+# How the graph makes its score of its map; training.scores has the formulas.
+ScoreFormula = Literal["paper", "mean", "windows", "top"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -137,7 +139,7 @@ class Manifest(_Strict):
     created: datetime
     git_revision: str | None
     input: InputSpec
-    score_formula: Literal["paper"]
+    score_formula: ScoreFormula
     thresholds: Thresholds
     quality: QualityLimits
     models: Annotated[dict[Precision, FilePath], Field(min_length=1)]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from conftest import SIZE, make_bundle
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from service.backends import BackendError
-from service.bundle import Bundle, FileEntry, Precision
+from service.bundle import Bundle, FileEntry, Precision, ScoreFormula
 from service.commands import run
 from service.cuda import Gpu
 from service.engines import (
@@ -79,12 +79,12 @@ def single() -> bytes:
 def bundle(single: bytes, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The exported graph in every precision; int8 with symmetric zero points and biases in float."""
     folder = tmp_path_factory.mktemp("engines")
+    int8 = _quantized(single, folder, ActivationSymmetric=True, QuantizeBias=False)
+    return _with_models(folder, {"fp32": single, "fp16": to_half(single), "int8": int8})
+
+
+def _with_models(folder: Path, models: dict[Precision, bytes]) -> Bundle:
     written = make_bundle(folder / "models")
-    models: dict[Precision, bytes] = {
-        "fp32": single,
-        "fp16": to_half(single),
-        "int8": _quantized(single, folder, ActivationSymmetric=True, QuantizeBias=False),
-    }
     files = dict(written.manifest.files)
     for precision, data in models.items():
         (written.path / f"model.{precision}.onnx").write_bytes(data)
@@ -163,6 +163,21 @@ def test_int32_biases_and_zero_points_are_refused_by_name(
     (tmp_path / "model.onnx").write_bytes(_quantized(single, tmp_path, **layout))
     with pytest.raises(BackendError, match=rf"model\.onnx: tensorrt_rtx .* does not take node .*\({node}\)"):
         parse(tmp_path / "model.onnx", bundle.manifest.input, RTX, [])
+
+
+@pytest.mark.parametrize("region", [False, True])
+@pytest.mark.parametrize("score", get_args(ScoreFormula))
+def test_engines_are_built_of_every_image_score(score: ScoreFormula, region: bool, tmp_path: Path) -> None:
+    keep = np.ones((SIZE, SIZE), np.bool_)
+    keep[:30, :20] = False
+    graph = InspectionGraph(Draem(4, 4), keep if region else None, score).eval()
+    model = to_onnx(graph, SIZE)
+    bundle = _with_models(tmp_path, {"fp32": model, "fp16": to_half(model)})
+    for precision in bundle.manifest.models:
+        errors: list[str] = []
+        parse(bundle.file(bundle.manifest.models[precision]), bundle.manifest.input, RTX, errors)
+        assert not errors
+        assert build_engine(bundle, precision, max_batch=8, cache=tmp_path, gpu=AMPERE, library=RTX).bytes > 0
 
 
 def test_a_graph_of_another_signature_is_refused(bundle: Bundle) -> None:

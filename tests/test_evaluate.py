@@ -49,11 +49,12 @@ def test_verdicts_are_counted_at_the_thresholds(folder: Path) -> None:
 
 def test_figures_per_defect_type_are_against_all_good_parts(folder: Path) -> None:
     results = evaluate(labelled_images(folder), _score, THRESHOLDS)
-    per_defect = results["per_defect"]
-    assert per_defect == {
-        "dirt": {"images": 1, "image_auroc": pytest.approx(3 / 4)},
-        "hole": {"images": 2, "image_auroc": pytest.approx((2 + 4) / 8)},
+    per_defect: dict[str, dict[str, object]] = results["per_defect"]  # type: ignore[assignment]
+    assert {kind: (row["images"], row["image_auroc"], row["escapes"]) for kind, row in per_defect.items()} == {
+        "dirt": (1, 3 / 4, 0),
+        "hole": (2, (2 + 4) / 8, 1),
     }
+    assert per_defect["hole"]["escape_interval"] == pytest.approx([0.0126, 0.9874], abs=1e-4)
     table = markdown({"part": results})
     assert "| part: hole | 75.00 |" in table
     assert "1 OK, 1 REVIEW, 1 NG" in table

@@ -134,6 +134,16 @@ def test_ignored_areas_are_zero_in_the_graph_itself(network: Draem, held_out: He
     np.testing.assert_array_equal(read(bundle.file(bundle.manifest.keep_mask))[:, :, 0] > 0, keep)
 
 
+def test_the_bundle_names_its_score_and_its_graph_computes_it(
+    network: Draem, held_out: HeldOut, tmp_path: Path
+) -> None:
+    bundle = read_bundle(_export(network, held_out, tmp_path, score="top").path)
+    assert bundle.manifest.score_formula == "top"
+    scored = score_images(open_backend(bundle, "auto", threads=1), held_out.defects)
+    largest = np.sort(scored.maps.reshape(len(scored.maps), -1), axis=1)[:, -100:]
+    np.testing.assert_allclose(scored.scores, largest.mean(axis=1), atol=1e-5)
+
+
 def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
     network: Draem, held_out: HeldOut, tmp_path: Path
 ) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from service.bundle import Calibration, Thresholds
 from training.anomalies import Batch
-from training.report import Parts, Training, render
+from training.parts import Parts
+from training.report import Training, render
 
 CALIBRATION = Calibration(
     target_false_reject_rate=0.02,
@@ -28,7 +29,7 @@ METRICS = {
     "image_auroc": 0.91234,
     "pixel_ap": 0.5,
     "per_defect": {"dent": {"images": 2, "image_auroc": 0.875}, "hole": {"images": 1, "image_auroc": 1.0}},
-    "per_size": {"small": {"defects": 3, "escape_rate": 0.25}},
+    "per_size": {"small": {"images": 3, "image_auroc": 0.25, "escapes": 1, "escape_interval": [0.0084, 0.9057]}},
     "false_reject_rate": 0.5,
     "false_reject_interval": [0.0126, 0.9874],
     "escape_rate": 1 / 3,
@@ -55,7 +56,8 @@ def _parts(title: str, defects: bool, scores: list[float], *, labelled: bool) ->
         return truth
 
     names = [f"{title}/{score}.png" for score in scores]
-    return Parts(title, defects, names, np.float32(scores), maps, _picture, mask if labelled else None)
+    kinds = ["dent"] * len(scores)
+    return Parts(title, defects, names, np.float32(scores), maps, _picture, mask, kinds, labelled)
 
 
 HELD_OUT = [
@@ -67,14 +69,14 @@ TEST = [_parts("good", False, [0.1, 0.7], labelled=True), _parts("<b>hole</b>", 
 
 def _text(*arguments: object) -> str:
     """The report's words, tags and pictures taken out."""
-    html = render("part", "7", *arguments).decode()  # type: ignore[arg-type]
+    html = render("part", "7", "top", *arguments).decode()  # type: ignore[arg-type]
     return re.sub(r"\s+", " ", re.sub(r"<style>.*</style>|<[^>]*>", " ", html, flags=re.DOTALL))
 
 
 def test_it_leads_with_the_verdicts_and_how_sure_they_are() -> None:
     text = _text(THRESHOLDS, [*HELD_OUT, *TEST], METRICS, TRAINING)
     assert "parts OK REVIEW NG held out 4 2 1 1 rendered 3 2 0 1 good 2 1 0 1 &lt;b&gt;hole&lt;/b&gt; 3 1 1 1" in text
-    assert "below 0.3000 is OK, from 0.6000 on NG" in text
+    assert "Score: top . A score below 0.3000 is OK, from 0.6000 on NG" in text
     assert "4 photos are &lt;too&gt; few" in text
     assert "at most 2 % of good parts rejected. Of 4 held-out good photos, never trained on, 1 would be" in text
     assert "95 % interval of that rate is 0.63 % to 80.6 %" in text
@@ -85,17 +87,17 @@ def test_it_leads_with_the_verdicts_and_how_sure_they_are() -> None:
 
 
 def test_mistakes_are_marked() -> None:
-    html = render("part", "7", THRESHOLDS, TEST, METRICS, TRAINING).decode()
+    html = render("part", "7", "top", THRESHOLDS, TEST, METRICS, TRAINING).decode()
     assert re.findall(r'class="wrong">(\d+)<', html) == ["1", "1"]
     good = [_parts("good", False, [0.1, 0.4], labelled=True), _parts("hole", True, [0.9], labelled=True)]
-    assert 'class="wrong"' not in render("part", "7", THRESHOLDS, good, METRICS, TRAINING).decode()
+    assert 'class="wrong"' not in render("part", "7", "top", THRESHOLDS, good, METRICS, TRAINING).decode()
 
 
 def test_figures_and_every_table_of_the_metrics_are_there() -> None:
     text = _text(THRESHOLDS, [*HELD_OUT, *TEST], METRICS, TRAINING)
     assert "image AUROC image AP pixel AUROC pixel AP PRO 91.23 50.00" in text, "what was not measured is blank"
     assert "per defect images image AUROC dent 2 87.50 hole 1 100.00" in text
-    assert "per size defects escape rate small 3 25.00" in text
+    assert "per size images image AUROC escapes escape interval small 3 25.00 1 0.84 to 90.57" in text
     assert "config.simulator.opacity_min 0.2" in text
     assert "trained in 12.3 minutes" in text
 
@@ -112,7 +114,7 @@ def test_it_needs_nothing_from_elsewhere_and_is_small() -> None:
         _parts(title, title != "good", list(np.random.default_rng(0).uniform(size=300)), labelled=True)
         for title in ("good", "hole")
     ]
-    html = render("part", "7", THRESHOLDS, groups, METRICS, TRAINING).decode()
+    html = render("part", "7", "top", THRESHOLDS, groups, METRICS, TRAINING).decode()
     assert not re.search(r"https?://|url\(|<link|<script|<iframe|@import", html)
     sources = re.findall(r'src="([^"]*)"', html)
     assert len(sources) == 4 * 6 + 3 + 3, "galleries, samples and plots"
@@ -121,7 +123,7 @@ def test_it_needs_nothing_from_elsewhere_and_is_small() -> None:
 
 
 def test_pictures_are_photo_heatmap_and_ground_truth() -> None:
-    html = render("part", "7", THRESHOLDS, TEST, METRICS, TRAINING).decode()
+    html = render("part", "7", "top", THRESHOLDS, TEST, METRICS, TRAINING).decode()
     first = re.search(r'src="data:image/jpeg;base64,([^"]*)"></?[^>]*>good/0.7', html.replace("<figcaption>", "<x>"))
     assert first
     pixels = cv2.imdecode(np.frombuffer(base64.b64decode(first[1]), np.uint8), cv2.IMREAD_COLOR)
@@ -149,4 +151,6 @@ def test_without_labelled_parts_it_shows_the_held_out_ones_and_claims_no_figures
 @pytest.mark.parametrize("scores", [[0.0, 0.0], [1.0, 1.0]])
 def test_equal_scores_are_no_problem(scores: list[float]) -> None:
     groups = [_parts("good", False, scores, labelled=True), _parts("hole", True, scores, labelled=True)]
-    assert "Histogram" in render("part", "7", THRESHOLDS, groups, METRICS, replace(TRAINING, samples=None)).decode()
+    assert (
+        "Histogram" in render("part", "7", "top", THRESHOLDS, groups, METRICS, replace(TRAINING, samples=None)).decode()
+    )

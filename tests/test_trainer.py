@@ -22,6 +22,7 @@ from training.trainer import (
     STATS,
     PeakMemory,
     TrainingError,
+    claim_run,
     disk_full_named,
     learning_rate,
     peak_memory,
@@ -105,6 +106,20 @@ def test_sigterm_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> Non
     assert "run the same command again to continue" in errors
     step = torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"]
     assert len(_losses(tmp_path)) == step
+
+
+def test_a_run_is_not_continued_with_other_settings_but_may_get_another_score(tmp_path: Path) -> None:
+    listed = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in listed:
+        path.write_bytes(b"photo")
+    run = tmp_path / "run"
+    claim_run(run, TINY, listed)
+    (run / CHECKPOINT).touch()
+    claim_run(run, replace(TINY, score="top"), listed)
+    with pytest.raises(TrainingError, match="other settings"):
+        claim_run(run, replace(TINY, lr=1.0), listed)
+    with pytest.raises(TrainingError, match="other photos"):
+        claim_run(run, TINY, listed[:1])
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from service.bundle import ScoreFormula
 from training.ablations import ABLATIONS
 from training.anomalies import SimulatorConfig
 from training.commands import (
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--reconstructive", type=Path, required=True, help="the authors' *.pckl")
     command.add_argument("--discriminative", type=Path, required=True, help="the authors' *_seg.pckl")
     command.add_argument("--size", type=int, default=256)
+    command.add_argument("--score", choices=get_args(ScoreFormula), default="paper", help="see training/scores.py")
     _place_flags(command)
     _bundle_flags(command)
 

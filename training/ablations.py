@@ -44,7 +44,8 @@ class Ablation:
         """The row's settings; a field that does not exist raises TypeError."""
         if self.as_shipped:
             return preset
-        return replace(preset, **{"max_textures": 0, **self.changes, "simulator": SimulatorConfig(**self.simulator)})
+        full = {"score": "paper", "max_textures": 0, "simulator": SimulatorConfig(**self.simulator)}
+        return replace(preset, **{**full, **self.changes})
 
 
 _RECONSTRUCTIVE = {"networks": "reconstructive", "focal_weight": 0.0}
@@ -88,7 +89,10 @@ ABLATIONS: dict[str, Ablation] = {
     "focal-only": Ablation(
         "both networks, the discriminative loss only: no L2, no SSIM", changes={"l2_weight": 0.0, "ssim_weight": 0.0}
     ),
-    "preset": Ablation("the preset as it ships, with its own simulator", as_shipped=True),
+    "score-mean": Ablation("the full method, score `mean`", changes={"score": "mean"}),
+    "score-windows": Ablation("the full method, score `windows`", changes={"score": "windows"}),
+    "score-top": Ablation("the full method, score `top`", changes={"score": "top"}),
+    "preset": Ablation("the preset as it ships, with its own simulator and score", as_shipped=True),
 }
 
 
@@ -129,8 +133,8 @@ def run_ablations(plan: Plan, file: Path, device: torch.device) -> str:
 
 
 def _train_and_score(config: TrainConfig, folder: Path, textures: Path | None, runs: Path, device: torch.device) -> Row:
-    # Only the map differs between the two distances: one training serves both.
-    trained = replace(config, distance="ssim")
+    # Only map or score differ between distances and formulas: one training serves them all.
+    trained = replace(config, distance="ssim", score="paper")
     settings = json.dumps([asdict(trained), _name(textures)], sort_keys=True).encode()
     run = runs / _name(folder) / hashlib.sha256(settings).hexdigest()[:12]
     photos = good_images(folder)
@@ -141,7 +145,7 @@ def _train_and_score(config: TrainConfig, folder: Path, textures: Path | None, r
     source = load_textures(textures, config.size, limit=config.max_textures, seed=config.seed)
     network = train(config, good, source, run, device=device)
     images = labelled_images(folder)
-    graph = InspectionGraph(network).eval().to(device)
+    graph = InspectionGraph(network, score=config.score).eval().to(device)
     maps, scores = score_split(images, torch_scorer(graph, config.size))
     return {
         **figures(images, maps, scores),

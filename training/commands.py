@@ -107,7 +107,7 @@ def train_command(options: argparse.Namespace) -> None:
         processes = distributed.world()
     if not leads:
         return
-    graph = InspectionGraph(network, keep_mask(options.region, options.ignore, config.size)).eval()
+    graph = InspectionGraph(network, keep_mask(options.region, options.ignore, config.size), config.score).eval()
     all_photos = _pixels(torch.cat((good, held_out_photos)))
     outlying = warn_of_outlying(score_with_torch(graph, all_photos).scores, [*trained_on, *held_out])
     record: dict[str, JsonValue] = {
@@ -127,7 +127,9 @@ def train_command(options: argparse.Namespace) -> None:
     material = Training(record, stats, simulator.batch(8))
     names = [path.name for path in held_out]
     with disk_full_named(options.models / options.recipe):
-        bundle = write_recipe(options, network, _pixels(held_out_photos), names, seed=config.seed, training=material)
+        bundle = write_recipe(
+            options, network, _pixels(held_out_photos), names, seed=config.seed, score=config.score, training=material
+        )
     with disk_full_named(run / RESULTS):
         write_results(run, bundle)
 
@@ -170,7 +172,8 @@ def import_command(options: argparse.Namespace) -> None:
         "calibrated_on_training_photos": True,
     }
     photos = [resize(read(path), options.size, options.size) for path in paths]
-    write_recipe(options, network, photos, [path.name for path in paths], seed=0, training=Training(record))
+    names = [path.name for path in paths]
+    write_recipe(options, network, photos, names, seed=0, score=options.score, training=Training(record))
 
 
 def evaluate_command(options: argparse.Namespace) -> None:

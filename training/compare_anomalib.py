@@ -62,7 +62,7 @@ def train_ours(
         steps = max(1, int((60 * minutes - (time.monotonic() - started)) / step_s))
         network = train(replace(config, steps=steps), good, source, run, device=device)
     spent = (time.monotonic() - started) / 60
-    graph = InspectionGraph(network.cpu()).eval()
+    graph = InspectionGraph(network.cpu(), score=config.score).eval()
 
     def score(image: Pixels) -> tuple[NDArray[np.float32], float]:
         with torch.inference_mode():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from service.bundle import ScoreFormula
 from training.anomalies import SimulatorConfig
 
 
@@ -22,6 +23,7 @@ class TrainConfig:
     distance: Literal["ssim", "msgms"] = "ssim"  # image to reconstruction: the map of a reconstructive network alone
     # Anomalous share of the pixels as the untrained network has it (Lin et al. 2017, sec. 4.1); 0: the authors' start.
     anomaly_prior: float = 0.0
+    score: ScoreFormula = "paper"  # what makes one number of the map, see training.scores
     epochs: int = 700  # of ceil(images / batch) steps
     steps: int = 0  # optimiser steps; 0: epochs decide
     batch: int = 8
@@ -52,6 +54,7 @@ _NARROW: dict[str, Any] = {
     "weight_decay": 1e-4,
     "batch": 4,
     "bf16": True,
+    "score": "windows",
     "max_textures": 1500,
     "simulator": _NARROW_SIMULATOR,
 }

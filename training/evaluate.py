@@ -19,6 +19,7 @@ from tqdm import tqdm
 from service.backends import Backend
 from service.bundle import Thresholds
 from service.images import read, resize
+from training import breakdown
 from training.calibration import clopper_pearson
 from training.data import LabelledImage, read_mask
 from training.metrics import image_metrics, pixel_metrics
@@ -79,7 +80,7 @@ def evaluate(images: Sequence[LabelledImage], scorer: Scorer, thresholds: Thresh
     """The figures of a labelled test split, and what the thresholds make of it: they were not chosen on it."""
     maps, scores = score_split(images, scorer)
     is_defect = np.array([image.is_defect for image in images])
-    return {**figures(images, maps, scores), **_verdicts(scores, is_defect, thresholds)}
+    return {**figures(images, maps, scores, thresholds), **_verdicts(scores, is_defect, thresholds)}
 
 
 def score_split(images: Sequence[LabelledImage], scorer: Scorer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -89,25 +90,22 @@ def score_split(images: Sequence[LabelledImage], scorer: Scorer) -> tuple[NDArra
 
 
 def figures(
-    images: Sequence[LabelledImage], maps: NDArray[np.float32], scores: NDArray[np.float32]
+    images: Sequence[LabelledImage],
+    maps: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    thresholds: Thresholds | None = None,
 ) -> dict[str, JsonValue]:
-    """All figures of the paper's tables for one category, and image AUROC per defect type against all good parts."""
+    """All figures of the paper's tables for one category, and rows by type, size and place of the defects."""
     size = maps.shape[1]
     masks = np.stack([read_mask(i.mask, size) if i.mask else np.zeros((size, size), np.bool_) for i in images])
     kinds = np.array([image.defect for image in images])
-    per_defect: dict[str, JsonValue] = {}
-    for kind in sorted(set(kinds) - {"good"}):
-        chosen = (kinds == kind) | (kinds == "good")
-        per_defect[kind] = {
-            "images": int((kinds == kind).sum()),
-            "image_auroc": image_metrics(scores[chosen], kinds[chosen] != "good")["image_auroc"],
-        }
+    defective = kinds != "good"
     return {
         "images": len(images),
         "data_sha256": fingerprint(images),
-        **image_metrics(scores, kinds != "good"),
+        **image_metrics(scores, defective),
         **pixel_metrics(maps, masks),
-        "per_defect": per_defect,
+        **breakdown.tables(kinds[defective], masks[defective], scores[defective], scores[~defective], thresholds),
     }
 
 
@@ -147,10 +145,11 @@ def markdown(rows: dict[str, dict[str, JsonValue]]) -> str:
     lines = ["| | " + " | ".join(PAPER_COLUMNS) + " |", "|---" * (len(PAPER_COLUMNS) + 1) + "|"]
     for name, row in rows.items():
         lines.append(f"| {name} | " + " | ".join(percent(row.get(column)) for column in PAPER_COLUMNS) + " |")
-        kinds = row.get("per_defect")
-        for kind, figures in kinds.items() if isinstance(kinds, dict) else ():
-            if isinstance(figures, dict):
-                lines.append(f"| {name}: {kind} | {percent(figures['image_auroc'])} |" + " |" * 4)
+        for table in breakdown.TABLES:
+            kinds = row.get(table)
+            for kind, figures in kinds.items() if isinstance(kinds, dict) else ():
+                if isinstance(figures, dict):
+                    lines.append(f"| {name}: {kind} | {percent(figures['image_auroc'])} |" + " |" * 4)
     lines += [_verdict_line(name, row) for name, row in rows.items() if "escape_rate" in row]
     return "\n".join(lines)
 

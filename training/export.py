@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.backends import Backend
@@ -28,6 +27,7 @@ from service.bundle import (
     GoldenImage,
     InputSpec,
     Manifest,
+    ScoreFormula,
     Thresholds,
     Tolerance,
     describe,
@@ -37,6 +37,7 @@ from service.images import Pixels, encode
 from service.quality import Quality, learn_limits
 from service.signing import sign
 from training.calibration import calibrate
+from training.scores import build_score
 
 OPSET = 18
 REPORT = "report.html"
@@ -55,14 +56,17 @@ class InspectionGraph(nn.Module):
     Where `keep` `(H, W)` is False the map is 0.
 
     Everything between decoded pixels and the two numbers that count is inside, so that no client can get it wrong:
-    scaling, layout, both networks, softmax, and the image score of the authors' evaluation.
+    scaling, layout, both networks, softmax, and the image score.
     """
 
     keep: Tensor | None
 
-    def __init__(self, network: nn.Module, keep: NDArray[np.bool_] | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, keep: NDArray[np.bool_] | None = None, score: ScoreFormula = "paper"
+    ) -> None:
         super().__init__()
         self.network = network
+        self.score = build_score(score, keep)
         self.register_buffer("keep", None if keep is None else torch.from_numpy(keep.astype(np.float32)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,9 +77,7 @@ class InspectionGraph(nn.Module):
         anomaly_map = torch.sigmoid(logits[:, 1] - logits[:, 0])  # (N, H, W)
         if self.keep is not None:
             anomaly_map = anomaly_map * self.keep
-        # 21x21 mean before the maximum: a single hot pixel is noise, not a defect. Zero padding counts.
-        smoothed = functional.avg_pool2d(anomaly_map.unsqueeze(1), 21, stride=1, padding=10)
-        return anomaly_map, smoothed.amax(dim=(1, 2, 3))
+        return anomaly_map, self.score(anomaly_map)
 
 
 @dataclass(frozen=True)
@@ -179,20 +181,22 @@ def export_bundle(
     false_reject_rate: float = 0.01,
     min_area: int = 0,
     keep: NDArray[np.bool_] | None = None,
+    score: ScoreFormula = "paper",
     signing_key: Path | None = None,
     evaluate: Callable[[Backend, Thresholds], dict[str, JsonValue]] | None = None,
     report: Callable[[Scored, Scored, Thresholds, dict[str, JsonValue] | None], bytes] | None = None,
 ) -> Bundle:
     """Export, compare with torch, calibrate, evaluate through the exported graph, and write the bundle in one step.
 
-    `keep` `(H, W)` tells where anomalies count. `report` makes the bundle's report.html of the held-out good photos'
-    and the rendered defects' maps and scores, the thresholds and what `evaluate` gave.
+    `keep` `(H, W)` tells where anomalies count, `score` names a formula of training.scores. `report` makes the bundle's
+    report.html of the held-out good photos' and the rendered defects' maps and scores, the thresholds and what
+    `evaluate` gave.
 
     Raises ExportError where ONNX Runtime and torch disagree, BundleError where the version exists already.
     """
     size = held_out.good[0].shape[0]
     spec = InputSpec(height=size, width=size)
-    graph = InspectionGraph(network, keep).eval()
+    graph = InspectionGraph(network, keep, score).eval()
     data = to_onnx(graph, size)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
@@ -220,7 +224,7 @@ def export_bundle(
         created=datetime.now(UTC),
         git_revision=_git_revision(),
         input=spec,
-        score_formula="paper",
+        score_formula=score,
         thresholds=thresholds,
         quality=learn_limits(held_out.quality),
         models={"fp32": "model.onnx"},

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from service.backends import Backend
-from service.bundle import Bundle, Thresholds
+from service.bundle import Bundle, ScoreFormula, Thresholds
 from service.images import Pixels, read, resize
 from service.quality import Quality, measure
 from training.contamination import outlying_scores, unusual_photos
 from training.data import good_images, labelled_images
 from training.evaluate import backend_scorer, evaluate, markdown
 from training.export import REPORT, HeldOut, Scored, export_bundle
+from training.parts import Parts, labelled_parts
 from training.regions import keep_mask
-from training.report import Parts, Training, labelled_parts, render
+from training.report import Training, render
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 
 RESULTS = "results.json"
@@ -67,7 +69,15 @@ def measure_quality(paths: list[Path], size: int) -> list[Quality]:
     return qualities
 
 
-def simulate_defects(photos: list[Pixels], seed: int) -> list[Pixels]:
+class Rendered(NamedTuple):
+    """A rendered defect: the picture `(H, W, 3)`, what visibly changed `(H, W)`, and the kind."""
+
+    picture: Pixels
+    mask: NDArray[np.bool_]
+    kind: str
+
+
+def simulate_defects(photos: list[Pixels], seed: int) -> list[Rendered]:
     """One rendered defect of every kind on each of up to 20 photos: none of them made by the training simulator.
 
     On the part, where it can be told from the background. A kind that cannot be seen on a photo is left out.
@@ -78,7 +88,7 @@ def simulate_defects(photos: list[Pixels], seed: int) -> list[Pixels]:
     for photo in photos[:20]:
         for kind in KINDS:
             with suppress(ImpossibleDefectError):
-                defects.append(apply(photo, kind, rng, None if kind == "border" else part)[0])
+                defects.append(Rendered(*apply(photo, kind, rng, None if kind == "border" else part), kind))
     return defects
 
 
@@ -89,6 +99,7 @@ def write_recipe(
     names: list[str],
     *,
     seed: int,
+    score: ScoreFormula,
     training: Training,
 ) -> Bundle:
     """Calibrate on held-out good `photos` called `names`, evaluate where `options.data` has a test split, and write the
@@ -101,10 +112,10 @@ def write_recipe(
     tested: dict[Path, tuple[NDArray[np.float32], float]] = {}
 
     def evaluate_exported(backend: Backend, thresholds: Thresholds) -> dict[str, JsonValue]:
-        score = backend_scorer(backend, size)
+        scorer = backend_scorer(backend, size)
 
         def remember(path: Path) -> tuple[NDArray[np.float32], float]:
-            return tested.setdefault(path, score(path))
+            return tested.setdefault(path, scorer(path))
 
         return evaluate(labelled, remember, thresholds)
 
@@ -114,18 +125,20 @@ def write_recipe(
             Parts(
                 "rendered defects",
                 True,
-                [f"rendered {i + 1}" for i in range(len(rendered))],
+                [f"{one.kind} {i + 1}" for i, one in enumerate(rendered)],
                 defects.scores,
                 defects.maps,
-                rendered.__getitem__,
+                lambda index: rendered[index].picture,
+                lambda index: rendered[index].mask,
+                [one.kind for one in rendered],
             ),
         ]
         groups += labelled_parts(labelled, tested, size)
-        return render(options.recipe, version, thresholds, groups, metrics, training)
+        return render(options.recipe, version, score, thresholds, groups, metrics, training)
 
     bundle = export_bundle(
         network,
-        HeldOut(photos, rendered, measure_quality(good_images(options.data), size)),
+        HeldOut(photos, [one.picture for one in rendered], measure_quality(good_images(options.data), size)),
         recipe=options.recipe,
         version=version,
         models=options.models,
@@ -133,6 +146,7 @@ def write_recipe(
         false_reject_rate=options.false_reject_rate,
         min_area=options.min_area,
         keep=keep_mask(options.region, options.ignore, size),
+        score=score,
         signing_key=options.sign,
         evaluate=evaluate_exported if labelled else None,
         report=report,

@@ -6,9 +6,8 @@ It shows the user's own parts, so it stays where the user's bundle is.
 from __future__ import annotations
 
 import base64
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,36 +15,21 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from sklearn.metrics import precision_recall_curve, roc_curve
 
-from service.bundle import Calibration, Thresholds
+from service.bundle import Calibration, ScoreFormula, Thresholds
 from service.heatmap import draw_overlay
-from service.images import Pixels, read, resize
+from service.images import Pixels, resize
+from training import breakdown
 from training.anomalies import Batch
-from training.data import LabelledImage, read_mask
 from training.evaluate import PAPER_COLUMNS, percent
+from training.parts import Parts
+from training.plots import histogram, rate_curves, training_curves
 
 _SIDE = 160  # pixels of a picture in the report
 _SHOWN = 6  # pictures a gallery
-_POINTS = 300  # points a curve
 _NAMES = {"image_auroc": "image AUROC", "image_ap": "image AP", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP"}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """N parts of one kind: scores `(N,)`, maps `(N, H, W)`, names, and how to get a picture or its ground truth."""
-
-    title: str
-    defects: bool
-    names: Sequence[str]
-    scores: NDArray[np.float32]
-    maps: NDArray[np.float32]
-    picture: Callable[[int], Pixels]
-    mask: Callable[[int], NDArray[np.bool_]] | None = None  # only for labelled parts
 
 
 @dataclass(frozen=True)
@@ -57,34 +41,10 @@ class Training:
     samples: Batch | None = None
 
 
-def labelled_parts(
-    images: Sequence[LabelledImage], scored: Mapping[Path, tuple[NDArray[np.float32], float]], size: int
-) -> list[Parts]:
-    """Good and defective test parts with the maps and scores they got; nothing where there are no images."""
-
-    def parts(title: str, defects: bool) -> Parts:
-        chosen = [image for image in images if image.is_defect == defects]
-
-        def mask(index: int) -> NDArray[np.bool_]:
-            file = chosen[index].mask
-            return read_mask(file, size) if file else np.zeros((size, size), np.bool_)
-
-        return Parts(
-            title,
-            defects,
-            [f"{image.defect}/{image.path.name}" for image in chosen],
-            np.array([scored[image.path][1] for image in chosen], np.float32),
-            np.stack([scored[image.path][0] for image in chosen]),
-            lambda index: read(chosen[index].path),
-            mask,
-        )
-
-    return [parts("good test parts", False), parts("labelled defects", True)] if images else []
-
-
 def render(
     recipe: str,
     version: str,
+    score: ScoreFormula,
     thresholds: Thresholds,
     groups: Sequence[Parts],
     metrics: dict[str, JsonValue] | None,
@@ -93,25 +53,27 @@ def render(
     """The report as UTF-8 HTML; `groups` in the order shown, `metrics` as `training.evaluate.evaluate` gives them."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(Path(__file__).with_name("report_template.html").read_text(encoding="utf-8"))
-    labelled = [group for group in groups if group.mask]
+    labelled = [group for group in groups if group.labelled]
     metrics = metrics or {}
     html = template.render(
         recipe=recipe,
         version=version,
         minutes=training.record.get("minutes"),
+        score=score,
         thresholds=thresholds,
         groups=[
             {**vars(group), "verdicts": _verdicts(group.scores, thresholds), "wrong": 0 if group.defects else 2}
             for group in groups
         ],
         sentences=[*_calibration_sentences(thresholds.calibration), *_test_sentences(metrics)],
-        histogram=_histogram(groups, thresholds),
+        histogram=histogram(groups, thresholds),
         figures={_NAMES.get(name, "PRO"): percent(metrics.get(name)) for name in PAPER_COLUMNS},
+        held_out_tables=_tables(_held_out_tables(groups, thresholds)),
         tables=_tables(metrics),
-        rates=_rate_curves(labelled) if labelled else None,
+        rates=rate_curves(labelled) if labelled else None,
         galleries=_galleries(labelled or groups, thresholds),
         samples=_samples(training.samples) if training.samples else [],
-        curves=_training_curves(training.stats) if training.stats else None,
+        curves=training_curves(training.stats) if training.stats else None,
         settings=_flat(training.record),
     )
     return html.encode()
@@ -156,6 +118,15 @@ def _share(rate: float) -> str:
     return f"{100 * rate:.3g} %"
 
 
+def _held_out_tables(groups: Sequence[Parts], thresholds: Thresholds) -> dict[str, JsonValue]:
+    """The rendered defects by kind, size and place, where there are any, against the held-out good photos."""
+    held_out = [group for group in groups if not group.labelled and len(group.scores)]
+    if [group.defects for group in held_out] != [False, True]:
+        return {}
+    good, defects = held_out
+    return breakdown.tables(np.array(defects.kinds), defects.masks(), defects.scores, good.scores, thresholds)
+
+
 def _tables(metrics: dict[str, JsonValue]) -> dict[str, dict[str, Any]]:
     """Every metric that is a table of rows, such as `per_defect`: rates in percent, counts as they are."""
     tables = {}
@@ -171,6 +142,9 @@ def _tables(metrics: dict[str, JsonValue]) -> dict[str, dict[str, Any]]:
 
 
 def _cell(value: JsonValue) -> str:
+    """A rate or an interval of a rate in percent, a count as it is."""
+    if isinstance(value, list):
+        return " to ".join(percent(bound) for bound in value)
     return percent(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
@@ -210,72 +184,6 @@ def _samples(batch: Batch) -> list[str]:
 def _jpeg(pixels: Pixels) -> str:
     _, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
-
-
-def _histogram(groups: Sequence[Parts], thresholds: Thresholds) -> str:
-    figure = Figure(figsize=(9, 1.2 + 1.1 * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
-    edges = np.linspace(0, max(1e-6, thresholds.reject, *(float(group.scores.max()) for group in groups)) * 1.02, 61)
-    for axis, group in zip(axes, groups, strict=True):
-        axis.hist(group.scores, edges, color="#b42318" if group.defects else "#2e7d32")
-        axis.set_title(group.title, loc="left", fontsize="medium")
-        axis.axvline(thresholds.review, color="#d97706", linestyle="--", label="review")
-        axis.axvline(thresholds.reject, color="black", label="reject")
-        axis.yaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend()
-    axes[-1].set_xlabel("score")
-    return _svg(figure)
-
-
-def _rate_curves(labelled: Sequence[Parts]) -> str:
-    scores = np.concatenate([group.scores for group in labelled])
-    is_defect = np.concatenate([np.full(len(group.scores), group.defects) for group in labelled])
-    masks = [group.mask(i) for group in labelled if group.mask for i in range(len(group.scores))]
-    maps = np.concatenate([group.maps for group in labelled])
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    roc, precision_recall = figure.subplots(1, 2)
-    for name, labels, values in (("parts", is_defect, scores), ("pixels", np.stack(masks).ravel(), maps.ravel())):
-        false_positives, true_positives, _ = roc_curve(labels, values)
-        precision, recall, _ = precision_recall_curve(labels, values)
-        roc.plot(*_thinned(false_positives, true_positives), label=name)
-        precision_recall.plot(*_thinned(recall, precision), label=name)
-    roc.set(title="ROC", xlabel="good taken for defects", ylabel="defects found")
-    precision_recall.set(title="Precision and recall", xlabel="defects found", ylabel="share of finds that are defects")
-    for axis in (roc, precision_recall):
-        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        axis.legend()
-    return _svg(figure)
-
-
-def _training_curves(stats: Sequence[dict[str, float]]) -> str:
-    """Losses averaged over stretches of the run: single steps are too noisy to read."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses, rate = figure.subplots(1, 2, width_ratios=(2, 1))
-    stretches = np.array_split(np.arange(len(stats)), min(_POINTS, len(stats)))
-    steps = [float(stretch.mean()) for stretch in stretches]
-    for name in stats[0].keys() - {"step", "lr"}:
-        losses.plot(steps, [np.mean([stats[i][name] for i in stretch]) for stretch in stretches], label=name)
-    losses.set(yscale="log", title="losses", xlabel="step")
-    losses.legend()
-    rate.plot(steps, [stats[stretch[0]]["lr"] for stretch in stretches])
-    rate.set(title="learning rate", xlabel="step")
-    return _svg(figure)
-
-
-def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most _POINTS points, evenly along the curve's length, ends included."""
-    if len(x) <= _POINTS:
-        return x, y
-    length = np.concatenate(([0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))))
-    chosen = np.searchsorted(length, np.linspace(0, length[-1], _POINTS)).clip(0, len(x) - 1)
-    return x[chosen], y[chosen]
 
 
 def _flat(record: dict[str, JsonValue], prefix: str = "") -> dict[str, str]:

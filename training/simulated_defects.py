@@ -169,10 +169,18 @@ def _largest_piece(mask: Mask) -> int:
     return int(stats[1:, cv2.CC_STAT_AREA].max(initial=0))
 
 
-def apply(image: Image, kind: str, rng: np.random.Generator, foreground: Mask | None = None) -> tuple[Image, Mask]:
+def apply(
+    image: Image,
+    kind: str,
+    rng: np.random.Generator,
+    foreground: Mask | None = None,
+    *,
+    across: float | None = None,
+) -> tuple[Image, Mask]:
     """A copy of `image` with one defect, and the mask of what visibly changed.
 
-    The defect's centre lies in `foreground`; a "border" defect's centre also lies on the image's edge.
+    The defect's centre lies in `foreground`; a "border" defect's centre also lies on the image's edge. `across` is its
+    size in pixels of an image of 256x256; drawn without it.
     """
     if kind not in _DRAWINGS:
         raise ValueError(f"unknown kind of defect {kind!r}: choose one of {', '.join(KINDS)}")
@@ -186,7 +194,7 @@ def apply(image: Image, kind: str, rng: np.random.Generator, foreground: Mask | 
     scale = min(image.shape[:2]) / _REFERENCE
     for _ in range(_TRIES):
         place = rng.integers(len(rows))
-        size = scale * np.exp(rng.uniform(np.log(_SMALLEST), np.log(_LARGEST)))
+        size = scale * (across or np.exp(rng.uniform(np.log(_SMALLEST), np.log(_LARGEST))))
         drawn = _DRAWINGS[kind](image, (float(columns[place]), float(rows[place])), float(size), rng)
         mask = _changed(image, drawn)
         if _largest_piece(mask) >= _MIN_PIXELS and (kind != "border" or (mask & rim).any()):

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -180,7 +180,8 @@ def claim_run(run: Path, config: TrainConfig, photos: list[Path]) -> None:
             save_config(config, run / "config.json")
         return
     for what, same in (
-        ("settings", load_config(run / "config.json") == config),
+        # The score is made of the finished network's map: another one needs no other run.
+        ("settings", replace(load_config(run / "config.json"), score=config.score) == config),
         ("photos", (run / "photos.txt").read_text() == listing),
     ):
         if not same:
