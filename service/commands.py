@@ -15,11 +15,12 @@ from typing import Any
 import httpx2
 
 from service.access import new_key
+from service.archives import fetch
 from service.backends import BackendError, gpu_precision
 from service.benchmark import benchmark, write_results
 from service.bundle import BundleError, list_versions, read_bundle
 from service.client import AsyncClient, Client
-from service.engines import build_engine, engine_path, gpus, open_library
+from service.engines import build_engine, engine_path, gpus, key_of, open_library, read_engine
 from service.qualify import exit_code, qualify, report, write_record
 from service.recipes import read_active
 from service.settings import Settings
@@ -106,6 +107,13 @@ def _administer(options: argparse.Namespace, method: str, what: str, **request: 
     return 0 if response.status_code == httpx2.codes.OK else 1
 
 
+def fetch_command(options: argparse.Namespace) -> int:
+    """Bring the recipes of a tar archive, an http(s) address or a file, to a folder of recipes; one path a line."""
+    for bundle in fetch(options.source, options.sha256, options.models):
+        print(bundle.path)
+    return 0
+
+
 def build_engine_command(options: argparse.Namespace) -> int:
     """Build the TensorRT engines that the service would build at its start; one JSON line each."""
     recipes = list_versions(options.models)
@@ -120,6 +128,12 @@ def build_engine_command(options: argparse.Namespace) -> int:
         bundle = read_bundle(options.models / recipe / (active[0] if active else recipes[recipe][-1]))
         precision = options.precision or gpu_precision(bundle)
         for gpu in gpus(options.compute_capability, library):
+            if options.missing:
+                key = key_of(bundle, precision, options.max_batch, gpu, library)
+                path = engine_path(options.cache, key)
+                if isinstance(read_engine(path, key), bytes):
+                    print(json.dumps({"engine": str(path), "kept": True}))
+                    continue
             record = build_engine(
                 bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
             )
@@ -189,6 +203,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("version")
         command.set_defaults(change=change)
 
+    command = commands.add_parser("fetch", help=fetch_command.__doc__, description=fetch_command.__doc__)
+    command.add_argument("source", help="tar file with <recipe>/<version>/… in it, compressed or not")
+    command.add_argument("--sha256", required=True, help="of the archive, in hex")
+    command.add_argument("--models", type=Path, default=Settings().models_dir)
+    command.set_defaults(command=fetch_command)
+
     command = commands.add_parser(
         "build-engine", help=build_engine_command.__doc__, description=build_engine_command.__doc__
     )
@@ -201,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--compute-capability", nargs="*", default=[], metavar="8.6", help="for other GPUs than this machine's"
     )
+    command.add_argument("--missing", action="store_true", help="only those that the cache does not have")
     command.set_defaults(command=build_engine_command)
 
     command = _command(commands, "limits", limits_command)

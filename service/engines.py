@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import logging
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -325,8 +326,8 @@ def _tensors(network: Any) -> list[Any]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, also when two processes build the same engine."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Whole or not at all, also when two processes build the same engine: in two containers they have the same pid."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with temporary.open("wb") as stream:
         stream.write(data)
         stream.flush()

@@ -1,23 +1,25 @@
 """The deployment files, as far as they can be checked without an engine: parsed, validated, compared with the code."""
 
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+import tomllib
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 import yaml
+from conftest import gray, png
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from test_server import running_service
 
 from service.settings import Settings
 
@@ -30,6 +32,12 @@ NOT_IN_CONTAINERS = {"tls_cert", "tls_key", "tls_client_ca", "banner"}
 
 def environment_name(field: str) -> str:
     return f"INSPECT_{field.upper()}"
+
+
+def image_environment() -> dict[str, str]:
+    """What the service's image sets."""
+    words = [word for line in (DOCKER / "Dockerfile").read_text().splitlines() for word in line.split()]
+    return dict(word.split("=", 1) for word in words if word.startswith("INSPECT_"))
 
 
 def run(*command: str | Path) -> str:
@@ -63,20 +71,22 @@ def test_what_the_dockerfiles_copy_is_there_and_not_ignored() -> None:
     assert all((ROOT / name).exists() for name in kept)
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "training.Dockerfile"])
+def test_labels_say_what_an_image_is(name: str) -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]+)"', (DOCKER / name).read_text()))
+    assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (labels["version"], labels["licenses"]) == (project["version"], project["license"])
+
+
 def test_compose_files_follow_the_specification() -> None:
     run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE, DOCKER / "compose.gpu.yaml")
 
 
 def test_every_setting_can_be_given_to_the_container() -> None:
-    image = {
-        word.split("=")[0]
-        for line in (DOCKER / "Dockerfile").read_text().splitlines()
-        for word in line.split()
-        if word.startswith("INSPECT_")
-    }
     composed = set(yaml.safe_load(COMPOSE.read_text())["services"]["service"]["environment"])
     expected = {environment_name(field) for field in Settings.model_fields.keys() - NOT_IN_CONTAINERS}
-    assert composed | image == expected
+    assert composed | image_environment().keys() == expected
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,32 +133,6 @@ def test_mounted_files_are_there() -> None:
                 assert Path(source).exists(), (name, source)
 
 
-class Upstream(BaseHTTPRequestHandler):
-    """In place of the service: says how much it was sent."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        reply = str(len(body)).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def upstream() -> Iterator[int]:
-    server = HTTPServer(("127.0.0.1", 0), Upstream)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def write_certificate(folder: Path, name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None) -> Any:
     """PEM certificate and key `name` in `folder`, of localhost; without an issuer it signs itself."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -174,7 +158,8 @@ def write_certificate(folder: Path, name: str, issuer: tuple[x509.Name, ec.Ellip
     return subject, key
 
 
-def test_nginx_lets_only_known_cameras_through(upstream: int, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_nginx_lets_only_known_cameras_through(models: Path, tmp_path: Path) -> None:
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if nginx is None:
         pytest.skip("nginx is not installed")
@@ -186,26 +171,34 @@ def test_nginx_lets_only_known_cameras_through(upstream: int, tmp_path: Path) ->
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    text = (DOCKER / "nginx" / "nginx.conf").read_text()
-    text = text.replace("service:8000", f"127.0.0.1:{upstream}").replace("8443 ssl", f"127.0.0.1:{port} ssl")
-    text = text.replace("/tmp/", f"{tmp_path}/")  # noqa: S108
-    (tmp_path / "nginx.conf").write_text(text)
-    process = subprocess.Popen(
-        [nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"], stderr=subprocess.PIPE
-    )
-    try:
-        trusted = ssl.create_default_context(cafile=str(folder / "clients.pem"))
-        known = ssl.create_default_context(cafile=str(folder / "clients.pem"))
-        known.load_cert_chain(folder / "camera.pem", folder / "camera.key")
-        transport = httpx2.HTTPTransport(verify=known, retries=8)
-        with httpx2.Client(transport=transport) as camera:
-            reply = camera.post(f"https://localhost:{port}/inspect", content=bytes(5_000_000))
-        assert (reply.status_code, reply.text) == (200, "5000000")
-        with httpx2.Client(verify=trusted) as stranger:
-            refused = stranger.post(f"https://localhost:{port}/inspect", content=b"x")
-        assert refused.status_code == 400
-        assert "No required SSL certificate" in refused.text
-    finally:
-        process.terminate()
-        _, errors = process.communicate()
+    # Noise does not compress: more than nginx keeps in memory.
+    picture = png(np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8))
+    assert len(picture) > 5_000_000
+    with running_service(models, tmp_path / "log") as (_, service):
+        text = (DOCKER / "nginx" / "nginx.conf").read_text()
+        text = text.replace("service:8000", f"127.0.0.1:{service.base_url.port}")
+        text = text.replace("8443 ssl", f"127.0.0.1:{port} ssl").replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+        (tmp_path / "nginx.conf").write_text(text)
+        process = subprocess.Popen(
+            [nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"],
+            stderr=subprocess.PIPE,
+        )
+        try:
+            trusted = ssl.create_default_context(cafile=str(folder / "clients.pem"))
+            known = ssl.create_default_context(cafile=str(folder / "clients.pem"))
+            known.load_cert_chain(folder / "camera.pem", folder / "camera.key")
+            address = f"https://localhost:{port}/inspect"
+            headers = {"Content-Type": "image/png"}
+            transport = httpx2.HTTPTransport(verify=known, retries=8)
+            with httpx2.Client(transport=transport, headers=headers) as camera:
+                replies = [camera.post(address, content=data) for data in (png(gray(51)), png(gray(204)), picture)]
+            assert [reply.json()["verdict"] for reply in replies] == ["OK", "NG", "NG"]
+            with httpx2.Client(verify=trusted, headers=headers) as stranger:
+                refused = stranger.post(address, content=png(gray(51)))
+            assert refused.status_code == 400
+            assert "No required SSL certificate" in refused.text
+            assert service.get("/counters").json()["part"]["total"] == 3
+        finally:
+            process.terminate()
+            _, errors = process.communicate()
     assert process.returncode == 0, errors

@@ -291,5 +291,13 @@ def test_both_commands_build_the_same_engine(small: Bundle, tmp_path: Path, caps
     assert Path(line["engine"]).is_file()
     keys = [json.loads(next(tmp_path.glob(f"{x}/engines/*.json")).read_text())["key"] for x in "ab"]
     assert keys == [line["key"], line["key"]]
+    capsys.readouterr()
+    written = [file.stat().st_mtime_ns for file in sorted(tmp_path.glob("a/engines/*"))]
+    assert run(["build-engine", "--missing", "--models", models, *more, str(tmp_path / "a")]) == 0
+    assert json.loads(capsys.readouterr().out) == {"engine": line["engine"], "kept": True}
+    assert [file.stat().st_mtime_ns for file in sorted(tmp_path.glob("a/engines/*"))] == written
+    Path(line["engine"]).write_bytes(b"damaged")
+    assert run(["build-engine", "--missing", "--models", models, *more, str(tmp_path / "a")]) == 0
+    assert json.loads(capsys.readouterr().out)["engine_sha256"]
     assert run(["build-engine", "--recipe", "nut", "--models", models, *more, str(tmp_path / "a")]) == 2
     assert "no recipe 'nut': choose part" in capsys.readouterr().err

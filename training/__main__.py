@@ -76,8 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "export", export_command)
     command.add_argument("--bundle", type=Path, required=True, help="models/RECIPE/VERSION")
     command.add_argument("--tensorrt", action="store_true", help="build TensorRT engines")
+    command.add_argument("--triton", type=Path, metavar="DIR", help="add the recipe to this Triton model repository")
     command.add_argument(
-        "--precision", nargs="*", choices=("fp32", "fp16", "int8"), help="default: all that the bundle has"
+        "--precision",
+        nargs="*",
+        choices=("fp32", "fp16", "int8"),
+        help="default: fp32 for Triton, all that the bundle has for TensorRT",
     )
     command.add_argument("--max-batch", type=int, default=8, help="most images in one inference")
     command.add_argument("--cache", type=Path, default=Path("cache"), help="the service's INSPECT_CACHE_DIR")

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from service.backends import BackendError, open_backend
-from service.bundle import BundleError, read_bundle
+from service.bundle import Bundle, BundleError, read_bundle
 from service.engines import build_engine, engine_path, gpus, open_library
 from service.images import ImageError, Pixels, read, resize
 from training import bench, distributed
@@ -51,6 +51,7 @@ from training.trainer import (
     train,
     training_minutes,
 )
+from training.triton import export_triton
 
 # Fields of a configuration that no flag sets.
 NO_FLAGS = {"preset", "simulator"}
@@ -196,10 +197,20 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 
 def export_command(options: argparse.Namespace) -> None:
-    """Make from a bundle what another runtime needs: TensorRT engines, beside the bundle's ONNX in a cache."""
-    if not options.tensorrt:
-        raise ExportError("nothing to export to: add --tensorrt")
+    """Make from a bundle what another runtime needs: TensorRT engines in a cache, or a model of Triton's."""
+    if not options.tensorrt and not options.triton:
+        raise ExportError("nothing to export to: add --tensorrt or --triton DIR")
     bundle = read_bundle(options.bundle)
+    if options.triton:
+        precisions = options.precision or ["fp32"]
+        if len(precisions) > 1:
+            raise ExportError("Triton serves one graph a recipe: give --precision once")
+        print(export_triton(bundle, options.triton, precision=precisions[0], max_batch=options.max_batch))
+    if options.tensorrt:
+        _build_engines(bundle, options)
+
+
+def _build_engines(bundle: Bundle, options: argparse.Namespace) -> None:
     library = open_library()
     for gpu in gpus(options.compute_capability, library):
         for precision in options.precision or sorted(bundle.manifest.models.keys() - {"bf16"}):

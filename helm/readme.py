@@ -1,0 +1,94 @@
+"""Prints README.md of the chart: python -m helm.readme > helm/README.md. The comments of values.yaml are its text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from service.settings import Settings
+
+CHART = Path(__file__).parent
+
+HEAD = """\
+# Helm chart
+
+Made by `python -m helm.readme` from `values.yaml`, `values.schema.json` and `examples/`; do not edit.
+
+```console
+$ helm install line-3 helm --values helm/examples/cpu.yaml    # from a checkout; NOTES say how to go on
+$ helm test line-3                                            # every recipe inspects its first golden image
+$ helm package helm                                           # an archive that needs no checkout
+```
+
+Needs Kubernetes 1.30 and the images of `docker/`; without values it serves the demo recipe. Every pod runs as no user
+of the node, without capabilities, on a read-only root: the Pod Security Standard `restricted`.
+
+- **A station is a pod of a StatefulSet** and keeps its own records. Counters, answers to repeated triggers, what makes
+  a picture count as frozen, and `activate` are each station's own too: `service.sessionAffinity` keeps a camera at one.
+- **Stopping**: a pod goes on for `preStopSeconds`, hears SIGTERM, says `draining` for `settings.drain_grace_s`,
+  finishes what runs within `settings.drain_timeout_s`; the grace period is computed from these.
+- **TLS** is the business of the Ingress or Gateway before the Service; let its body limit be above
+  `settings.max_upload_bytes`.
+- **Recipes** come with the image, from a volume, an OCI image or archives (`tar -czf A.tar.gz -C models NAME/VERSION`).
+  `sha256` is checked before an archive is opened, the manifest's own checksums after that, and a signature where
+  `trustedKey` asks for one.
+- **Training** is a Job with one index a category. Stopped or evicted it goes on at its checkpoint; failed it is tried
+  again, and the others go on. A station that starts serves what was trained until then.
+- **Uninstalling** keeps the claims with recipes, engines, runs and records.
+
+## Examples
+
+| values | for |
+|---|---|
+"""
+
+VALUES = """
+## Values
+
+What is wrong is refused by `values.schema.json`, unknown names too.
+
+| value | default | meaning |
+|---|---|---|
+"""
+
+
+def rows(node: yaml.MappingNode, lines: list[str], path: str = "") -> Iterator[str]:
+    for key, value in node.value:
+        name = f"{path}{key.value}"
+        meaning = " ".join(_comment_above(key.start_mark, lines))
+        if name.startswith("settings."):
+            meaning = str(Settings.model_fields[key.value].description)
+        if isinstance(value, yaml.MappingNode) and not value.flow_style:
+            if meaning:
+                yield f"| `{name}` | | {meaning} |"
+            yield from rows(value, lines, f"{name}.")
+        else:
+            default = json.dumps(yaml.safe_load(yaml.serialize(value)))
+            yield f"| `{name}` | `{default}` | {meaning} |"
+
+
+def _comment_above(mark: yaml.Mark, lines: list[str]) -> list[str]:
+    start = " " * mark.column + "# "
+    first = mark.line
+    while first and lines[first - 1].startswith(start):
+        first -= 1
+    return [line.removeprefix(start) for line in lines[first : mark.line]]
+
+
+def readme() -> str:
+    text = (CHART / "values.yaml").read_text()
+    parts = [HEAD]
+    for file in sorted((CHART / "examples").glob("*.yaml")):
+        comment = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ")]
+        parts.append(f"| `examples/{file.name}` | {' '.join(comment)} |\n")
+    parts.append(VALUES)
+    parts += [f"{row}\n" for row in rows(yaml.compose(text), text.splitlines())]
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(readme())
