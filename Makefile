@@ -24,8 +24,7 @@ train: $(VENV)/.training
 demo: $(VENV)/.training
 	rm -rf models/demo/1 runs/demo runs/demo-data
 	$(VENV)/bin/python -m training demo-data runs/demo-data
-	$(VENV)/bin/python -m training train --data runs/demo-data --recipe demo --version 1 --preset quick \
-		--reconstructive-width 8 --discriminative-width 8 --steps 3000 --rotate-degrees 15
+	$(VENV)/bin/python -m training train --data runs/demo-data --recipe demo --version 1 --preset quick --rotate-degrees 15
 
 # Each stamp is newer than what its installation depends on.
 $(VENV)/.venv:
