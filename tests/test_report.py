@@ -148,6 +148,27 @@ def test_without_labelled_parts_it_shows_the_held_out_ones_and_claims_no_figures
     assert "imported [&#34;a.pckl&#34;]" in text
 
 
+def test_good_photos_to_look_at_are_named() -> None:
+    record = {
+        "unusual_photos": [{"photo": "a<b>.png", "deviations": 5.1, "x": 0.25, "y": 0.5}],
+        "outlying_scores": [{"photo": "c.png", "score": 0.91}],
+    }
+    text = _text(THRESHOLDS, HELD_OUT, None, Training(record))
+    assert "a&lt;b&gt;.png: 5.1 deviations from the other good photos, most at 25 % of the width and 50 %" in text
+    assert "c.png: scores 0.9100, far above the others" in text
+    clean = _text(THRESHOLDS, HELD_OUT, None, Training({"unusual_photos": [], "outlying_scores": []}))
+    assert "No photo was unlike the others" in clean
+    assert "Good photos to look at" not in _text(THRESHOLDS, HELD_OUT, None, Training({"imported": []}))
+
+
+def test_rendered_defects_are_counted_by_kind_size_and_place() -> None:
+    text = _text(THRESHOLDS, HELD_OUT, None, TRAINING)
+    # One pixel of the 64x64 maps is four across of a 256x256 image: the squares of 8 are large.
+    assert "per defect images image AUROC escapes escape interval dent 3 41.67 2 9.43 to 99.16" in text
+    assert "per size images image AUROC escapes escape interval over 21 px 3 41.67 2" in text
+    assert "per place images image AUROC escapes escape interval inside 3 41.67 2" in text
+
+
 @pytest.mark.parametrize("scores", [[0.0, 0.0], [1.0, 1.0]])
 def test_equal_scores_are_no_problem(scores: list[float]) -> None:
     groups = [_parts("good", False, scores, labelled=True), _parts("hole", True, scores, labelled=True)]

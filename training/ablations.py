@@ -89,6 +89,8 @@ ABLATIONS: dict[str, Ablation] = {
     "focal-only": Ablation(
         "both networks, the discriminative loss only: no L2, no SSIM", changes={"l2_weight": 0.0, "ssim_weight": 0.0}
     ),
+    "no-l2": Ablation("no L2 in the reconstruction loss", changes={"l2_weight": 0.0}),
+    "no-ssim": Ablation("no SSIM in the reconstruction loss", changes={"ssim_weight": 0.0}),
     "score-mean": Ablation("the full method, score `mean`", changes={"score": "mean"}),
     "score-windows": Ablation("the full method, score `windows`", changes={"score": "windows"}),
     "score-top": Ablation("the full method, score `top`", changes={"score": "top"}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def render(
         tables=_tables(metrics),
         rates=rate_curves(labelled) if labelled else None,
         galleries=_galleries(labelled or groups, thresholds),
+        suspects=_suspects(training.record),
         samples=_samples(training.samples) if training.samples else [],
         curves=training_curves(training.stats) if training.stats else None,
         settings=_flat(training.record),
@@ -169,6 +170,20 @@ def _figure(group: Parts, index: int, thresholds: Thresholds) -> dict[str, Any]:
     score = float(group.scores[index])
     verdict = "OK" if score < thresholds.review else "REVIEW" if score < thresholds.reject else "NG"
     return {"source": _jpeg(np.hstack(strip)), "name": group.names[index], "score": score, "verdict": verdict}
+
+
+def _suspects(record: Mapping[str, Any]) -> list[str] | None:
+    """A sentence for each good photo that the checks before and after the training named; None where none was made."""
+    if "unusual_photos" not in record:
+        return None
+    unusual = [
+        f"{one['photo']}: {one['deviations']} deviations from the other good photos, most at {_share(one['x'])} of the "
+        f"width and {_share(one['y'])} of the height"
+        for one in record["unusual_photos"]
+    ]
+    return unusual + [
+        f"{one['photo']}: scores {one['score']:.4f}, far above the others" for one in record["outlying_scores"]
+    ]
 
 
 def _samples(batch: Batch) -> list[str]:
