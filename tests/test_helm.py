@@ -184,7 +184,7 @@ def test_what_objects_refer_to_is_there(name: str | None) -> None:
     for one in objects:
         if one["kind"] == "PodDisruptionBudget":
             assert one["spec"]["selector"]["matchLabels"].items() <= labels
-        if one["kind"] == "NetworkPolicy":
+        if one["kind"] == "NetworkPolicy" and one["spec"].get("ingress"):
             assert one["spec"]["podSelector"]["matchLabels"].items() <= labels
         if one["kind"] == "ServiceMonitor":
             assert one["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
@@ -246,6 +246,15 @@ def test_a_gpu_is_asked_for_by_those_who_use_it_and_nobody_else() -> None:
         assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert "nvidia" not in json.dumps(only(objects, "Pod")["spec"]["containers"])
     assert "nvidia" not in json.dumps(render(example("cpu")))
+
+
+def test_trainings_reach_nothing_and_nobody_reaches_them() -> None:
+    objects = render(example("everything"))
+    labels = only(objects, "Job")["spec"]["template"]["metadata"]["labels"].items()
+    policies = [one["spec"] for one in objects if one["kind"] == "NetworkPolicy"]
+    (policy,) = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels]
+    assert policy.keys() == {"podSelector", "policyTypes"}
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -318,12 +327,15 @@ def test_the_service_reads_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch)
         ({"resources": {"claims": {}}}, "claims"),
         # Values that do not go together.
         ({"settings": {"backend": "tensorrt"}}, "gpu"),
-        ({"engines": {"build": True}, "gpu": {"enabled": True}}, "backend"),
+        ({"gpu": {"enabled": True}, "image": {"tag": "gpu"}}, "backend"),
+        ({"gpu": {"enabled": True}, "settings": {"backend": "ort-cuda"}}, "image"),
+        ({"engines": {"build": True}}, "backend"),
         ({"models": {"source": "s3"}}, "source"),
         ({"models": {"source": "imageVolume"}}, "reference"),
         ({"models": {"source": "archives"}}, "archives"),
         ({"models": {"source": "archives", "archives": [{"url": "https://a/b.tar"}]}}, "sha256"),
         ({"models": {"source": "archives", "archives": [{"url": "ftp://a/b.tar", "sha256": "0" * 64}]}}, "url"),
+        ({"models": {"archives": example("s3")["models"]["archives"]}}, "source"),
         ({"models": {"claim": {"size": "10"}}}, "size"),
         ({"apiKeys": {"lines": ["a key in the clear"]}}, "lines"),
         ({"apiKeys": {"existingSecret": "keys", "lines": [f"admin {'0' * 64}"]}}, "lines"),
@@ -441,16 +453,37 @@ def test_another_training_is_another_job() -> None:
         assert only(render(values | changed), "Job")["metadata"]["name"] != name
 
 
-def test_init_containers_bring_the_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each container's words are run as its image's entry point would, the store's client left out."""
+@pytest.mark.parametrize("source", ["archives", "claim"])
+@pytest.mark.parametrize("scheme", ["s3", "oci"])
+def test_init_containers_bring_the_archives(
+    source: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each container's words are run as its image's entry point would, the stores' clients left out."""
     make_bundle(tmp_path / "trained", "nut")
     with tarfile.open(tmp_path / "0", "w:gz") as tar:
         tar.add(tmp_path / "trained", arcname=".")
     sha256 = hashlib.sha256((tmp_path / "0").read_bytes()).hexdigest()
-    archive = {"url": "s3://recipes/nut.tar.gz", "sha256": sha256}
-    objects = render({"models": {"source": "archives", "archives": [archive]}})
-    download, fetch = only(objects, "StatefulSet")["spec"]["template"]["spec"]["initContainers"]
-    assert download["command"] == [*("aws", "s3", "cp", "--no-progress"), "s3://recipes/nut.tar.gz", "/incoming/0"]
+    archive = {"url": f"{scheme}://store/recipes", "sha256": sha256}
+    models = {"source": source, "archives": [archive], "oci": {"credentialsSecret": "registry-reader"}}
+    pod = only(render({"models": models}), "StatefulSet")["spec"]["template"]["spec"]
+    download, fetch = pod["initContainers"]
+    (service,) = pod["containers"]
+    client = {
+        "s3": [*("aws", "s3", "cp", "--no-progress"), "s3://store/recipes", "/incoming/0"],
+        "oci": [*("oras", "blob", "fetch", "--output"), "/incoming/0", f"store/recipes@sha256:{sha256}"],
+    }
+    assert download["command"] == client[scheme]
+    mounts = {mount["mountPath"]: mount["name"] for mount in download["volumeMounts"]}
+    assert mounts["/incoming"] == "incoming"
+    if scheme == "oci":
+        assert {"name": "DOCKER_CONFIG", "value": "/run/registry"} in download["env"]
+        (registry,) = [volume for volume in pod["volumes"] if volume["name"] == mounts["/run/registry"]]
+        assert registry["secret"]["items"] == [{"key": ".dockerconfigjson", "path": "config.json"}]
+    place = {"name": "models", "mountPath": "/models"}
+    assert place in fetch["volumeMounts"]
+    assert place in service["volumeMounts"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
+    assert ("persistentVolumeClaim" in volume) is (source == "claim")
     monkeypatch.setenv("INSPECT_MODELS_DIR", str(tmp_path / "models"))
     assert commands.run([word.replace("/incoming", str(tmp_path)) for word in fetch["args"]]) == 0
     assert (tmp_path / "models/nut/1/manifest.json").is_file()

@@ -81,14 +81,20 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* Archives that init containers bring, as JSON: there are none where the recipes' folder cannot be written. */}}
+{{- define "draem-inspect.archives" -}}
+{{- has .Values.models.source (list "archives" "claim") | ternary .Values.models.archives (list) | toJson -}}
+{{- end }}
+
 {{/* Init containers that bring archives: what `fetch` reads itself, and what another image has to bring before. */}}
 {{- define "draem-inspect.fetch" -}}
 {{- range $index, $archive := .Values.models.archives }}
-{{- $s3 := hasPrefix "s3://" $archive.url }}
-{{- if $s3 }}
+{{- $source := $archive.url }}
+{{- if hasPrefix "s3://" $archive.url }}
+{{- $source = printf "/incoming/%d" $index }}
 - name: download-{{ $index }}
   image: {{ quote $.Values.models.s3.image }}
-  command: [aws, s3, cp, --no-progress, {{ $archive.url | quote }}, /incoming/{{ $index }}]
+  command: [aws, s3, cp, --no-progress, {{ quote $archive.url }}, {{ $source }}]
   env:
     - {name: HOME, value: /tmp}
     {{- with $.Values.models.s3.endpointUrl }}
@@ -99,29 +105,42 @@ affinity:
   envFrom:
     - secretRef: {name: {{ quote . }}}
   {{- end }}
-  securityContext:
-    {{- include "draem-inspect.containerSecurity" $ | nindent 4 }}
-  resources:
-    {{- toYaml $.Values.resources | nindent 4 }}
-  volumeMounts:
-    - {name: incoming, mountPath: /incoming}
-    - {name: tmp, mountPath: /tmp}
+  {{- include "draem-inspect.fetching" $ | nindent 2 }}
+{{- else if hasPrefix "oci://" $archive.url }}
+{{- $source = printf "/incoming/%d" $index }}
+- name: download-{{ $index }}
+  image: {{ quote $.Values.models.oci.image }}
+  # A registry names what it keeps by its sha256.
+  command: [oras, blob, fetch, --output, {{ $source }}, {{ printf "%s@sha256:%s" (trimPrefix "oci://" $archive.url) $archive.sha256 | quote }}]
+  env:
+    - {name: HOME, value: /tmp}
+    {{- if $.Values.models.oci.credentialsSecret }}
+    - {name: DOCKER_CONFIG, value: /run/registry}
+    {{- end }}
+  {{- include "draem-inspect.fetching" $ | nindent 2 }}
+    {{- if $.Values.models.oci.credentialsSecret }}
+    - {name: registry, mountPath: /run/registry, readOnly: true}
+    {{- end }}
 {{- end }}
 - name: fetch-{{ $index }}
   image: {{ include "draem-inspect.image" $.Values.image }}
   imagePullPolicy: {{ $.Values.image.pullPolicy }}
-  args: [fetch, {{ $s3 | ternary (printf "/incoming/%d" $index) $archive.url | quote }}, --sha256, {{ $archive.sha256 | quote }}]
+  args: [fetch, {{ quote $source }}, --sha256, {{ quote $archive.sha256 }}]
   {{- with $.Values.env }}
   env:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  securityContext:
-    {{- include "draem-inspect.containerSecurity" $ | nindent 4 }}
-  resources:
-    {{- toYaml $.Values.resources | nindent 4 }}
-  volumeMounts:
-    - {name: incoming, mountPath: /incoming}
+  {{- include "draem-inspect.fetching" $ | nindent 2 }}
     - {name: models, mountPath: /models}
-    - {name: tmp, mountPath: /tmp}
 {{- end }}
+{{- end }}
+
+{{- define "draem-inspect.fetching" -}}
+securityContext:
+  {{- include "draem-inspect.containerSecurity" . | nindent 2 }}
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  - {name: incoming, mountPath: /incoming}
 {{- end }}
