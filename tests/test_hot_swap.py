@@ -1,6 +1,5 @@
 """Versions change under load: no request fails, every reply comes from exactly one model."""
 
-import shutil
 import threading
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def test_refused_activations_are_problems_that_change_nothing(models: Path) -> N
         assert 'version="1"' in client.get("/metrics").text
 
 
-def test_only_signed_versions_are_served_where_a_key_is_trusted(models: Path, tmp_path: Path) -> None:
+def test_only_signed_versions_are_served_where_a_key_is_trusted(tmp_path: Path) -> None:
     for name in ("ours", "theirs"):
         new_keys(tmp_path / f"{name}.pem", tmp_path / f"{name}.pub")
     for version, key in (("1", "ours"), ("2", "theirs")):
@@ -80,7 +79,7 @@ def test_only_signed_versions_are_served_where_a_key_is_trusted(models: Path, tm
         assert client.post("/recipes/part/activate", params={"version": "1"}).json()["version"] == "1"
         body = assert_problem(client.post("/recipes/part/activate", params={"version": "2"}), 409, "activation_failed")
         assert "signature is not from the key" in str(body["detail"])
-        shutil.copytree(models / "part" / "1", tmp_path / "signed" / "part" / "3")
+        make_bundle(tmp_path / "signed", version="3")
         body = assert_problem(client.post("/recipes/part/activate", params={"version": "3"}), 409, "activation_failed")
         assert "not signed" in str(body["detail"])
         assert client.get("/recipes").json()[0]["version"] == "1"
