@@ -228,17 +228,18 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
             metrics.refusal_seconds.observe(time.monotonic() - request.state.started)
         return problem_response(problem, getattr(request.state, "request_id", None), request.url.path)
 
+    # Coroutines, though they wait for nothing: functions would go to another thread, and a refusal must be cheap.
     @app.exception_handler(ProblemError)
-    def on_problem(request: Request, error: ProblemError) -> JSONResponse:
+    async def on_problem(request: Request, error: ProblemError) -> JSONResponse:
         return respond(request, error)
 
     @app.exception_handler(RequestValidationError)
-    def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         details = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
         return respond(request, ProblemError("invalid_request", details))
 
     @app.exception_handler(HTTPException)
-    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "invalid_request")
         response = respond(request, ProblemError(code, f"{request.method} {request.url.path}: {PROBLEMS[code][1]}"))

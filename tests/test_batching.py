@@ -217,3 +217,61 @@ def test_an_idle_device_is_kept_warm_with_the_last_image(make_batcher: Callable[
         assert backend.started.acquire(timeout=30)
     assert set(backend.batches) == {1}
     assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+
+
+def test_runs_go_side_by_side_as_many_as_the_backend_takes(make_batcher: Callable[..., Batcher]) -> None:
+    backend = FakeBackend(blocking=True, max_batch_size=1, lanes=2)
+    model, batcher = Model(backend), make_batcher()
+    futures = [batcher.submit(model, image(51 * i), FAR) for i in range(4)]
+    for _ in range(2):
+        assert backend.started.acquire(timeout=30)
+    assert (batcher.depth, backend.batches) == (2, [1, 1])
+    backend.release.release(10)
+    assert [future.result(30).score for future in futures] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+
+
+def test_runs_side_by_side_share_the_device_in_the_estimates(make_batcher: Callable[..., Batcher]) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True, max_batch_size=1, lanes=2)
+    model, batcher = Model(backend), make_batcher(clock=clock)
+    futures = [batcher.submit(model, image(), FAR) for _ in range(2)]
+    for _ in range(2):
+        assert backend.started.acquire(timeout=30)
+    clock.now += 0.2
+    backend.release.release(10)
+    for future in futures:
+        assert future.result(30).model_s == pytest.approx(0.2)
+    # Two images in 0.2 s, neither of which would have been back sooner than after 0.2 s.
+    assert model.seconds_per_image == pytest.approx(0.1)
+    backend.release = threading.Semaphore(0)
+    occupy(batcher, model)
+    with pytest.raises(OverloadedError, match="the result would take 330 ms"):
+        batcher.submit(model, image(), clock.now + 0.3)
+    batcher.submit(model, image(), clock.now + 0.4)
+    backend.release.release(10)
+
+
+def test_a_device_that_hangs_takes_no_more_images_until_it_is_back(make_batcher: Callable[..., Batcher]) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True)
+    model, batcher = Model(backend), make_batcher(clock=clock)
+    running = occupy(batcher, model)
+    clock.now += 14
+    assert batcher.hung_s() is None
+    clock.now += 2
+    assert batcher.hung_s() == pytest.approx(16)
+    with pytest.raises(BackendError, match="fake has been at one batch for 16 s: restart"):
+        batcher.submit(model, image(), FAR)
+    backend.release.release(10)
+    running.result(30)
+    assert batcher.hung_s() is None
+    batcher.submit(model, image(), FAR).result(30)
+
+
+def test_close_gives_up_a_device_that_hangs_and_answers_its_images() -> None:
+    backend = FakeBackend(blocking=True)
+    model, batcher = Model(backend), Batcher(max_batch=1, queue_size=10)
+    futures = [occupy(batcher, model), batcher.submit(model, image(), FAR)]
+    batcher.close(hung_s=0.01)
+    for future in futures:
+        with pytest.raises(BackendError, match="fake hangs"):
+            future.result(0)
+    backend.release.release(10)

@@ -203,6 +203,42 @@ def _scope(client: TestClient, method: str, path: str, headers: Any) -> dict[str
     }
 
 
+def test_a_device_that_hangs_is_told_and_every_request_is_answered(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeBackend()
+    with _service(models, monkeypatch, backend) as client:
+        backend.release = threading.Semaphore(0)
+        assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "50"}), 504, "deadline_passed")
+        monkeypatch.setattr("service.batching._HUNG_S", 0.0)
+        assert_problem(post(client, GOOD), 503, "backend_failed")
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
+        assert "restart the service" in ready.json()["reason"]
+        assert client.get("/livez").status_code == 200
+        monkeypatch.undo()
+        backend.release.release(1000)
+        while client.get("/readyz").status_code != 200:
+            pass
+        assert post(client, GOOD).json()["verdict"] == "OK"
+
+
+def test_a_backend_that_changes_its_mind_is_found_by_the_golden_check(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
+    faulty = Faulty()
+    with _service(models, monkeypatch, faulty.backend, golden_check_hours=1e-9) as client:
+        checked = client.get("/state").json()["recipes"][0]["golden_checked"]
+        while client.get("/state").json()["recipes"][0]["golden_checked"] == checked:
+            pass
+        faulty.fault = lambda maps, scores: (maps * 0.5, scores * 0.5)
+        while client.get("/readyz").status_code == 200:
+            pass
+        assert "golden/0.png: score is off" in client.get("/readyz").json()["reason"]
+        assert_problem(post(client, GOOD), 409, "recipe_not_ready")
+
+
 def test_a_full_disk_costs_records_and_no_verdict(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,9 @@ from test_inspect import assert_problem
 from test_server import running_service
 
 from service.app import create_app
+from service.bundle import write_bundle
 from service.settings import Settings
+from service.signing import new_keys, sign
 
 HEADERS = {"Content-Type": "image/png"}
 
@@ -61,6 +63,26 @@ def test_refused_activations_are_problems_that_change_nothing(models: Path) -> N
         assert_problem(client.post("/recipes/part/rollback"), 409, "activation_failed")
         assert_problem(client.post("/recipes/other/activate", params={"version": "1"}), 404, "unknown_recipe")
         assert 'version="1"' in client.get("/metrics").text
+
+
+def test_only_signed_versions_are_served_where_a_key_is_trusted(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        new_keys(tmp_path / f"{name}.pem", tmp_path / f"{name}.pub")
+    for version, key in (("1", "ours"), ("2", "theirs")):
+        bundle = make_bundle(tmp_path / "made", version=version)
+        contents = {name: bundle.file(name).read_bytes() for name in bundle.manifest.files}
+        write_bundle(tmp_path / "signed", sign(bundle.manifest, tmp_path / f"{key}.pem"), contents)
+    app = create_app(Settings(records_dir=None, models_dir=tmp_path / "signed", trusted_key=tmp_path / "ours.pub"))
+    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
+        wait_until_loaded(client)
+        assert "signature is not from the key" in client.get("/readyz").json()["reason"]
+        assert client.post("/recipes/part/activate", params={"version": "1"}).json()["version"] == "1"
+        body = assert_problem(client.post("/recipes/part/activate", params={"version": "2"}), 409, "activation_failed")
+        assert "signature is not from the key" in str(body["detail"])
+        make_bundle(tmp_path / "signed", version="3")
+        body = assert_problem(client.post("/recipes/part/activate", params={"version": "3"}), 409, "activation_failed")
+        assert "not signed" in str(body["detail"])
+        assert client.get("/recipes").json()[0]["version"] == "1"
 
 
 def test_a_shadow_version_is_compared_and_has_no_say(models: Path) -> None:

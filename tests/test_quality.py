@@ -24,6 +24,17 @@ def _faults(photo: np.ndarray, limits: QualityLimits) -> str:
     return "; ".join(find_faults(measure(photo, resize(photo, 256, 256)), limits))
 
 
+def test_figures_are_those_of_their_definitions() -> None:
+    photo = GOOD[0].copy()
+    photo[:20], photo[-30:] = 0, 255
+    gray_values = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    q = measure(photo[:, :200], photo)
+    assert q.sharpness == pytest.approx(cv2.Laplacian(gray_values, cv2.CV_64F).var())
+    assert (q.brightness, q.contrast) == pytest.approx((gray_values.mean(), gray_values.std()))
+    assert (q.dark, q.bright) == ((gray_values <= 7).mean(), (gray_values >= 248).mean())
+    assert q.aspect == 200 / photo.shape[0]
+
+
 def test_new_good_parts_and_defects_pass(limits: QualityLimits) -> None:
     for photo in GOOD[8:]:
         assert _faults(photo, limits) == ""

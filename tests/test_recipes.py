@@ -1,4 +1,5 @@
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,19 @@ def test_a_backend_that_misses_the_golden_score_is_not_served(tmp_path: Path, ba
     store = _load(tmp_path, batcher)
     with pytest.raises(RecipeNotReadyError, match=r"golden/0\.png: score is off by 1\.00e-02 \(allowed 1e-03\)"):
         store.get("part")
+
+
+def test_every_run_side_by_side_has_to_reproduce_the_golden_images(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path)
+    both = threading.Barrier(2)
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, scores = brightness(images)
+        return (maps, scores) if both.wait(30) == 0 else (maps + 0.01, scores)
+
+    store = RecipeStore(tmp_path, batcher, lambda bundle: FakeBackend(run, lanes=2, max_batch_size=1), default=None)
+    store.load()
+    assert "map by 1.00e-02" in store.failed["part"]
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])

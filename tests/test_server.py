@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
+from certificates import write_certificate
 from conftest import gray, make_bundle, png
 
 pytestmark = pytest.mark.slow
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def running_service(
-    models: Path, log: Path, **settings: object
+    models: Path, log: Path, *, verify: ssl.SSLContext | bool = True, **settings: object
 ) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
     """`python -m service` on a free port, ready; killed by pid if the test did not end it."""
     environment = {**os.environ, **{f"INSPECT_{name.upper()}": str(value) for name, value in settings.items()}}
@@ -37,7 +39,7 @@ def running_service(
             stderr=stream,
         )
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{_port(process, log)}", timeout=60) as client:
+        with httpx2.Client(base_url=_url(process, log), timeout=60, verify=verify) as client:
             while client.get("/readyz").status_code != 200:
                 time.sleep(0.02)
             yield process, client
@@ -46,10 +48,12 @@ def running_service(
         process.wait()
 
 
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
     for _ in range(3000):
-        if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", log.read_text()):
-            return int(found[1])
+        if found := re.search(r"running on (https?)://127\.0\.0\.1:(\d+)", log.read_text()):
+            # Certificates are of names.
+            host = "localhost" if found[1] == "https" else "127.0.0.1"
+            return f"{found[1]}://{host}:{found[2]}"
         assert process.poll() is None, log.read_text()
         time.sleep(0.02)
     raise AssertionError(f"the service did not start:\n{log.read_text()}")
@@ -161,3 +165,20 @@ def test_a_port_in_use_and_a_wrong_setting_end_at_once_with_a_message(tmp_path: 
         )
     assert second.returncode != 0
     assert "address already in use" in second.stderr
+
+
+def test_https_lets_in_whom_the_authority_signed(models: Path, tmp_path: Path) -> None:
+    authority = write_certificate(tmp_path, "authority", None)
+    for name in ("service", "camera"):
+        write_certificate(tmp_path, name, authority)
+    stranger = ssl.create_default_context(cafile=str(tmp_path / "authority.pem"))
+    camera = ssl.create_default_context(cafile=str(tmp_path / "authority.pem"))
+    camera.load_cert_chain(tmp_path / "camera.pem", tmp_path / "camera.key")
+    files = {"tls_cert": tmp_path / "service.pem", "tls_key": tmp_path / "service.key"}
+    with running_service(models, tmp_path / "log", verify=stranger, **files) as (_, client):
+        assert client.post("/inspect", files={"image": png(gray(51))}).json()["verdict"] == "OK"
+    files["tls_client_ca"] = tmp_path / "authority.pem"
+    with running_service(models, tmp_path / "log", verify=camera, **files) as (_, client):
+        assert client.post("/inspect", files={"image": png(gray(51))}).json()["verdict"] == "OK"
+        with httpx2.Client(base_url=client.base_url, verify=stranger) as other, pytest.raises(httpx2.TransportError):
+            other.get("/livez")

@@ -95,7 +95,7 @@ def _try(bundle: Bundle, candidate: Candidate, threads: int) -> Measured:
     except BackendError as error:
         return Measured(candidate=str(candidate), refused=str(error))
     try:
-        require_golden(bundle, backend.precision, lambda image: _first(backend, image))
+        require_golden(bundle, backend.precision, lambda image: [_first(backend, image)])
         return Measured(candidate=str(candidate), ms=round(1000 * _seconds(bundle, backend), 3))
     except (BackendError, GoldenError) as error:
         return Measured(candidate=str(candidate), refused=str(error))

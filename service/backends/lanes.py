@@ -26,7 +26,7 @@ class Lanes(Generic[Session]):
     ) -> None:
         self.count = min(2, threads)
         self._wide = open_wide(threads)
-        self._narrow = open_narrow(self.count, threads // self.count) if self.count > 1 else []
+        self._narrow = open_narrow(self.count, -(-threads // self.count)) if self.count > 1 else []
         self._running = 0
         self._lock = threading.Lock()
 
