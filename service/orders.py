@@ -108,6 +108,8 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         gone.cancel()
         working.cancel()
+        # The answer says that the picture is out of the queue: it must be.
+        await asyncio.gather(gone, working, return_exceptions=True)
 
 
 def stored(reply: InspectionReply) -> dict[str, Any]:
