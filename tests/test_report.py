@@ -142,7 +142,8 @@ def test_without_labelled_parts_it_shows_the_held_out_ones_and_claims_no_figures
     text = _text(THRESHOLDS, HELD_OUT, None, Training({"imported": ["a.pckl"]}))
     assert "held out: highest scores held out/0.6.png: NG 0.6000" in text
     assert "rendered: lowest scores rendered/0.1.png: OK" in text
-    assert "AUROC" not in text
+    assert "labelled" not in text
+    assert "pixel AUROC" not in text
     assert "Test parts" not in text
     assert "trained in" not in text
     assert "imported [&#34;a.pckl&#34;]" in text
@@ -164,9 +165,9 @@ def test_good_photos_to_look_at_are_named() -> None:
 def test_rendered_defects_are_counted_by_kind_size_and_place() -> None:
     text = _text(THRESHOLDS, HELD_OUT, None, TRAINING)
     # One pixel of the 64x64 maps is four across of a 256x256 image: the squares of 8 are large.
-    assert "per defect images image AUROC escapes escape interval dent 3 41.67 2 9.43 to 99.16" in text
-    assert "per size images image AUROC escapes escape interval over 21 px 3 41.67 2" in text
-    assert "per place images image AUROC escapes escape interval inside 3 41.67 2" in text
+    assert "per defect images image AUROC escapes escape interval dent 3 50.00 2 9.43 to 99.16" in text
+    assert "per size images image AUROC escapes escape interval over 21 px 3 50.00 2" in text
+    assert "per place images image AUROC escapes escape interval inside 3 50.00 2" in text
 
 
 @pytest.mark.parametrize("scores", [[0.0, 0.0], [1.0, 1.0]])
