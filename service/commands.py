@@ -126,7 +126,7 @@ def build_engine_command(options: argparse.Namespace) -> int:
     for recipe in chosen:
         active = read_active(options.models / recipe)
         bundle = read_bundle(options.models / recipe / (active[0] if active else recipes[recipe][-1]))
-        precision = options.precision or gpu_precision(bundle)
+        precision = gpu_precision(bundle, options.precision)
         for gpu in gpus(options.compute_capability, library):
             if options.missing:
                 key = key_of(bundle, precision, options.max_batch, gpu, library)
@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     settings = Settings()
     command.add_argument("--recipe", help="default: all")
     command.add_argument("--models", type=Path, default=settings.models_dir)
-    command.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: what the service would run")
+    command.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), default=settings.precision)
     command.add_argument("--max-batch", type=int, default=settings.max_batch)
     command.add_argument("--cache", type=Path, default=settings.cache_dir)
     command.add_argument(

@@ -282,6 +282,15 @@ def test_timing_cache_is_kept_and_a_foreign_one_is_dropped(tmp_path: Path) -> No
         assert path.read_bytes() not in (b"", before)
 
 
+def test_the_engine_is_of_the_precision_that_the_service_runs(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INSPECT_PRECISION", "int8")
+    models = str(small.path.parents[1])
+    assert run(["build-engine", "--models", models, "--cache", str(tmp_path), "--compute-capability", "8.6"]) == 2
+    assert "int8 was asked for" in capsys.readouterr().err
+
+
 def test_both_commands_build_the_same_engine(small: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = str(small.path.parents[1])
     more = ["--compute-capability", "8.6", "--max-batch", "2", "--cache"]
