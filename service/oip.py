@@ -161,7 +161,8 @@ async def infer(
         if time.monotonic() > order.deadline:
             raise ProblemError("deadline_passed", "the deadline passed while the result was being encoded")
         replies = [order.conclude(one, p.data, x_trigger_id) for one, p in zip(found, pictures, strict=True)]
-        answer.give(stored(replies[0]))
+        if x_trigger_id is not None:
+            answer.give(stored(replies[0]))
     return response
 
 

@@ -33,7 +33,7 @@ CameraId = Annotated[
     str | None, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
 ]
 
-_LOGGED = {"inspection_id", "request_id", "part_id", "recipe", "version", "verdict", "score"}
+_LOGGED = ("inspection_id", "request_id", "part_id", "recipe", "version", "verdict", "score")
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,12 @@ class Order:
         """Count, record and log a finished inspection; `image` gives what is kept of its picture, in another thread."""
         reply = inspection_reply(inspection, self.request.state.request_id, self.part)
         self.station.inspector.count(inspection)
+        record = stored(reply)
         if self.station.records is not None:
             keep = {"none": False, "failed": reply.verdict is not Verdict.OK, "all": True}
             kept = image if keep[self.station.settings.record_images] else None
-            self.station.records.add(Record(stored(reply), time.time(), trigger, kept))
-        log.info(
-            "inspected", extra=reply.model_dump(mode="json", include=_LOGGED) | {"total_ms": reply.timings_ms["total"]}
-        )
+            self.station.records.add(Record(record, time.time(), trigger, kept))
+        log.info("inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply.timings_ms["total"]})
         return reply
 
 

@@ -83,7 +83,8 @@ async def inspect(
             return Response(json.dumps(answer.before), media_type="application/json", headers={"X-Replayed": "true"})
         (inspection,) = await while_connected(request, order.inspect([decoder], mode))
         reply = order.conclude(inspection, lambda: data, x_trigger_id)
-        answer.give(stored(reply))
+        if x_trigger_id is not None:
+            answer.give(stored(reply))
     return picture_reply(inspection, x_part_id) if picture else json_reply(reply, inspection)
 
 
