@@ -491,7 +491,9 @@ def test_init_containers_bring_the_archives(
 
 def test_the_engine_step_has_the_words_and_the_settings_of_the_service() -> None:
     pod = only(render(example("everything")), "StatefulSet")["spec"]["template"]["spec"]
-    build, service = containers(pod)
+    # After the recipes are there.
+    assert [container["name"] for container in containers(pod)] == ["fetch-0", "build-engine", "service"]
+    _, build, service = containers(pod)
     options = commands._parser().parse_args(build["args"])
     assert options.command is commands.build_engine_command
     assert options.missing
