@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from training.networks import Draem
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return export_random((4, 4), 32, tmp_path_factory.mktemp("bench") / "model.onnx")
+    return export_random((4, 4), 32, tmp_path_factory.mktemp("bench"))
 
 
 def test_arithmetic_is_that_of_the_network(subject: Subject) -> None:
@@ -31,7 +32,9 @@ def test_every_contender_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capt
     assert main(command) == 0
     record = json.loads(out.read_text())
     rows = {(row["runtime"], row["precision"]): row for row in record["rows"]}
-    assert {("pytorch", "fp32"), ("ort-cpu", "fp32")} <= rows.keys()
+    assert {("pytorch", "fp32"), ("ort-cpu", "fp32"), ("ort-cpu", "int8")} <= rows.keys()
+    assert (("openvino", "int8") in rows) == bool(find_spec("openvino"))
+    assert ("ort-cpu", "bf16") not in rows
     for row in rows.values():
         assert [timing["batch"] for timing in row["timings"]] == [1, 2]
         assert all(0 < timing["p50_ms"] <= timing["p99_ms"] for timing in row["timings"])

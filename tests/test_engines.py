@@ -37,6 +37,7 @@ from training.__main__ import main
 from training.export import InspectionGraph, to_onnx
 from training.half import to_half
 from training.networks import Draem
+from training.quantize import observe, to_qdq
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
 
@@ -77,9 +78,11 @@ def single() -> bytes:
 
 @pytest.fixture(scope="module")
 def bundle(single: bytes, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The exported graph in every precision; int8 with symmetric zero points and biases in float."""
+    """The exported graph in every precision; int8 as `export --int8 gpu` writes it."""
     folder = tmp_path_factory.mktemp("engines")
-    int8 = _quantized(single, folder, ActivationSymmetric=True, QuantizeBias=False)
+    noise = list(np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8))
+    names = [node.name for node in onnx.load_from_string(single).graph.node if node.op_type == "Conv"]
+    int8 = to_qdq(single, observe(single, noise), names, "int8")
     return _with_models(folder, {"fp32": single, "fp16": to_half(single), "int8": int8})
 
 

@@ -75,6 +75,19 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "export", export_command)
     command.add_argument("--bundle", type=Path, required=True, help="models/RECIPE/VERSION")
+    command.add_argument(
+        "--int8",
+        nargs="?",
+        const="cpu",
+        choices=("cpu", "gpu"),
+        help="write a version that has INT8 too, in the layout of CPUs (the default) or of TensorRT",
+    )
+    command.add_argument("--bf16", action="store_true", help="write a version that may be rounded to bfloat16 on CPUs")
+    command.add_argument("--data", type=Path, help=f"of --int8 and --bf16, as it was trained on: {_DATA}")
+    command.add_argument(
+        "--version", help="of the bundle with --int8 or --bf16; default the old one's with -int8, -bf16"
+    )
+    command.add_argument("--sign", type=Path, help="PEM file of an Ed25519 private key to sign that version with")
     command.add_argument("--tensorrt", action="store_true", help="build TensorRT engines")
     command.add_argument("--triton", type=Path, metavar="DIR", help="add the recipe to this Triton model repository")
     command.add_argument(
@@ -95,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     subject.add_argument(
         "--widths", type=int, nargs=2, metavar=("R", "D"), help="an untrained network; the paper's: 128 64"
     )
+    command.add_argument("--compact", action="store_true", help="the untrained network is one of 2x2 pixel blocks")
     command.add_argument("--size", type=int, default=256, help="pixels of the untrained network's input")
     command.add_argument("--threads", type=int, default=0, help="of one inference; 0: all cores")
     command.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8], help="images in one inference")

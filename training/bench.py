@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,12 +28,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from service.bundle import Bundle, InputSpec, Precision
+from training.compact import CompactDraem
 from training.networks import Draem
 
 Run = Callable[[NDArray[np.uint8]], object]
 _ENERGY = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 _PROBE = 2048  # rows and columns of the matrices
-_BITS = {"fp32": torch.float32, "fp16": torch.bfloat16, "int8": torch.int8}
+_TYPES = {"fp32": torch.float32, "fp16": torch.bfloat16, "bf16": torch.bfloat16}
 
 
 class BenchError(ValueError):
@@ -41,11 +43,15 @@ class BenchError(ValueError):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed: ONNX files by precision, their input, and the widths of the same network in PyTorch."""
+    """What is timed: ONNX files by precision, their input, and widths and kind of the same network in PyTorch.
+
+    bf16 is the fp32 file, rounded as it runs.
+    """
 
     models: dict[Precision, Path]
     input: InputSpec
     widths: tuple[int, int]
+    compact: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,13 @@ def contenders(subject: Subject) -> list[Contender]:
     found = [Contender("pytorch", "fp32")]
     if find_spec("anomalib"):
         found.append(Contender("anomalib", "fp32"))
-    return found + [Contender("ort-cpu", precision) for precision in subject.models]
+    found += [Contender("ort-cpu", precision) for precision in subject.models if precision != "bf16"]
+    if find_spec("openvino"):
+        from service.backends.openvino import has_bf16
+
+        skipped = {"fp16"} if has_bf16() else {"fp16", "bf16"}
+        found += [Contender("openvino", precision) for precision in subject.models if precision not in skipped]
+    return found
 
 
 def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -178,16 +190,41 @@ def subject_of(bundle: Bundle) -> Subject:
         raise BenchError(f"{bundle.path}: the manifest does not say the networks' widths: use --widths")
     models = {precision: bundle.file(file) for precision, file in manifest.models.items()}
     widths = int(str(config["reconstructive_width"])), int(str(config["discriminative_width"]))
-    return Subject(models, manifest.input, widths)
+    # The whole network rounds to bf16 here whether or not that was accepted: it is timed, not believed.
+    return Subject({**models, "bf16": models["fp32"]}, manifest.input, widths, config.get("compact") is True)
 
 
-def export_random(widths: tuple[int, int], size: int, file: Path) -> Subject:
-    """A network of these widths with random weights: time does not depend on what it learned."""
+def export_random(widths: tuple[int, int], size: int, folder: Path, *, compact: bool = False) -> Subject:
+    """A network of these widths with random weights, in `folder`: time does not depend on what it learned.
+
+    In INT8 the layers stay in float that stayed so in trained networks: the reconstruction's last two, and the one that
+    reads it.
+    """
     from training.export import InspectionGraph, to_onnx
+    from training.quantize import observe, to_qdq
 
     torch.manual_seed(0)
-    file.write_bytes(to_onnx(InspectionGraph(Draem(*widths)).eval(), size))
-    return Subject({"fp32": file}, InputSpec(height=size, width=size), widths)
+    model = to_onnx(InspectionGraph(_network(widths, compact)).eval(), size)
+    names = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
+    reads = _reading_the_reconstruction(model)
+    layers = [name for i, name in enumerate(names) if not reads - 2 <= i <= reads]
+    noise = list(np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8))
+    files: dict[Precision, Path] = {"fp32": folder / "model.onnx", "int8": folder / "model.int8.onnx"}
+    files["fp32"].write_bytes(model)
+    files["int8"].write_bytes(to_qdq(model, observe(model, noise), layers, "uint8"))
+    return Subject({**files, "bf16": files["fp32"]}, InputSpec(height=size, width=size), widths, compact)
+
+
+def _reading_the_reconstruction(model: bytes) -> int:
+    """Which of the convolutions, in order, reads reconstruction and image."""
+    graph = onnx.load_from_string(model).graph
+    first = next(node for node in graph.node if node.op_type == "Concat").output[0]
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    return next(i for i, node in enumerate(convolutions) if node.input[0] == first)
+
+
+def _network(widths: tuple[int, int], compact: bool) -> nn.Module:
+    return (CompactDraem if compact else Draem)(*widths)
 
 
 def write_record(record: dict[str, Any], file: Path) -> None:
@@ -215,11 +252,18 @@ def _open(subject: Subject, contender: Contender, threads: int) -> None:
     torch.set_num_threads(threads)
     _input = subject.input
     if contender.runtime in ("pytorch", "anomalib"):
-        _run = _in_torch(_peer(subject) if contender.runtime == "anomalib" else Draem(*subject.widths))
+        _run = _in_torch(
+            _peer(subject) if contender.runtime == "anomalib" else _network(subject.widths, subject.compact)
+        )
+        return
+    model = subject.models[contender.precision]
+    if contender.runtime == "openvino":
+        from service.backends.openvino import OpenVinoBackend
+
+        _run = OpenVinoBackend(model, subject.input, contender.precision, threads=threads).run
         return
     from service.backends.ort import OrtBackend
 
-    model = subject.models[contender.precision]
     _run = OrtBackend(model, subject.input, contender.precision, threads=threads).run
 
 
@@ -263,7 +307,7 @@ def _probe(precision: Precision) -> float:
         a = torch.ones(_PROBE, _PROBE, dtype=torch.int8)
         multiply: Callable[[], object] = lambda: torch._int_mm(a, a)  # noqa: E731
     else:
-        b = torch.ones(_PROBE, _PROBE, dtype=_BITS[precision])
+        b = torch.ones(_PROBE, _PROBE, dtype=_TYPES[precision])
         multiply = lambda: b @ b  # noqa: E731
     multiply()
     start = time.perf_counter()
@@ -272,4 +316,9 @@ def _probe(precision: Precision) -> float:
 
 
 def _peak_memory_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        # Not getrusage: on Linux its peak is that of the process which started this one, where that is larger.
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -32,7 +32,9 @@ from training.demo_parts import write_dataset
 from training.distributed import DeviceError
 from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
 from training.export import ExportError, InspectionGraph, score_with_torch
+from training.lower_precision import add_precision, quantize_for
 from training.official import CheckpointError, load_official
+from training.quantize import Activations, QuantizationError
 from training.queue import INTERRUPTED, QueueError, QueueStoppedError, work_through
 from training.recipe import RESULTS, warn_of_outlying, warn_of_unusual, write_recipe, write_results
 from training.regions import RegionError, keep_mask
@@ -51,7 +53,6 @@ from training.trainer import (
     train,
     training_minutes,
 )
-from training.triton import export_triton
 
 # Fields of a configuration that no flag sets.
 NO_FLAGS = {"preset", "simulator"}
@@ -65,6 +66,7 @@ _ERRORS = (
     EvaluationError,
     ExportError,
     ImageError,
+    QuantizationError,
     QueueError,
     RegionError,
     ResultsError,
@@ -197,17 +199,47 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 
 def export_command(options: argparse.Namespace) -> None:
-    """Make from a bundle what another runtime needs: TensorRT engines in a cache, or a model of Triton's."""
-    if not options.tensorrt and not options.triton:
-        raise ExportError("nothing to export to: add --tensorrt or --triton DIR")
+    """Make from a bundle what another runtime needs: a version with INT8 or bfloat16, or TensorRT engines."""
+    if not (options.tensorrt or options.int8 or options.bf16):
+        raise ExportError("nothing to export to: add --int8, --bf16 or --tensorrt")
     bundle = read_bundle(options.bundle)
-    if options.triton:
-        precisions = options.precision or ["fp32"]
-        if len(precisions) > 1:
-            raise ExportError("Triton serves one graph a recipe: give --precision once")
-        print(export_triton(bundle, options.triton, precision=precisions[0], max_batch=options.max_batch))
+    if options.int8 or options.bf16:
+        bundle = _with_lower_precision(bundle, options)
     if options.tensorrt:
         _build_engines(bundle, options)
+
+
+def _with_lower_precision(bundle: Bundle, options: argparse.Namespace) -> Bundle:
+    """A new version beside `bundle`, calibrated on the photos that it was trained on, accepted on those it was not."""
+    if not options.data:
+        raise ExportError("a lower precision is calibrated and accepted on good photos: add --data")
+    manifest = bundle.manifest
+    config = manifest.training.get("config")
+    settings = config if isinstance(config, dict) else {}
+    seed = int(str(settings.get("seed", 0)))
+    trained_on, held_out = split(good_images(options.data), float(str(settings.get("holdout", 0.15))), seed)
+    size = manifest.input.height, manifest.input.width
+    photos = [resize(read(path), *size) for path in trained_on]
+    places = {"models": bundle.path.parents[1], "seed": seed, "signing_key": options.sign}
+    held_out_photos = [resize(read(path), *size) for path in held_out]
+    added = {"int8": options.int8, "bf16": options.bf16}
+    version = options.version or "-".join([manifest.version, *(name for name, asked in added.items() if asked)])
+    with tempfile.TemporaryDirectory() as folder:
+        # Every precision gives a whole version; only the last one is to be seen.
+        if options.int8 and options.bf16:
+            places["models"] = Path(folder)
+        if options.int8:
+            activations: Activations = "uint8" if options.int8 == "cpu" else "int8"
+            quantized = quantize_for(bundle, photos, activations, seed=seed)
+            bundle = add_precision(bundle, "int8", held_out_photos, version=version, quantized=quantized, **places)
+        if options.bf16:
+            places["models"] = options.bundle.parents[1]
+            bundle = add_precision(bundle, "bf16", held_out_photos, version=version, **places)
+    print(f"bundle {bundle.path}: {', '.join(bundle.manifest.models)}")
+    for name, asked in added.items():
+        if asked:
+            print(f"{name}: {json.dumps(bundle.manifest.training[name])}")
+    return bundle
 
 
 def _build_engines(bundle: Bundle, options: argparse.Namespace) -> None:
@@ -226,7 +258,7 @@ def bench_command(options: argparse.Namespace) -> None:
         if options.bundle:
             subject = bench.subject_of(read_bundle(options.bundle))
         else:
-            subject = bench.export_random(tuple(options.widths), options.size, Path(folder) / "model.onnx")
+            subject = bench.export_random(tuple(options.widths), options.size, Path(folder), compact=options.compact)
         threads = options.threads or os.cpu_count() or 1
         record = bench.run_bench(subject, threads=threads, batches=options.batch, rounds=options.rounds)
     print(bench.tabulate(record))

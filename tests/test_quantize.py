@@ -1,0 +1,164 @@
+"""INT8: which layers stay in float, what both CPU runtimes make of it, and the refusal with the figures."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from service.backends import Backend, cpu_candidates, open_on_cpu
+from service.bundle import read_bundle
+from service.golden import require_golden
+from service.images import Pixels
+from training import quantize as quantization
+from training.__main__ import main
+from training.compact import CompactDraem
+from training.demo_parts import render_good, write_dataset
+from training.export import InspectionGraph, to_onnx
+from training.networks import Draem
+from training.quantize import QuantizationError, Result, even_channels, quantize, require_figures, runner, to_qdq
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module", params=[Draem, CompactDraem])
+def model(request: pytest.FixtureRequest) -> bytes:
+    """Untrained, one channel of its layers far louder than the others."""
+    torch.manual_seed(0)
+    network = request.param(4, 4).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # statistics are those of the one batch below
+            module.weight.data[0] *= 20
+    network(torch.rand(8, 3, SIZE, SIZE))
+    return to_onnx(InspectionGraph(network.eval()), SIZE)
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Pixels]:
+    return [render_good(np.random.default_rng(seed))[96 : 96 + SIZE, 96 : 96 + SIZE] for seed in range(6)]
+
+
+def _convolutions(model: bytes) -> list[str]:
+    return [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
+
+
+def _error(model: bytes, other: bytes, photos: list[Pixels]) -> float:
+    pairs = [(runner(model)(photo)[0], runner(other)(photo)[0]) for photo in photos]
+    return float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
+
+
+def test_even_channels_are_the_same_function_and_quantise_better(model: bytes, photos: list[Pixels]) -> None:
+    even = even_channels(model, photos)
+    assert _error(model, even, photos) < 5e-4
+    errors = {}
+    for name, graph in (("as it is", model), ("even", even)):
+        ranges = quantization.observe(graph, photos)
+        errors[name] = _error(model, to_qdq(graph, ranges, _convolutions(graph), "uint8"), photos)
+    assert 0 < errors["even"] < errors["as it is"]
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+def test_layers_that_are_asked_for_multiply_integers_and_no_others(
+    model: bytes, photos: list[Pixels], activations: quantization.Activations
+) -> None:
+    names = _convolutions(model)
+    data = to_qdq(model, quantization.observe(model, photos), names[:-2], activations)
+    graph = onnx.load_from_string(data).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            kinds = Counter(makers[name].op_type for name in node.input[:2] if name in makers)
+            assert kinds["DequantizeLinear"] == (2 if node.name in names[:-2] else 0)
+        if node.op_type == "QuantizeLinear":
+            zero = weights[node.input[2]]
+            assert zero.dtype == np.dtype(activations)
+            assert activations == "uint8" or zero == 0
+    for name in names[:-2]:
+        node = next(node for node in graph.node if node.name == name)
+        integers, scale, _ = (weights[i] for i in makers[node.input[1]].input)
+        assert integers.dtype == np.int8
+        # Per channel: each has its own scale and uses all of the range.
+        assert scale.shape == (integers.shape[0],)
+        assert (np.abs(integers.astype(int)).max(axis=(1, 2, 3)) == 127).all()
+
+
+def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(
+    model: bytes, photos: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `figures` gives is made up here: as good as the layer of most damage is left out, else bad."""
+    parts = quantization.Labelled(photos[:3], photos[3:], [np.zeros((SIZE, SIZE), np.bool_)] * 3)
+    asked: list[int] = []
+
+    def made_up(good_from: int) -> None:
+        asked.clear()
+
+        def figures(*_: object) -> dict[str, float]:
+            asked.append(0)
+            good = len(asked) == 1 or len(asked) - 2 >= good_from
+            return {"image_auroc": 0.99 if good else 0.5, "pixel_ap": 0.8}
+
+        monkeypatch.setattr(quantization, "figures", figures)
+
+    made_up(2)
+    found = quantize(model, photos, parts, "uint8")
+    assert len(found.float_layers) == 2
+    even = even_channels(model, photos)
+    ranges = quantization.observe(even, photos)
+    alone = {name: _error(even, to_qdq(even, ranges, [name], "uint8"), photos) for name in _convolutions(even)}
+    assert set(found.float_layers) == set(sorted(alone, key=alone.__getitem__)[-2:])
+    made_up(1000)
+    with pytest.raises(
+        QuantizationError, match=r"in float is refused: .* image_auroc 99\.00 to 50\.00 \(at most 0\.2 less\)"
+    ):
+        quantize(model, photos, parts, "uint8")
+
+
+def test_figures_may_fall_by_so_much_and_no_more() -> None:
+    before = {"image_auroc": 0.99, "pixel_ap": 0.8}
+    require_figures("int8", before, {"image_auroc": 0.9881, "pixel_ap": 0.791})
+    for worse in ({"image_auroc": 0.987, "pixel_ap": 0.8}, {"image_auroc": 0.99, "pixel_ap": 0.789}):
+        with pytest.raises(QuantizationError, match=r"pixel_ap 80\.00 to"):
+            require_figures("int8", before, worse)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    write_dataset(folder, good=24, test_good=1, defects_per_kind=1, seed=5)
+    return folder
+
+
+def _run(backend: Backend) -> Callable[[Pixels], Result]:
+    def run(image: Pixels) -> Result:
+        maps, scores = backend.run(image[None])
+        return maps[0], float(scores[0])
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_bundle_gets_int8_that_every_runtime_reproduces(demo: Path, parts: Path, tmp_path: Path) -> None:
+    source = read_bundle(demo)
+    copied = tmp_path / "models" / "demo" / "1"
+    shutil.copytree(demo, copied)
+    command = ["export", "--bundle", str(copied), "--data", str(parts), "--int8"]
+    assert main(command) == 0
+    bundle = read_bundle(tmp_path / "models" / "demo" / "1-int8")
+    assert bundle.manifest.models.keys() == {"fp32", "int8"}
+    assert bundle.manifest.tolerances["int8"].anomaly_map >= bundle.manifest.tolerances["fp32"].anomaly_map
+    assert bundle.manifest.thresholds == source.manifest.thresholds
+    for candidate in cpu_candidates(bundle, "auto", "int8"):
+        backend = open_on_cpu(bundle, candidate, threads=1)
+        require_golden(bundle, "int8", _run(backend))
+        backend.close()
+    # Kept versions stay: the same command again is an error.
+    assert main(command) == 1
