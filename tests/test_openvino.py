@@ -63,6 +63,8 @@ def test_bf16_is_refused_where_the_cpu_has_none(model: Path, monkeypatch: pytest
     monkeypatch.setattr(openvino_backend, "has_bf16", lambda: False)
     with pytest.raises(BackendError, match="this CPU does not have it"):
         openvino_backend.OpenVinoBackend(model, SPEC, "bf16", threads=1)
+    # What int8 leaves in float is float32 then.
+    assert openvino_backend.OpenVinoBackend(model, SPEC, "int8", threads=1).precision == "int8"
 
 
 def test_another_size_signature_or_file_is_refused(model: Path, tmp_path: Path) -> None:

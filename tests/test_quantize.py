@@ -22,8 +22,18 @@ from training.__main__ import main
 from training.compact import CompactDraem
 from training.demo_parts import render_good, write_dataset
 from training.export import InspectionGraph, to_onnx
+from training.lower_precision import add_precision
 from training.networks import Draem
-from training.quantize import QuantizationError, Result, even_channels, quantize, require_figures, runner, to_qdq
+from training.quantize import (
+    QuantizationError,
+    Quantized,
+    Result,
+    even_channels,
+    quantize,
+    require_figures,
+    runner,
+    to_qdq,
+)
 
 SIZE = 64
 
@@ -108,6 +118,7 @@ def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(
 
         monkeypatch.setattr(quantization, "figures", figures)
 
+    monkeypatch.setattr(quantization, "_SCORE_ERROR", 1.0)
     made_up(2)
     found = quantize(model, photos, parts, "uint8")
     assert len(found.float_layers) == 2
@@ -115,9 +126,14 @@ def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(
     ranges = quantization.observe(even, photos)
     alone = {name: _error(even, to_qdq(even, ranges, [name], "uint8"), photos) for name in _convolutions(even)}
     assert set(found.float_layers) == set(sorted(alone, key=alone.__getitem__)[-2:])
+    made_up(0)
+    assert quantize(model, photos, parts, "uint8").float_layers == []
+    monkeypatch.setattr(quantization, "_SCORE_ERROR", 0.0)
+    with pytest.raises(QuantizationError, match=r"scores are off by up to 0\.\d+ \(allowed 0\.0\)"):
+        quantize(model, photos, parts, "uint8")
     made_up(1000)
     with pytest.raises(
-        QuantizationError, match=r"in float is refused: .* image_auroc 99\.00 to 50\.00 \(at most 0\.2 less\)"
+        QuantizationError, match=r"INT8 is refused: with .* image_auroc 99\.00 to 50\.00 \(at most 0\.2 less\)"
     ):
         quantize(model, photos, parts, "uint8")
 
@@ -137,28 +153,51 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(backend: Backend) -> Callable[[Pixels], Result]:
-    def run(image: Pixels) -> Result:
+def _run(backend: Backend) -> Callable[[Pixels], list[Result]]:
+    def run(image: Pixels) -> list[Result]:
         maps, scores = backend.run(image[None])
-        return maps[0], float(scores[0])
+        return [(maps[0], float(scores[0]))]
 
     return run
 
 
 @pytest.mark.slow
-def test_a_bundle_gets_int8_that_every_runtime_reproduces(demo: Path, parts: Path, tmp_path: Path) -> None:
-    source = read_bundle(demo)
+def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
+    demo: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What quantising gives is the float graph here, then a network that has learned nothing."""
     copied = tmp_path / "models" / "demo" / "1"
     shutil.copytree(demo, copied)
-    command = ["export", "--bundle", str(copied), "--data", str(parts), "--int8"]
-    assert main(command) == 0
-    bundle = read_bundle(tmp_path / "models" / "demo" / "1-int8")
+    source = read_bundle(copied)
+    same = Quantized(source.file("model.onnx").read_bytes(), ["node_conv2d"])
+    monkeypatch.setattr("training.commands.quantize_for", lambda *_, **__: same)
+    command = ["export", "--bundle", str(copied), "--int8"]
+    assert main(command) == 1
+    assert main([*command, "--data", str(parts)]) == 0
+    bundle = read_bundle(copied.with_name("1-int8"))
     assert bundle.manifest.models.keys() == {"fp32", "int8"}
-    assert bundle.manifest.tolerances["int8"].anomaly_map >= bundle.manifest.tolerances["fp32"].anomaly_map
     assert bundle.manifest.thresholds == source.manifest.thresholds
+    record = bundle.manifest.training["int8"]
+    assert isinstance(record, dict)
+    assert record["float_layers"] == ["node_conv2d"]
+    assert record["onnxruntime"] == record["fp32"]
     for candidate in cpu_candidates(bundle, "auto", "int8"):
         backend = open_on_cpu(bundle, candidate, threads=1)
         require_golden(bundle, "int8", _run(backend))
         backend.close()
-    # Kept versions stay: the same command again is an error.
-    assert main(command) == 1
+    # A version is never overwritten.
+    assert main([*command, "--data", str(parts)]) == 1
+
+    torch.manual_seed(0)
+    other = Quantized(to_onnx(InspectionGraph(CompactDraem(4, 4)).eval(), 256), [])
+    with pytest.raises(QuantizationError, match=r"int8 in onnxruntime is refused: .*image_auroc .* pixel_ap"):
+        add_precision(
+            source,
+            "int8",
+            [render_good(np.random.default_rng(seed)) for seed in range(3)],
+            models=tmp_path / "models",
+            version="2",
+            seed=0,
+            quantized=other,
+        )
+    assert not copied.with_name("2").exists()

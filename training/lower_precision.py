@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -73,7 +74,7 @@ def add_precision(
     parts = _labelled(held_out, held_out, seed)
     name = f"model.{precision}.onnx" if quantized else manifest.models["fp32"]
     contents = {file: bundle.file(file).read_bytes() for file in manifest.files if file != MANIFEST}
-    fp32 = OrtBackend(bundle.file(manifest.models["fp32"]), manifest.input, "fp32", threads=0)
+    fp32 = OrtBackend(bundle.file(manifest.models["fp32"]), manifest.input, "fp32", threads=os.cpu_count() or 1)
     before = figures(parts, _single(fp32))
     fp32.close()
     if quantized:
@@ -134,13 +135,13 @@ def _runtimes(precision: Precision) -> list[_Open]:
 
 
 def _ort(file: Path, bundle: Bundle, precision: Precision) -> Backend:
-    return OrtBackend(file, bundle.manifest.input, precision, threads=0)
+    return OrtBackend(file, bundle.manifest.input, precision, threads=os.cpu_count() or 1)
 
 
 def _openvino(file: Path, bundle: Bundle, precision: Precision) -> Backend:
     from service.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(file, bundle.manifest.input, precision, threads=0)
+    return OpenVinoBackend(file, bundle.manifest.input, precision, threads=os.cpu_count() or 1)
 
 
 def _labelled(good: Sequence[Pixels], damaged: Sequence[Pixels], seed: int) -> Labelled:

@@ -47,7 +47,7 @@ class OpenVinoBackend:
         self.provider = "CPU"
 
         def open_requests(streams: int, threads: int) -> list[openvino.InferRequest]:
-            return _open(model, graph, expected, _HINTS[precision], streams, threads)
+            return _open(model, graph, expected, _HINTS[precision] if has_bf16() else "f32", streams, threads)
 
         self._lanes = Lanes(threads, lambda threads: open_requests(1, threads)[0], open_requests)
         self.lanes = self._lanes.count
