@@ -40,7 +40,7 @@ class Quality:
 def measure(image: Pixels, resized: Pixels) -> Quality:
     """Quality of a picture `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
     gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY)
-    # Whole numbers and OpenCV's sums: a third of what NumPy takes for the same figures.
+    # Whole numbers and OpenCV's sums: the same figures as NumPy's of floats, sooner.
     edges = cv2.Laplacian(gray, cv2.CV_16S)
     brightness, contrast = cv2.meanStdDev(gray)
     return Quality(
