@@ -46,7 +46,7 @@ def test_every_contender_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capt
 
 def test_an_imported_bundle_is_told_to_give_its_widths() -> None:
     demo = read_bundle(Path(__file__).parents[1] / "models" / "demo" / "1")
-    assert subject_of(demo).widths == (8, 8)
+    assert subject_of(demo).widths == (16, 16)
     imported = replace(demo, manifest=demo.manifest.model_copy(update={"training": {"imported": ["a", "b"]}}))
     with pytest.raises(BenchError, match="use --widths"):
         subject_of(imported)

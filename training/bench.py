@@ -134,7 +134,7 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
             rate = macs / min(taken for taken, _ in seconds[contender, batches[0]]) * batches[0]
             memory = pool.submit(_peak_memory_mib).result()
             share = rate / max(probes[contender.precision])
-            rows.append(BenchRow(contender.runtime, contender.precision, timings, round(memory, 1), round(share, 3)))
+            rows.append(BenchRow(contender.runtime, contender.precision, timings, round(memory, 1), share))
     finally:
         for pool in pools.values():
             pool.shutdown()
