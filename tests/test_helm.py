@@ -335,6 +335,10 @@ def test_the_service_reads_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch)
         ({"models": {"source": "archives"}}, "archives"),
         ({"models": {"source": "archives", "archives": [{"url": "https://a/b.tar"}]}}, "sha256"),
         ({"models": {"source": "archives", "archives": [{"url": "ftp://a/b.tar", "sha256": "0" * 64}]}}, "url"),
+        (
+            {"models": {"source": "archives", "archives": [{"url": "oci://a/b", "sha256": "0" * 64}]}},
+            "models.oci.image: name an image",
+        ),
         ({"models": {"archives": example("s3")["models"]["archives"]}}, "source"),
         ({"models": {"claim": {"size": "10"}}}, "size"),
         ({"apiKeys": {"lines": ["a key in the clear"]}}, "lines"),
@@ -464,7 +468,7 @@ def test_init_containers_bring_the_archives(
         tar.add(tmp_path / "trained", arcname=".")
     sha256 = hashlib.sha256((tmp_path / "0").read_bytes()).hexdigest()
     archive = {"url": f"{scheme}://store/recipes", "sha256": sha256}
-    models = {"source": source, "archives": [archive], "oci": {"credentialsSecret": "registry-reader"}}
+    models = {"source": source, "archives": [archive], "oci": {"image": "oras", "credentialsSecret": "registry-reader"}}
     pod = only(render({"models": models}), "StatefulSet")["spec"]["template"]["spec"]
     download, fetch = pod["initContainers"]
     (service,) = pod["containers"]

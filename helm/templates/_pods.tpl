@@ -109,7 +109,7 @@ affinity:
 {{- else if hasPrefix "oci://" $archive.url }}
 {{- $source = printf "/incoming/%d" $index }}
 - name: download-{{ $index }}
-  image: {{ quote $.Values.models.oci.image }}
+  image: {{ required "models.oci.image: name an image with the command oras, oci:// archives need it" $.Values.models.oci.image | quote }}
   # A registry names what it keeps by its sha256.
   command: [oras, blob, fetch, --output, {{ $source }}, {{ printf "%s@sha256:%s" (trimPrefix "oci://" $archive.url) $archive.sha256 | quote }}]
   env:
