@@ -9,12 +9,14 @@ PRESET ?= edge
 serve: $(VENV)/.service
 	@$(VENV)/bin/python -m service --banner true
 
+# Helm's library is written in Go. The signals that preempt its threads crash a process in which torch and ONNX Runtime
+# have run; Go reads the switch only where it was set before Python began.
 test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/python -m pytest
+	GODEBUG=asyncpreemptoff=1 $(VENV)/bin/python -m pytest
 
 train: $(VENV)/.training
 	@test -n "$(DATA)" -a -n "$(RECIPE)" || { echo "usage: make train DATA=folder-of-good-photos RECIPE=name [TEXTURES=folder] [PRESET=quick|edge|paper]"; exit 2; }
