@@ -53,6 +53,7 @@ from training.trainer import (
     train,
     training_minutes,
 )
+from training.triton import export_triton
 
 # Fields of a configuration that no flag sets.
 NO_FLAGS = {"preset", "simulator"}
@@ -199,12 +200,17 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 
 def export_command(options: argparse.Namespace) -> None:
-    """Make from a bundle what another runtime needs: a version with INT8 or bfloat16, or TensorRT engines."""
-    if not (options.tensorrt or options.int8 or options.bf16):
-        raise ExportError("nothing to export to: add --int8, --bf16 or --tensorrt")
+    """Make from a bundle what another runtime needs: a version with INT8 or bfloat16, engines, a model of Triton's."""
+    if not (options.int8 or options.bf16 or options.tensorrt or options.triton):
+        raise ExportError("nothing to export to: add --int8, --bf16, --tensorrt or --triton DIR")
     bundle = read_bundle(options.bundle)
     if options.int8 or options.bf16:
         bundle = _with_lower_precision(bundle, options)
+    if options.triton:
+        precisions = options.precision or ["fp32"]
+        if len(precisions) > 1:
+            raise ExportError("Triton serves one graph a recipe: give --precision once")
+        print(export_triton(bundle, options.triton, precision=precisions[0], max_batch=options.max_batch))
     if options.tensorrt:
         _build_engines(bundle, options)
 
