@@ -43,6 +43,14 @@ def test_escapes_of_simulated_defects_are_counted_not_used() -> None:
     assert (with_defects.review, with_defects.reject) == (without.review, without.reject)
 
 
+def test_pixel_threshold_is_above_good_maps_and_below_a_saturated_defect() -> None:
+    scores = np.linspace(0, 0.5, 40, dtype=np.float32)
+    maps = np.full((40, 32, 32), 0.7, np.float32)
+    assert calibrate(scores, maps, NONE, false_reject_rate=0.01).pixel == pytest.approx(0.7)
+    maps[:, :4, :4] = 1.0
+    assert calibrate(scores, maps, NONE, false_reject_rate=0.01).pixel < 1.0
+
+
 def test_clopper_pearson_known_values() -> None:
     assert clopper_pearson(0, 100) == pytest.approx((0.0, 0.03622), abs=1e-5)
     assert clopper_pearson(5, 50) == pytest.approx((0.03328, 0.21814), abs=1e-5)

@@ -12,6 +12,8 @@ from service.bundle import Calibration, Thresholds
 
 # REVIEW may take this many times more good parts than NG: a look costs less than a rejected part.
 REVIEW_TO_REJECT = 3.0
+# Good photos with a spot that is all bright would put the pixel threshold at 1, and no region would ever be shown.
+PIXEL_THRESHOLDS = (0.5, 0.9)
 
 
 def calibrate(
@@ -45,7 +47,7 @@ def calibrate(
     return Thresholds(
         review=review,
         reject=reject,
-        pixel=max(0.5, float(np.quantile(good_maps, 0.9999))),
+        pixel=float(np.clip(np.quantile(good_maps, 0.9999), *PIXEL_THRESHOLDS)),
         min_area=min_area,
         calibration=Calibration(
             target_false_reject_rate=false_reject_rate,
