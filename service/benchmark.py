@@ -52,6 +52,8 @@ async def benchmark(
         process, url = await stack.enter_async_context(_service(models, recipe, folder))
         client = await stack.enter_async_context(AsyncClient(url, timeout_s=60))
         figures["one_at_a_time"] = await _one_at_a_time(client, images, requests)
+        large = [encode(resize(picture, 1024, 1024), ".jpg") for picture in _pictures(bundle, seed)]
+        figures["one_at_a_time_1024"] = await _one_at_a_time(client, large, requests)
         load = BareClient(url)
         figures["saturated"] = await _saturated(load, images, requests)
         capacity = figures["saturated"]["per_s"]
@@ -167,6 +169,7 @@ async def _one_at_a_time(client: AsyncClient, images: list[bytes], requests: int
     return {
         "latency_p50_ms": round(statistics.median(latencies), 3),
         "latency_p99_ms": round(float(np.percentile(latencies, 99)), 3),
+        "decode_to_reply_p50_ms": round(statistics.median(s["total"] - s["read"] for s in stages), 3),
         "overhead_p50_ms": round(statistics.median(overhead), 3),
         "stage_p50_ms": {name: round(statistics.median(s[name] for s in stages), 3) for name in stages[0]},
     }

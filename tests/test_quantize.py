@@ -11,12 +11,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import wait_until_loaded
+from fastapi.testclient import TestClient
 from onnx import numpy_helper
 
+from service.app import create_app
 from service.backends import Backend, cpu_candidates, open_on_cpu
 from service.bundle import read_bundle
 from service.golden import require_golden
 from service.images import Pixels
+from service.settings import Settings
 from training import quantize as quantization
 from training.__main__ import main
 from training.compact import CompactDraem
@@ -185,6 +189,15 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
         backend = open_on_cpu(bundle, candidate, threads=1)
         require_golden(bundle, "int8", _run(backend))
         backend.close()
+    settings = Settings(records_dir=None, models_dir=copied.parents[1], precision="int8", cache_dir=tmp_path / "cache")
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        wait_until_loaded(client)
+        golden = bundle.manifest.golden[0]
+        picture, headers = bundle.file(golden.image).read_bytes(), {"Content-Type": "image/png"}
+        reply = client.post("/inspect", params={"recipe": "demo"}, content=picture, headers=headers).json()
+    assert (reply["version"], reply["backend"]["precision"]) == ("1-int8", "int8")
+    assert reply["model_sha256"] == bundle.model_sha256("int8")
+    assert abs(reply["score"] - golden.score) <= bundle.manifest.tolerances["int8"].score
     # A version is never overwritten.
     assert main([*command, "--data", str(parts)]) == 1
 

@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from service.bundle import Bundle, InputSpec, Precision
 from training.compact import CompactDraem
@@ -56,7 +56,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Contender:
-    runtime: str  # pytorch, anomalib, or a choice of service.backends
+    runtime: str  # pytorch, anomalib, anomalib-openvino, or a choice of service.backends
     precision: Precision
 
 
@@ -104,6 +104,8 @@ def contenders(subject: Subject) -> list[Contender]:
         from service.backends.openvino import has_bf16
 
         skipped = {"fp16"} if has_bf16() else {"fp16", "bf16"}
+        if find_spec("anomalib"):
+            found.append(Contender("anomalib-openvino", "bf16" if has_bf16() else "fp32"))
         found += [Contender("openvino", precision) for precision in subject.models if precision not in skipped]
     return found
 
@@ -256,6 +258,9 @@ def _open(subject: Subject, contender: Contender, threads: int) -> None:
             _peer(subject) if contender.runtime == "anomalib" else _network(subject.widths, subject.compact)
         )
         return
+    if contender.runtime == "anomalib-openvino":
+        _run = _in_openvino(_peer(subject), subject.input)
+        return
     model = subject.models[contender.precision]
     if contender.runtime == "openvino":
         from service.backends.openvino import OpenVinoBackend
@@ -281,6 +286,30 @@ def _in_torch(network: nn.Module) -> Run:
     def run(images: NDArray[np.uint8]) -> object:
         with torch.inference_mode():
             return network(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+
+    return run
+
+
+def _in_openvino(network: nn.Module, expected: InputSpec) -> Run:
+    """As anomalib's OpenVINOInferencer runs it: compiled for the CPU without any property."""
+    import openvino
+
+    class Traceable(nn.Module):
+        """Its answer is no plain tuple, which a trace must be."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network.eval()
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            answer = self.network(images)
+            return answer.anomaly_map, answer.pred_score
+
+    example = torch.zeros(1, 3, expected.height, expected.width)
+    compiled = openvino.compile_model(openvino.convert_model(Traceable(), example_input=example), "CPU")
+
+    def run(images: NDArray[np.uint8]) -> object:
+        return compiled([images.transpose(0, 3, 1, 2).astype(np.float32) / 255])
 
     return run
 
