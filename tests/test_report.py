@@ -1,6 +1,7 @@
 import base64
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 
 from service.bundle import Calibration, Thresholds
 from training.anomalies import Batch
-from training.parts import Parts
+from training.data import LabelledImage
+from training.parts import Parts, labelled_parts
 from training.report import Training, render
 
 CALIBRATION = Calibration(
@@ -176,3 +178,11 @@ def test_equal_scores_are_no_problem(scores: list[float]) -> None:
     assert (
         "Histogram" in render("part", "7", "top", THRESHOLDS, groups, METRICS, replace(TRAINING, samples=None)).decode()
     )
+
+
+def test_good_test_parts_get_no_ground_truth_and_unmasked_defects_an_empty_one() -> None:
+    images = [LabelledImage(Path("1.png"), "good", None), LabelledImage(Path("2.png"), "hole", None)]
+    good, defects = labelled_parts(images, {image.path: (np.zeros((8, 8), np.float32), 0.5) for image in images}, 8)
+    assert good.mask is None
+    assert not defects.masks().any()
+    assert defects.names == ["hole/2.png"]

@@ -58,7 +58,7 @@ def labelled_parts(
             np.array([scored[image.path][1] for image in chosen], np.float32),
             np.stack([scored[image.path][0] for image in chosen]),
             lambda index: read(chosen[index].path),
-            mask,
+            mask if defects else None,
             [image.defect for image in chosen],
             labelled=True,
         )
