@@ -2,12 +2,16 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from service.bundle import read_bundle
+from service.bundle import InputSpec, read_bundle
 from training.__main__ import main
-from training.bench import BenchError, Subject, export_random, parameters_and_macs, subject_of
+from training.bench import BenchError, Subject, export_random, in_openvino, parameters_and_macs, run_bench, subject_of
 from training.networks import Draem
 
 
@@ -42,6 +46,36 @@ def test_every_contender_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capt
         assert row["ceiling"] > 0
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "| ort-cpu | fp32 |" in capsys.readouterr().out
+
+
+class _Answer(NamedTuple):
+    anomaly_map: torch.Tensor
+    pred_score: torch.Tensor
+
+
+class _Peer(nn.Module):
+    """Answers as anomalib's Draem does, by name."""
+
+    def forward(self, images: torch.Tensor) -> _Answer:
+        mean = images.mean(dim=1)
+        return _Answer(mean, mean.amax(dim=(1, 2)))
+
+
+# OpenVINO reads networks of PyTorch by a trace.
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_a_peer_runs_in_openvino_as_it_does_in_torch() -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    found = in_openvino(_Peer(), InputSpec(height=32, width=48))(images)
+    assert found[0] == pytest.approx(images.mean(axis=3) / 255, abs=5e-3)
+    assert found[1] == pytest.approx(images.mean(axis=3).max() / 255, abs=5e-3)
+
+
+def test_a_contender_that_cannot_be_opened_is_named(subject: Subject, tmp_path: Path) -> None:
+    broken = tmp_path / "model.int8.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(BenchError, match="ort-cpu in int8 ended"):
+        run_bench(replace(subject, models={**subject.models, "int8": broken}), threads=1, batches=[1], rounds=1)
 
 
 def test_an_imported_bundle_is_told_to_give_its_widths() -> None:

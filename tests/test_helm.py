@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,15 +18,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import make_bundle
-from test_docker import DOCKER, NOT_IN_CONTAINERS, environment_name, image_environment
-from test_server import running_service
-
-from service import commands
-from service.access import new_key
-from service.settings import Settings
-from training.__main__ import _parser as training_parser
-from training.config import PRESETS
+from test_docker import DOCKER, image_environment
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm"
@@ -268,122 +258,6 @@ def test_nothing_scales_on_cpu(name: str) -> None:
             assert 'stage="queue"' in trigger["metadata"]["query"]
 
 
-def _schema_of(field: str) -> Object:
-    """What pydantic says of a setting, less what is not about its value."""
-    schema = Settings.model_json_schema()["properties"][field]
-    schema = schema["anyOf"][0] if "anyOf" in schema else schema
-    return {key: schema[key] for key in schema if key not in {"title", "description", "default"}}
-
-
-def test_values_and_schema_of_settings_are_those_of_the_service() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
-    values = yaml.safe_load((CHART / "values.yaml").read_text())["settings"]
-    # The rest is the image's, or follows from other values.
-    by_chart = {"records_dir", "api_keys_file", "trusted_key"}
-    of_image = {name for name in Settings.model_fields if environment_name(name) in image_environment()}
-    free = Settings.model_fields.keys() - NOT_IN_CONTAINERS - by_chart - of_image
-    free |= {"backend"}  # of the GPU image; values of a GPU say it too
-    assert schema["properties"] == {name: _schema_of(name) for name in schema["properties"]}
-    assert schema["properties"].keys() == values.keys() == free
-    defaults = Settings.model_construct().model_dump()
-    assert {name: value or None for name, value in values.items()} == {name: defaults[name] or None for name in values}
-    rendered = set(environment(service_container(render(example("everything")))))
-    rendered |= set(environment(service_container(render(example("minimal")))))
-    assert {name for name in rendered | image_environment().keys() if name.startswith("INSPECT_")} == {
-        environment_name(name) for name in Settings.model_fields.keys() - NOT_IN_CONTAINERS
-    }
-
-
-def test_the_service_reads_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also numbers: Helm would print 33554432 as 3.3554432e+07."""
-    for name, value in (image_environment() | environment(service_container(render({})))).items():
-        monkeypatch.setenv(name, value)
-    image = {"host": "0.0.0.0", "models_dir": Path("/models"), "cache_dir": Path("/cache")}  # noqa: S104
-    image |= {"records_dir": Path("/records"), "log_format": "json"}
-    assert Settings() == Settings.model_construct(**image)
-    values = example("everything")
-    for name, value in environment(service_container(render(values))).items():
-        monkeypatch.setenv(name, value)
-    settings = Settings().model_dump()
-    assert {name: settings[name] for name in values["settings"]} == values["settings"]
-    assert settings["api_keys_file"] == Path("/run/inspect/api-keys/api-keys")
-
-
-@pytest.mark.parametrize(
-    ("values", "complaint"),
-    [
-        ({"replica": 2}, "replica"),
-        ({"replicas": 0}, "replicas"),
-        ({"replicas": "2"}, "replicas"),
-        ({"settings": {"max_batches": 4}}, "max_batches"),
-        ({"settings": {"max_batch": 0}}, "max_batch"),
-        ({"settings": {"max_batch": 4.5}}, "max_batch"),
-        ({"settings": {"backend": "cuda"}}, "backend"),
-        ({"settings": {"deadline_ms": 0}}, "deadline_ms"),
-        ({"settings": {"drain_timeout_s": None}}, "drain_timeout_s"),
-        ({"env": [{"name": "INSPECT_BACKEND", "value": "auto"}]}, "env"),
-        ({"image": {"digest": "sha256:12"}}, "digest"),
-        ({"resources": {"limits": {"memory": "2 GB"}}}, "memory"),
-        ({"resources": {"claims": {}}}, "claims"),
-        # Values that do not go together.
-        ({"settings": {"backend": "tensorrt"}}, "gpu"),
-        ({"gpu": {"enabled": True}, "image": {"tag": "gpu"}}, "backend"),
-        ({"gpu": {"enabled": True}, "settings": {"backend": "ort-cuda"}}, "image"),
-        ({"engines": {"build": True}}, "backend"),
-        ({"models": {"source": "s3"}}, "source"),
-        ({"models": {"source": "imageVolume"}}, "reference"),
-        ({"models": {"source": "archives"}}, "archives"),
-        ({"models": {"source": "archives", "archives": [{"url": "https://a/b.tar"}]}}, "sha256"),
-        ({"models": {"source": "archives", "archives": [{"url": "ftp://a/b.tar", "sha256": "0" * 64}]}}, "url"),
-        (
-            {"models": {"source": "archives", "archives": [{"url": "oci://a/b", "sha256": "0" * 64}]}},
-            "models.oci.image: name an image",
-        ),
-        ({"models": {"archives": example("s3")["models"]["archives"]}}, "source"),
-        ({"models": {"claim": {"size": "10"}}}, "size"),
-        ({"apiKeys": {"lines": ["a key in the clear"]}}, "lines"),
-        ({"apiKeys": {"existingSecret": "keys", "lines": [f"admin {'0' * 64}"]}}, "lines"),
-        ({"trustedKey": "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----"}, "trustedKey"),
-        ({"autoscaling": {"kind": "cpu"}}, "kind"),
-        ({"autoscaling": {"kind": "hpa", "hpa": {"metric": "cpu"}}}, "metric"),
-        ({"autoscaling": {"kind": "keda"}}, "prometheus"),
-        ({"autoscaling": {"kind": "hpa", "minReplicas": 5, "maxReplicas": 2}}, "minReplicas 5 is more than"),
-        ({"networkPolicy": {"enabled": True}, "models": {**example("s3")["models"]}}, "egress"),
-        ({"training": {"enabled": True}}, "source"),
-        ({"training": {"enabled": True}, "models": {"source": "claim"}}, "categories"),
-        ({"training": {"categories": ["a", "a"]}}, "categories"),
-        ({"training": {"categories": ["../a"]}}, "categories"),
-        ({"training": {"arguments": ["'; rm -rf /models; '"]}}, "arguments"),
-        ({"training": {"preset": "fast"}}, "preset"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_wrong_values_are_refused(values: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(helm_python.HelmError, match=re.escape(complaint)):
-        render(values)
-
-
-def test_schema_and_templates_know_every_value() -> None:
-    """A value that no template reads does nothing, silently."""
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    templates = "".join(file.read_text() for file in (CHART / "templates").rglob("*") if file.is_file())
-
-    def leaves(part: Object, path: str) -> Iterator[str]:
-        for key, value in part.items():
-            if isinstance(value, dict) and value and key not in {"requests", "limits", "labels"}:
-                yield from leaves(value, f"{path}.{key}")
-            else:
-                yield f"{path}.{key}"
-
-    for path in leaves({name: value for name, value in values.items() if name != "settings"}, ".Values"):
-        parent, key = path.rsplit(".", 2)[-2:]
-        # `claim.size` is read as `$claim.size`, `serviceMonitor.interval` as `.interval`, `resources` whole.
-        read = rf"\.{key}\b" if parent != "resources" else rf"\.{parent}\b"
-        assert re.search(read, templates), path
-    presets = json.loads((CHART / "values.schema.json").read_text())["properties"]["training"]["properties"]["preset"]
-    assert presets["enum"] == list(PRESETS)
-
-
 def test_rules_and_dashboard_are_those_of_docker() -> None:
     objects = render(example("everything"))
     assert only(objects, "PrometheusRule")["spec"] == yaml.safe_load((DOCKER / "prometheus/rules.yaml").read_text())
@@ -422,110 +296,6 @@ def test_names_stay_short_enough() -> None:
         # A Job's pods add their index, and Kubernetes takes the name as a label.
         assert len(one["metadata"]["name"]) <= (58 if one["kind"] == "Job" else 63)
     assert only(render({}, name="draem-inspect"), "Service")["metadata"]["name"] == "draem-inspect"
-
-
-def test_each_index_trains_its_category(tmp_path: Path) -> None:
-    """The command that the Job gives a pod, run by a real shell with a `python` that shows what it was called with."""
-    (tmp_path / "python").write_text('#!/bin/sh\nfor word; do printf "%s\\n" "$word"; done\n')
-    (tmp_path / "python").chmod(0o755)
-    job = only(render(example("everything")), "Job")
-    assert (job["spec"]["completionMode"], job["spec"]["completions"]) == ("Indexed", 2)
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    for index, category in enumerate(("bottle", "cable")):
-        words = subprocess.run(
-            [*container["command"], *container["args"]],
-            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": str(index)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-        assert words[:2] == ["-m", "training"]
-        options = training_parser().parse_args(words[2:])
-        assert options.data == [Path("/photos") / category]
-        assert (options.models, options.runs) == (Path("/models"), Path("/runs"))
-        assert (options.preset, options.textures) == ("edge", Path("/photos/dtd/images"))
-        assert (options.steps, options.region) == (3000, Path("/photos/region one.png"))
-
-
-def test_another_training_is_another_job() -> None:
-    """A Job cannot be changed, so an upgrade that would change it must name it anew, and no other may."""
-    values = example("training")
-    name = only(render(values), "Job")["metadata"]["name"]
-    assert only(render(values | {"replicas": 3}), "Job")["metadata"]["name"] == name
-    other = {**values["training"], "categories": ["bottle"]}
-    for changed in ({"training": other}, {"nodeSelector": {"disk": "fast"}}):
-        assert only(render(values | changed), "Job")["metadata"]["name"] != name
-
-
-@pytest.mark.parametrize("source", ["archives", "claim"])
-@pytest.mark.parametrize("scheme", ["s3", "oci"])
-def test_init_containers_bring_the_archives(
-    source: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each container's words are run as its image's entry point would, the stores' clients left out."""
-    make_bundle(tmp_path / "trained", "nut")
-    with tarfile.open(tmp_path / "0", "w:gz") as tar:
-        tar.add(tmp_path / "trained", arcname=".")
-    sha256 = hashlib.sha256((tmp_path / "0").read_bytes()).hexdigest()
-    archive = {"url": f"{scheme}://store/recipes", "sha256": sha256}
-    models = {"source": source, "archives": [archive], "oci": {"image": "oras", "credentialsSecret": "registry-reader"}}
-    pod = only(render({"models": models}), "StatefulSet")["spec"]["template"]["spec"]
-    download, fetch = pod["initContainers"]
-    (service,) = pod["containers"]
-    client = {
-        "s3": [*("aws", "s3", "cp", "--no-progress"), "s3://store/recipes", "/incoming/0"],
-        "oci": [*("oras", "blob", "fetch", "--output"), "/incoming/0", f"store/recipes@sha256:{sha256}"],
-    }
-    assert download["command"] == client[scheme]
-    mounts = {mount["mountPath"]: mount["name"] for mount in download["volumeMounts"]}
-    assert mounts["/incoming"] == "incoming"
-    if scheme == "oci":
-        assert {"name": "DOCKER_CONFIG", "value": "/run/registry"} in download["env"]
-        (registry,) = [volume for volume in pod["volumes"] if volume["name"] == mounts["/run/registry"]]
-        assert registry["secret"]["items"] == [{"key": ".dockerconfigjson", "path": "config.json"}]
-    place = {"name": "models", "mountPath": "/models"}
-    assert place in fetch["volumeMounts"]
-    assert place in service["volumeMounts"]
-    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
-    assert ("persistentVolumeClaim" in volume) is (source == "claim")
-    monkeypatch.setenv("INSPECT_MODELS_DIR", str(tmp_path / "models"))
-    assert commands.run([word.replace("/incoming", str(tmp_path)) for word in fetch["args"]]) == 0
-    assert (tmp_path / "models/nut/1/manifest.json").is_file()
-
-
-def test_the_engine_step_has_the_words_and_the_settings_of_the_service() -> None:
-    pod = only(render(example("everything")), "StatefulSet")["spec"]["template"]["spec"]
-    # After the recipes are there.
-    assert [container["name"] for container in containers(pod)] == ["fetch-0", "build-engine", "service"]
-    _, build, service = containers(pod)
-    options = commands._parser().parse_args(build["args"])
-    assert options.command is commands.build_engine_command
-    assert options.missing
-    assert build["env"] == service["env"]
-    assert {"name": "cache", "mountPath": "/cache"} in build["volumeMounts"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("with_keys", [False, True])
-def test_helm_test_inspects_a_golden_image(models: Path, tmp_path: Path, with_keys: bool) -> None:
-    key, line = new_key("inspect", "helm test")
-    (tmp_path / "keys").write_text(line)
-    settings = {"api_keys_file": tmp_path / "keys"} if with_keys else {}
-    script, _ = only(render({}), "Pod")["spec"]["containers"][0]["args"]
-    with running_service(models, tmp_path / "log", **settings) as (_, http):
-        command = [sys.executable, "-c", script, str(http.base_url)]
-
-        def camera(**environment: str) -> subprocess.CompletedProcess[str]:
-            more = {**os.environ, **environment}
-            return subprocess.run(command, env=more, cwd=ROOT, capture_output=True, text=True, check=False)
-
-        passed = camera(INSPECT_API_KEY=key) if with_keys else camera()
-        assert passed.returncode == 0, passed.stderr
-        assert re.match(r"part: (OK|REVIEW|NG) 0\.\d+", passed.stdout)
-        if with_keys:
-            assert camera().returncode != 0
-        (models / "part" / "1" / "golden" / "0.png").write_bytes(b"no picture")
-        assert camera(INSPECT_API_KEY=key).returncode == 1
 
 
 def test_readme_is_made_from_the_values() -> None:

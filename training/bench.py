@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from math import prod
@@ -111,7 +112,10 @@ def contenders(subject: Subject) -> list[Contender]:
 
 
 def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Machine, arithmetic and one row a contender, as JSON values; `rounds` timed inferences of each batch size."""
+    """Machine, arithmetic and one row a contender, as JSON values; `rounds` timed inferences of each batch size.
+
+    Raises BenchError where a contender cannot be opened or dies.
+    """
     spawn = multiprocessing.get_context("spawn")
     parameters, macs = parameters_and_macs(subject.models["fp32"])
     pools: dict[Contender, ProcessPoolExecutor] = {}
@@ -125,7 +129,13 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
         # The first round warms up: thread pools, memory and kernels chosen for a new batch size.
         for turn in range(rounds + 1):
             for (contender, batch), times in seconds.items():
-                taken = pools[contender].submit(_time_once, batch).result()
+                try:
+                    taken = pools[contender].submit(_time_once, batch).result()
+                except BrokenProcessPool as error:
+                    raise BenchError(
+                        f"{contender.runtime} in {contender.precision} ended, its own error is above: "
+                        "repair or remove that runtime"
+                    ) from error
                 if turn:
                     times.append(taken)
             for precision, rates in probes.items():
@@ -259,7 +269,7 @@ def _open(subject: Subject, contender: Contender, threads: int) -> None:
         )
         return
     if contender.runtime == "anomalib-openvino":
-        _run = _in_openvino(_peer(subject), subject.input)
+        _run = in_openvino(_peer(subject), subject.input)
         return
     model = subject.models[contender.precision]
     if contender.runtime == "openvino":
@@ -290,8 +300,8 @@ def _in_torch(network: nn.Module) -> Run:
     return run
 
 
-def _in_openvino(network: nn.Module, expected: InputSpec) -> Run:
-    """As anomalib's OpenVINOInferencer runs it: compiled for the CPU without any property."""
+def in_openvino(network: nn.Module, expected: InputSpec) -> Run:
+    """Compiled for the CPU without any property, which is what anomalib's OpenVINOInferencer asks for."""
     import openvino
 
     class Traceable(nn.Module):
