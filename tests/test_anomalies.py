@@ -143,6 +143,24 @@ def test_invisible_changes_are_not_labelled() -> None:
     assert not _simulator(replace(config, visible_min=0.03)).batch(8).mask.any()
 
 
+def test_anomalies_on_grey_photos_are_grey_and_on_coloured_ones_coloured() -> None:
+    generator = torch.Generator().manual_seed(0)
+    textures = torch.randint(0, 256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    grey = torch.full((3, 3, 64, 64), 100, dtype=torch.uint8)
+    coloured = grey.clone()
+    coloured[:, 0, 20:30, 20:30] = 160
+
+    def spread(good: torch.Tensor, *, match_grey: bool) -> float:
+        config = replace(PAPER, anomaly_probability=1.0, rotate_probability=0.0, match_grey=match_grey)
+        batch = AnomalySimulator(good, textures, config, generator).batch(16)
+        anomalies = batch.augmented.permute(0, 2, 3, 1)[batch.mask[:, 0].bool()]
+        return (anomalies.amax(dim=1) - anomalies.amin(dim=1)).max().item()
+
+    assert spread(grey, match_grey=True) < 1e-6
+    assert spread(grey, match_grey=False) > 0.2
+    assert spread(coloured, match_grey=True) > 0.2
+
+
 def test_combined_masks_are_binary_and_never_empty_by_intersection() -> None:
     config = replace(PAPER, anomaly_probability=1.0, mask_combination=True, texture_augmentation=False)
     coverage = _masks(config, 500)

@@ -17,6 +17,11 @@ from training.simulated_defects import foreground_mask
 from training.textures import AUGMENTERS, TEXT_AUGMENTERS, augment_textures, rotate
 
 
+_LUMA = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)  # of R, G, B (BT.601)
+_GREY_NOISE = 12  # grey levels
+_COLOURED_SHARE = 0.001  # of the pixels
+
+
 @dataclass(frozen=True)
 class SimulatorConfig:
     anomaly_probability: float = 0.5  # share of samples that get a mask at all (some masks come out empty)
@@ -29,6 +34,7 @@ class SimulatorConfig:
     texture_augmentation: bool = True  # three augmenters on each texture
     augmenters: Literal["code", "text"] = "code"  # the ten of the authors' code or the seven of the paper's text
     plain_colours: bool = False  # each texture is one random colour, no image
+    match_grey: bool = False  # where the photos are grey the textures are too: colour would give anomalies away
     own_texture: float = 0.0  # share of anomalies whose texture is another good photo (0: the paper)
     mask_combination: bool = False  # union or intersection of two masks for a third each (GLASS, Chen et al. 2024)
     visible_min: float = 0.0  # masked pixels that the blend changed by less (largest channel, of 1) count as normal
@@ -47,6 +53,12 @@ class Batch:
     mask: Tensor
 
 
+def are_grey(photos: Tensor) -> bool:
+    """Whether `(N, 3, H, W)` uint8 RGB shows no colour: channels differ by more than JPEG's noise in few pixels."""
+    spread = photos.amax(dim=1) - photos.amin(dim=1)
+    return bool((spread > _GREY_NOISE).float().mean() < _COLOURED_SHARE)
+
+
 class AnomalySimulator:
     """Draws batches with replacement from good photos and textures, both uint8 `(N, 3, S, S)` on one device."""
 
@@ -58,6 +70,7 @@ class AnomalySimulator:
         self.config = config
         self.generator = generator
         self.part = self._part() if config.foreground else None
+        self.grey = config.match_grey and are_grey(good[:32])
         self._augmenters = AUGMENTERS if config.augmenters == "code" else TEXT_AUGMENTERS
 
     def batch(self, count: int) -> Batch:
@@ -163,7 +176,9 @@ class AnomalySimulator:
         if self.config.texture_augmentation:
             foreign = sorted(set(range(count)) - set(own))
             texture[foreign] = augment_textures(texture[foreign], self.generator, self._augmenters)
-        return texture.div_(255)
+        if self.grey:
+            texture = (texture * _LUMA.to(texture.device)).sum(dim=1, keepdim=True).expand_as(texture)
+        return texture / 255
 
     def _pick(self, source: Tensor, count: int) -> Tensor:
         index = torch.randint(0, len(source), (count,), generator=self.generator)

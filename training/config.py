@@ -41,7 +41,9 @@ class TrainConfig:
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
 
 
-_NARROW_SIMULATOR = SimulatorConfig(anomaly_probability=0.7, own_texture=0.3, mask_combination=True, visible_min=0.03)
+_NARROW_SIMULATOR = SimulatorConfig(
+    anomaly_probability=0.7, match_grey=True, own_texture=0.3, mask_combination=True, visible_min=0.03
+)
 # One-eighth of the paper's widths: 40 times less arithmetic.
 _NARROW: dict[str, Any] = {
     "anomaly_prior": 0.01,
