@@ -16,7 +16,6 @@ from training.perlin import perlin_noise
 from training.simulated_defects import foreground_mask
 from training.textures import AUGMENTERS, TEXT_AUGMENTERS, augment_textures, rotate
 
-
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)  # of R, G, B (BT.601)
 _GREY_NOISE = 12  # grey levels
 _COLOURED_SHARE = 0.001  # of the pixels
