@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.anomalies import AnomalySimulator, SimulatorConfig
+from training.anomalies import AnomalySimulator, SimulatorConfig, are_grey
 from training.config import preset
 from training.textures import AUGMENTERS, TEXT_AUGMENTERS
 
@@ -159,6 +159,9 @@ def test_anomalies_on_grey_photos_are_grey_and_on_coloured_ones_coloured() -> No
     assert spread(grey, match_grey=True) < 1e-6
     assert spread(grey, match_grey=False) > 0.2
     assert spread(coloured, match_grey=True) > 0.2
+    jpeg_noise = torch.randint(-5, 6, grey.shape, generator=generator)
+    assert are_grey((grey + jpeg_noise).byte())
+    assert [preset(name).simulator.match_grey for name in ("paper", "quick", "edge")] == [False, True, True]
 
 
 def test_combined_masks_are_binary_and_never_empty_by_intersection() -> None:
