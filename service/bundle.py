@@ -33,7 +33,8 @@ MANIFEST = "manifest.json"
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # How the graph makes its score of its map; training.scores has the formulas.
 ScoreFormula = Literal["paper", "mean", "windows", "top"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -30,11 +30,16 @@ def new_keys(private: Path, public: Path) -> None:
 
 def sign(manifest: Manifest, private: Path) -> Manifest:
     """The manifest with the signature of the key in PEM file `private`; raises ValueError for another kind of key."""
-    key = load_pem_private_key(private.read_bytes(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{private}: not an Ed25519 private key")
-    signature = base64.b64encode(key.sign(_signed_bytes(manifest))).decode()
+    signature = base64.b64encode(load_private_key(private).sign(_signed_bytes(manifest))).decode()
     return manifest.model_copy(update={"signature": signature})
+
+
+def load_private_key(file: Path) -> Ed25519PrivateKey:
+    """The Ed25519 private key in a PEM file; raises ValueError for anything else, OSError where there is none."""
+    key = load_pem_private_key(file.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{file}: not an Ed25519 private key")
+    return key
 
 
 def load_public_key(file: Path) -> Ed25519PublicKey:

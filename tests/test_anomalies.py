@@ -159,8 +159,10 @@ def test_anomalies_on_grey_photos_are_grey_and_on_coloured_ones_coloured() -> No
     assert spread(grey, match_grey=True) < 1e-6
     assert spread(grey, match_grey=False) > 0.2
     assert spread(coloured, match_grey=True) > 0.2
-    jpeg_noise = torch.randint(-5, 6, grey.shape, generator=generator)
-    assert are_grey((grey + jpeg_noise).byte())
+    rounding = torch.randint(-1, 2, grey.shape, generator=generator)
+    assert are_grey((grey + rounding).byte())
+    cast_of_a_colour_camera = torch.tensor([4, 0, -4]).view(1, 3, 1, 1)
+    assert not are_grey((grey + cast_of_a_colour_camera).byte())
     assert [preset(name).simulator.match_grey for name in ("paper", "quick", "edge")] == [False, True, True]
 
 
@@ -181,6 +183,13 @@ def test_textures_of_another_size_are_refused() -> None:
     good, textures = torch.zeros((1, 3, 64, 64), dtype=torch.uint8), torch.zeros((1, 3, 32, 32), dtype=torch.uint8)
     with pytest.raises(ValueError, match="textures"):
         AnomalySimulator(good, textures, PAPER, torch.Generator())
+
+
+def test_another_threshold_is_the_threshold_of_every_mask() -> None:
+    coverage = [_simulator(replace(PAPER, perlin_threshold=t)).batch(64).mask.mean().item() for t in (0.2, 0.5)]
+    every = [replace(PAPER, perlin_threshold=0.2, perlin_threshold_max=t) for t in (0.0, 0.2)]
+    assert coverage[0] > 2 * coverage[1]
+    assert torch.equal(*(_simulator(config).batch(8).mask for config in every))
 
 
 def test_the_papers_text_has_its_own_preset() -> None:

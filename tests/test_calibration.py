@@ -29,6 +29,13 @@ def test_too_few_parts_put_reject_above_all_of_them_and_warn() -> None:
     assert "99" in thresholds.calibration.warning
 
 
+def test_photos_that_were_trained_on_promise_nothing() -> None:
+    scores = np.linspace(0.01, 0.02, 200).astype(np.float32)
+    warning = calibrate(scores, FLAT, NONE, false_reject_rate=0.01, trained_on=True).calibration.warning
+    assert warning is not None
+    assert "calibrate on photos that it has not seen" in warning
+
+
 def test_enough_parts_do_not_warn() -> None:
     scores = np.linspace(0, 0.2, 99, dtype=np.float32)
     assert calibrate(scores, FLAT, NONE, false_reject_rate=0.01).calibration.warning is None

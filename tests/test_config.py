@@ -1,9 +1,9 @@
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from training.anomalies import SimulatorConfig
-from training.config import PRESETS, TrainConfig, load_config, preset, save_config
+from training.config import TrainConfig, preset
 
 
 def test_paper_preset_is_the_authors_code() -> None:
@@ -14,10 +14,18 @@ def test_paper_preset_is_the_authors_code() -> None:
     assert config.simulator == SimulatorConfig()
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_config_survives_its_file(tmp_path: Path, name: str) -> None:
-    save_config(preset(name, seed=3), tmp_path / "config.json")
-    assert load_config(tmp_path / "config.json") == preset(name, seed=3)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (lambda: preset("quick", size=300), "size 300: choose a multiple of 32"),
+        (lambda: preset("quick", holdout=1.0), r"holdout 1\.0: choose 0\.0 to 0\.9"),
+        (lambda: preset("quick", lr=float("nan")), "lr nan"),
+        (lambda: SimulatorConfig(perlin_max_exponent=6), "perlin-max-exponent 6: choose 0 to 5"),
+    ],
+)
+def test_values_that_cannot_work_are_named_with_what_can(settings: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings()
 
 
 def test_unknown_names_are_refused() -> None:

@@ -4,7 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data import DataError, find_images, good_images, labelled_images, load_images, read_mask
+from training.data import (
+    DataError,
+    find_images,
+    good_images,
+    labelled_images,
+    load_images,
+    read_mask,
+    require_readable,
+    split,
+)
 
 
 def _write(path: Path, value: int = 128, size: int = 40) -> None:
@@ -26,6 +35,45 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
         find_images(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no images"):
         find_images(tmp_path)
+
+
+def test_a_folder_of_folders_is_told_what_was_looked_for(tmp_path: Path) -> None:
+    _write(tmp_path / "ok" / "1.png")
+    with pytest.raises(DataError, match=r"no images .*: good photos are looked for in it and in its train/good"):
+        good_images(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_the_split_leaves_photos_to_train_on_and_to_hold_out(share: float) -> None:
+    parts = split([Path(f"{i}.png") for i in range(10)], share, seed=0)
+    assert min(map(len, parts)) >= 2
+    assert sum(map(len, parts)) == 10
+
+
+def test_label_masks_count_where_they_are_not_zero(tmp_path: Path) -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[10:30, 10:30] = 1
+    labels[40:50, 40:50] = 2
+    cv2.imwrite(str(tmp_path / "labels.png"), labels)
+    assert np.array_equal(read_mask(tmp_path / "labels.png", 64), labels > 0)
+
+
+def test_masks_may_be_named_like_their_photos(tmp_path: Path) -> None:
+    for name in ("good/1.png", "crack/1.bmp"):
+        _write(tmp_path / "test" / name)
+    _write(tmp_path / "ground_truth" / "crack" / "1.png", 255)
+    assert labelled_images(tmp_path)[0].mask == tmp_path / "ground_truth" / "crack" / "1.png"
+
+
+def test_a_test_split_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name in ("test/good/1.png", "test/crack/1.png", "ground_truth/crack/1_mask.png"):
+        _write(tmp_path / name)
+    images = labelled_images(tmp_path)
+    require_readable(images, 32)
+    for name in ("ground_truth/crack/1_mask.png", "test/crack/1.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+        with pytest.raises(DataError, match=name.rsplit("/", 1)[-1]):
+            require_readable(images, 32)
 
 
 def test_images_become_rgb_tensors_of_one_size(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from training.trainer import (
     TrainingError,
     claim_run,
     disk_full_named,
+    half_type,
     learning_rate,
     peak_memory,
     train,
@@ -108,18 +109,61 @@ def test_sigterm_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> Non
     assert len(_losses(tmp_path)) == step
 
 
-def test_a_run_is_not_continued_with_other_settings_but_may_get_another_score(tmp_path: Path) -> None:
-    listed = [tmp_path / "a.png", tmp_path / "b.png"]
-    for path in listed:
+def _listed(folder: Path, *names: str) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / name for name in names]
+    for path in paths:
         path.write_bytes(b"photo")
+    return paths
+
+
+def test_a_run_is_not_continued_with_other_settings_photos_or_textures_but_may_get_another_score(
+    tmp_path: Path,
+) -> None:
+    listed = _listed(tmp_path / "photos", "a.png", "b.png")
+    _listed(tmp_path / "textures", "wood.jpg")
     run = tmp_path / "run"
-    claim_run(run, TINY, listed)
+    claim_run(run, TINY, listed, tmp_path / "textures")
     (run / CHECKPOINT).touch()
-    claim_run(run, replace(TINY, score="top"), listed)
-    with pytest.raises(TrainingError, match="other settings"):
-        claim_run(run, replace(TINY, lr=1.0), listed)
-    with pytest.raises(TrainingError, match="other photos"):
-        claim_run(run, TINY, listed[:1])
+    claim_run(run, replace(TINY, score="top"), listed, tmp_path / "textures")
+    with pytest.raises(TrainingError, match=r'other settings \("lr": 0\.002 before, "lr": 1\.0 now\): remove it'):
+        claim_run(run, replace(TINY, lr=1.0), listed, tmp_path / "textures")
+    with pytest.raises(TrainingError, match=r"other photos \(b\.png 5 before, nothing now\)"):
+        claim_run(run, TINY, listed[:1], tmp_path / "textures")
+    with pytest.raises(TrainingError, match=r"other textures \(wood\.jpg 5 before, none now\)"):
+        claim_run(run, TINY, listed, None)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    listed = _listed(tmp_path / "photos", "a.png")
+    claim = "import sys; from pathlib import Path; from test_trainer import TINY, claim_run"
+    claim += "; claim_run(Path(sys.argv[1]), TINY, [], None); print('claimed', flush=True); sys.stdin.read()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    other = subprocess.Popen(
+        [sys.executable, "-c", claim, str(tmp_path / "run")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "claimed\n"
+    with pytest.raises(TrainingError, match="another process trains here"):
+        claim_run(tmp_path / "run", TINY, listed, None)
+    other.kill()
+    other.communicate()
+    claim_run(tmp_path / "run", TINY, listed, None)
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"bf16": True}, torch.bfloat16), ({"avx512_f": True}, None), ({}, None)],
+)
+def test_bfloat16_only_where_the_cpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], expected: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert half_type(CPU) is expected
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -182,7 +182,14 @@ def _bundle_flags(command: argparse.ArgumentParser) -> None:
         "--min-area", type=int, default=0, help="smallest region that is reported, in pixels of --size"
     )
     command.add_argument("--sign", type=Path, help="PEM file of an Ed25519 private key to sign the bundle with")
-    command.add_argument("--false-reject-rate", type=float, default=0.01)
+    command.add_argument("--false-reject-rate", type=_rate, default=0.01, help="share of good parts, 0.01 is 1 %%")
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 < rate < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1: 0.01 is 1 %")
+    return rate
 
 
 def _boolean(text: str) -> bool:

@@ -18,7 +18,7 @@ import torch
 
 from training.anomalies import SimulatorConfig
 from training.config import TrainConfig
-from training.data import DataError, good_images, labelled_images, load_images, split
+from training.data import DataError, find_images, good_images, labelled_images, listing, load_images, split
 from training.evaluate import figures, score_split, torch_scorer
 from training.export import InspectionGraph
 from training.results import Row, mean_minutes, mean_percent, run_queue
@@ -137,10 +137,11 @@ def run_ablations(plan: Plan, file: Path, device: torch.device) -> str:
 def _train_and_score(config: TrainConfig, folder: Path, textures: Path | None, runs: Path, device: torch.device) -> Row:
     # Only map or score differ between distances and formulas: one training serves them all.
     trained = replace(config, distance="ssim", score="paper")
-    settings = json.dumps([asdict(trained), _name(textures)], sort_keys=True).encode()
+    source_of = listing(find_images(textures, recursive=True)) if textures else None
+    settings = json.dumps([asdict(trained), _name(textures), source_of], sort_keys=True).encode()
     run = runs / _name(folder) / hashlib.sha256(settings).hexdigest()[:12]
     photos = good_images(folder)
-    claim_run(run, trained, photos)
+    claim_run(run, trained, photos, textures)
     keep_freed_memory()
     trained_on, _ = split(photos, config.holdout, config.seed)
     good = load_images(trained_on, config.size, "good photos")

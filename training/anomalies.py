@@ -6,8 +6,9 @@ repeated and resumed exactly on any device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +18,31 @@ from training.simulated_defects import foreground_mask
 from training.textures import AUGMENTERS, TEXT_AUGMENTERS, augment_textures, rotate
 
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)  # of R, G, B (BT.601)
-_GREY_NOISE = 12  # grey levels
+_GREY_NOISE = 3  # grey levels
 _COLOURED_SHARE = 0.001  # of the pixels
+
+
+# Lowest and highest value of the fields that have one.
+_RANGES = {
+    "anomaly_probability": (0.0, 1.0),
+    "perlin_max_exponent": (0, 5),
+    "perlin_threshold": (-1.0, 1.0),
+    "perlin_threshold_max": (-1.0, 1.0),
+    "opacity_min": (0.0, 1.0),
+    "own_texture": (0.0, 1.0),
+    "visible_min": (0.0, 1.0),
+    "rotate_probability": (0.0, 1.0),
+    "rotate_degrees": (0.0, 180.0),
+    "rotate_fill": (0, 255),
+}
+
+
+def require_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """ValueError that names the first field outside of its range."""
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name.replace('_', '-')} {value}: choose {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +50,7 @@ class SimulatorConfig:
     anomaly_probability: float = 0.5  # share of samples that get a mask at all (some masks come out empty)
     perlin_max_exponent: int = 5  # lattice resolution per axis 2^0 .. 2^5, drawn per axis
     perlin_threshold: float = 0.5  # noise above it is anomalous
-    perlin_threshold_max: float = 0.5  # where larger, each mask's threshold is U(perlin_threshold, this)
+    perlin_threshold_max: float = 0.0  # where larger, each mask's threshold is U(perlin_threshold, this)
     mask_shape: Literal["perlin", "rectangles"] = "perlin"  # rectangles: 1 to 4, as much of the image as Perlin masks
     opacity_min: float = 0.2  # the texture's share of the blend is U(opacity_min, 1)
     middling_opacity: bool = False  # N(0.5, 0.1) clipped to [0.2, 0.8] instead of uniform (GLASS, Chen et al. 2024)
@@ -42,6 +66,9 @@ class SimulatorConfig:
     rotate_fill: int = 0  # grey level of the corners that rotation brings in; 0: the paper, 114: DeSTSeg
     foreground: bool = False  # anomalies on the part only, where it stands out from a plain background (GLASS)
 
+    def __post_init__(self) -> None:
+        require_ranges(self, _RANGES)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,7 +80,7 @@ class Batch:
 
 
 def are_grey(photos: Tensor) -> bool:
-    """Whether `(N, 3, H, W)` uint8 RGB shows no colour: channels differ by more than JPEG's noise in few pixels."""
+    """Whether `(N, 3, H, W)` uint8 RGB shows no colour: channels differ by more than rounding in few pixels."""
     spread = photos.amax(dim=1) - photos.amin(dim=1)
     return bool((spread > _GREY_NOISE).float().mean() < _COLOURED_SHARE)
 

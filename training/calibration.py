@@ -22,6 +22,7 @@ def calibrate(
     simulated_scores: NDArray[np.float32],
     *,
     false_reject_rate: float,
+    trained_on: bool = False,
     min_area: int = 0,
 ) -> Thresholds:
     """Thresholds such that at most `false_reject_rate` of future good parts are expected at or above reject.
@@ -30,6 +31,7 @@ def calibrate(
     + 1)(1 - rate)), with probability at most rate. Where n is too small for that (k > n), reject is put above the
     largest good score by the distance from their median, and a warning says so. `good_maps` `(n, H, W)` set the pixel
     threshold; `simulated_scores` `(m,)` of rendered defects only tell the escape rate, they choose nothing.
+    Good photos that the network was `trained_on` score lower than new ones: then a warning is all that is promised.
     Regions of fewer than `min_area` pixels are not reported; the verdict does not depend on that.
     """
     ordered = np.sort(good_scores.astype(np.float64))
@@ -38,9 +40,14 @@ def calibrate(
     rejects = int((good_scores >= reject).sum())
     escapes = int((simulated_scores < review).sum())
     needed = math.ceil(1 / false_reject_rate) - 1
-    warning = None
+    warnings = []
+    if trained_on:
+        warnings.append(
+            "the network was trained on the photos that set the thresholds: they are too low, and more good parts will "
+            "be rejected than was asked for; calibrate on photos that it has not seen"
+        )
     if len(ordered) < needed:
-        warning = (
+        warnings.append(
             f"{len(ordered)} held-out good photos cannot show a false-reject rate of {false_reject_rate:.3g}: at least "
             f"{needed} are needed; thresholds were extrapolated, check them on the line before trusting them"
         )
@@ -59,7 +66,7 @@ def calibrate(
             escapes=escapes,
             escape_interval=clopper_pearson(escapes, len(simulated_scores)),
             good_scores=[round(min(1.0, float(score)), 6) for score in ordered],
-            warning=warning,
+            warning="; ".join(warnings) or None,
         ),
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import numpy as np
@@ -20,14 +21,15 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from service.backends import BackendError, open_backend
-from service.bundle import Bundle, BundleError, read_bundle
+from service.bundle import NAME_PATTERN, Bundle, BundleError, read_bundle
 from service.engines import build_engine, engine_path, gpus, open_library
 from service.images import ImageError, Pixels, read, resize
+from service.signing import load_private_key
 from training import bench, distributed
 from training.ablations import ABLATIONS, Plan, run_ablations
 from training.anomalies import AnomalySimulator, SimulatorConfig
 from training.config import TrainConfig, preset
-from training.data import DataError, good_images, labelled_images, load_images, split
+from training.data import DataError, good_images, labelled_images, load_images, require_readable, split
 from training.demo_parts import write_dataset
 from training.distributed import DeviceError
 from training.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
@@ -36,9 +38,18 @@ from training.lower_precision import add_precision, quantize_for
 from training.official import CheckpointError, load_official
 from training.quantize import Activations, QuantizationError
 from training.queue import INTERRUPTED, QueueError, QueueStoppedError, work_through
-from training.recipe import RESULTS, warn_of_outlying, warn_of_unusual, write_recipe, write_results
+from training.recipe import (
+    RESULTS,
+    photos_sha256,
+    split_as_trained,
+    warn_of_darkness,
+    warn_of_outlying,
+    warn_of_unusual,
+    write_recipe,
+    write_results,
+)
 from training.regions import RegionError, keep_mask
-from training.report import Training
+from training.report import TRAINED_ON, Training
 from training.reproduce import find_categories, tabulate
 from training.results import ResultsError, Row, run_queue
 from training.textures import load_textures
@@ -48,6 +59,7 @@ from training.trainer import (
     TrainingError,
     claim_run,
     disk_full_named,
+    half_type,
     keep_freed_memory,
     peak_memory,
     train,
@@ -92,19 +104,21 @@ def train_command(options: argparse.Namespace) -> None:
     """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
     run: Path = options.run or Path("runs") / options.recipe
     config = _config(options)
+    _require_usable(options, config.size)
     photos = good_images(options.data)
     with distributed.joined(options.device) as device:
         leads = distributed.rank() == 0
         if leads:
-            claim_run(run, config, photos)
+            claim_run(run, config, photos, options.textures)
         distributed.wait()
         keep_freed_memory()
+        if leads and config.bf16 and half_type(device) is None:
+            print("warning: this CPU has no bfloat16: it trains in float32, which takes longer", file=sys.stderr)
         trained_on, held_out = split(photos, config.holdout, config.seed)
         good = load_images(trained_on, config.size, "good photos")
-        # Before hours of training, not after: may the rest be read, and are the photos good?
         held_out_photos = load_images(held_out, config.size, "held-out photos")
-        if (options.data / "test").is_dir():
-            labelled_images(options.data)
+        if leads:
+            warn_of_darkness(good, options.data)
         suspects = warn_of_unusual(torch.cat((good, held_out_photos)), [*trained_on, *held_out]) if leads else []
         textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
         network = train(config, good, textures, run, device=device, compiled=options.compile).cpu()
@@ -117,6 +131,7 @@ def train_command(options: argparse.Namespace) -> None:
     record: dict[str, JsonValue] = {
         "config": asdict(config),
         "good_photos": len(trained_on),
+        "photos_sha256": photos_sha256(photos),
         "textures": len(textures) if options.textures else "procedural",
         "device": str(device),
         "processes": processes,
@@ -136,6 +151,25 @@ def train_command(options: argparse.Namespace) -> None:
         )
     with disk_full_named(run / RESULTS):
         write_results(run, bundle)
+
+
+def _require_usable(options: argparse.Namespace, size: int) -> None:
+    """What the end of a training needs, looked at before its hours: names, regions, the key and the test split."""
+    for flag, name in (("recipe", options.recipe), ("version", options.version)):
+        if name is not None and not re.fullmatch(NAME_PATTERN, name):
+            raise DataError(f"{flag} {name!r}: take letters, digits, '.', '_' and '-', at most 64, no space")
+    if options.version and (options.models / options.recipe / options.version).exists():
+        raise DataError(f"{options.models / options.recipe / options.version} exists already: choose another --version")
+    keep_mask(options.region, options.ignore, size)
+    if options.sign:
+        load_private_key(options.sign)
+    if (options.data / "test").is_dir():
+        try:
+            require_readable(labelled_images(options.data), size)
+        except DataError as error:
+            raise DataError(
+                f"{error}; or train without an evaluation: --data {options.data / 'train' / 'good'}"
+            ) from None
 
 
 def queue_command(options: argparse.Namespace) -> None:
@@ -161,7 +195,7 @@ def _train_unless_finished(options: argparse.Namespace) -> None:
     run = (options.runs or Path("runs")) / options.recipe
     options.run = run
     if (run / RESULTS).exists():
-        claim_run(run, _config(options), good_images(options.data))
+        claim_run(run, _config(options), good_images(options.data), options.textures)
         print(f"{options.recipe}: finished before, see {run / RESULTS}")
         return
     train_command(options)
@@ -169,11 +203,12 @@ def _train_unless_finished(options: argparse.Namespace) -> None:
 
 def import_command(options: argparse.Namespace) -> None:
     """Make a bundle from the authors' two checkpoint files; good photos are needed to calibrate the thresholds."""
+    _require_usable(options, options.size)
     network = load_official(options.reconstructive, options.discriminative)
     paths = good_images(options.data)
     record: dict[str, JsonValue] = {
         "imported": [options.reconstructive.name, options.discriminative.name],
-        "calibrated_on_training_photos": True,
+        TRAINED_ON: True,
     }
     photos = [resize(read(path), options.size, options.size) for path in paths]
     names = [path.name for path in paths]
@@ -220,10 +255,8 @@ def _with_lower_precision(bundle: Bundle, options: argparse.Namespace) -> Bundle
     if not options.data:
         raise ExportError("a lower precision is calibrated and accepted on good photos: add --data")
     manifest = bundle.manifest
-    config = manifest.training.get("config")
-    settings = config if isinstance(config, dict) else {}
-    seed = int(str(settings.get("seed", 0)))
-    trained_on, held_out = split(good_images(options.data), float(str(settings.get("holdout", 0.15))), seed)
+    trained_on, held_out = split_as_trained(bundle, options.data)
+    seed = int(str(cast(dict[str, JsonValue], manifest.training["config"])["seed"]))
     size = manifest.input.height, manifest.input.width
     photos = [resize(read(path), *size) for path in trained_on]
     places = {"models": bundle.path.parents[1], "seed": seed, "signing_key": options.sign}

@@ -49,14 +49,24 @@ def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
 def good_images(folder: Path) -> list[Path]:
     """Good parts for training: `folder/train/good` (MVTec layout) or the images in `folder` itself."""
     mvtec = folder / "train" / "good"
-    return find_images(mvtec if mvtec.is_dir() else folder)
+    if mvtec.is_dir():
+        return find_images(mvtec)
+    try:
+        return find_images(folder)
+    except DataError as error:
+        raise DataError(f"{error}: good photos are looked for in it and in its train/good") from None
+
+
+def listing(images: list[Path]) -> str:
+    """Names and sizes in bytes, one a line: what tells whether a folder still holds the same images."""
+    return "".join(f"{image.name} {image.stat().st_size}\n" for image in images)
 
 
 def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
     """Photos to train on and photos to hold out, drawn by `seed`; both sorted, neither empty."""
     if len(paths) < 4:
         raise DataError(f"{paths[0].parent}: {len(paths)} good photos are too few: take at least 4, better 100")
-    count = max(2, round(share * len(paths)))
+    count = min(max(2, round(share * len(paths))), len(paths) - 2)
     order = np.random.default_rng(seed).permutation(len(paths))
     held_out = set(order[:count].tolist())
     return (
@@ -66,27 +76,48 @@ def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[
 
 
 def labelled_images(folder: Path) -> list[LabelledImage]:
-    """Labelled test images of an MVTec-layout folder (`test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`)."""
+    """Labelled test images of an MVTec-layout folder: `test/<defect>`, and in `ground_truth/<defect>` for each a mask
+    `<stem>_mask` or `<stem>`.
+    """
     found: list[LabelledImage] = []
     test = folder / "test"
     if not test.is_dir():
         raise DataError(f"{folder}: no test/ folder, so nothing to evaluate on")
     for kind in sorted(p for p in test.iterdir() if p.is_dir()):
         for path in find_images(kind):
-            mask = folder / "ground_truth" / kind.name / f"{path.stem}_mask.png"
-            if kind.name != "good" and not mask.is_file():
-                raise DataError(f"{mask}: no ground truth for {path}")
-            found.append(LabelledImage(path, kind.name, mask if kind.name != "good" else None))
+            mask = None if kind.name == "good" else _mask_of(path, folder / "ground_truth" / kind.name)
+            found.append(LabelledImage(path, kind.name, mask))
     if not any(image.is_defect for image in found) or all(image.is_defect for image in found):
         raise DataError(f"{test}: evaluation needs good parts in test/good and defects beside it")
     return found
 
 
+def _mask_of(path: Path, folder: Path) -> Path:
+    names = [f"{path.stem}{ending}{suffix}" for ending in ("_mask", "") for suffix in (".png", *sorted(SUFFIXES))]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"{folder / names[0]}: no ground truth for {path}")
+
+
+def require_readable(images: list[LabelledImage], size: int) -> None:
+    """DataError where a photo or a mask of a test split cannot be read."""
+    load_images([image.path for image in images], size, "test photos")
+    for image in images:
+        if image.mask:
+            read_mask(image.mask, size)
+
+
 def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
-    """Ground truth `(size, size)`: bilinear resize, then only full pixels count, as in the authors' evaluation."""
+    """Ground truth `(size, size)`: bilinear resize, then only full pixels count, as in the authors' evaluation.
+
+    Where no pixel is white the mask holds labels, and all but 0 are a defect.
+    """
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise DataError(f"{path}: not a readable mask image")
+    if mask.max() < 255:
+        mask = np.where(mask > 0, 255, 0).astype(np.uint8)
     return np.asarray(cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) == 255)
 
 

@@ -179,6 +179,7 @@ def export_bundle(
     models: Path,
     training: dict[str, JsonValue],
     false_reject_rate: float = 0.01,
+    trained_on: bool = False,
     min_area: int = 0,
     keep: NDArray[np.bool_] | None = None,
     score: ScoreFormula = "paper",
@@ -188,9 +189,9 @@ def export_bundle(
 ) -> Bundle:
     """Export, compare with torch, calibrate, evaluate through the exported graph, and write the bundle in one step.
 
-    `keep` `(H, W)` tells where anomalies count, `score` names a formula of training.scores. `report` makes the bundle's
-    report.html of the held-out good photos' and the rendered defects' maps and scores, the thresholds and what
-    `evaluate` gave.
+    `trained_on` says that the good photos of `held_out` are not held out: the manifest warns of it. `keep` `(H, W)`
+    tells where anomalies count, `score` names a formula of training.scores. `report` makes the bundle's report.html of
+    the held-out good photos' and the rendered defects' maps and scores, the thresholds and what `evaluate` gave.
 
     Raises ExportError where ONNX Runtime and torch disagree, BundleError where the version exists already.
     """
@@ -206,7 +207,12 @@ def export_bundle(
         good = score_images(backend, held_out.good)
         defects = score_images(backend, held_out.defects)
         thresholds = calibrate(
-            good.scores, good.maps, defects.scores, false_reject_rate=false_reject_rate, min_area=min_area
+            good.scores,
+            good.maps,
+            defects.scores,
+            false_reject_rate=false_reject_rate,
+            trained_on=trained_on,
+            min_area=min_area,
         )
         metrics = evaluate(backend, thresholds) if evaluate else None
         backend.close()

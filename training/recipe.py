@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import sys
 from contextlib import suppress
@@ -17,19 +18,31 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from service.backends import Backend
-from service.bundle import Bundle, ScoreFormula, Thresholds
+from service.bundle import Bundle, BundleError, ScoreFormula, Thresholds, replace_file
 from service.images import Pixels, read, resize
 from service.quality import Quality, measure
 from training.contamination import outlying_scores, unusual_photos
-from training.data import good_images, labelled_images
+from training.data import DataError, good_images, labelled_images, listing, split
 from training.evaluate import backend_scorer, evaluate, markdown
 from training.export import REPORT, HeldOut, Scored, export_bundle
 from training.parts import Parts, labelled_parts
 from training.regions import keep_mask
-from training.report import Training, render
+from training.report import TRAINED_ON, Training, render
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 
 RESULTS = "results.json"
+_NEARLY_BLACK = 32  # of 255
+
+
+def warn_of_darkness(photos: Tensor, folder: Path) -> None:
+    """Warn where no photo has a pixel that is not nearly black."""
+    brightest = int(photos.max())
+    if brightest < _NEARLY_BLACK:
+        print(
+            f"warning: {folder}: no pixel is brighter than {brightest} of 255; 16-bit files whose samples have 10 or "
+            "12 bits look like this: multiply the samples up to 16 bits, in the camera's pictures too",
+            file=sys.stderr,
+        )
 
 
 def warn_of_unusual(photos: Tensor, paths: list[Path]) -> list[JsonValue]:
@@ -69,6 +82,28 @@ def measure_quality(paths: list[Path], size: int) -> list[Quality]:
     return qualities
 
 
+def photos_sha256(photos: list[Path]) -> str:
+    """What a bundle remembers of the photos of its training: the split is drawn again from the same ones only."""
+    return hashlib.sha256(listing(photos).encode()).hexdigest()
+
+
+def split_as_trained(bundle: Bundle, folder: Path) -> tuple[list[Path], list[Path]]:
+    """Photos of `folder` that the bundle was trained on and those that it held out.
+
+    Raises BundleError where the manifest does not tell, DataError where the folder holds other photos by now.
+    """
+    config = bundle.manifest.training.get("config")
+    if not isinstance(config, dict):
+        raise BundleError(f"{bundle.path}: its manifest does not tell which photos were held out")
+    photos = good_images(folder)
+    if bundle.manifest.training.get("photos_sha256", photos_sha256(photos)) != photos_sha256(photos):
+        raise DataError(
+            f"{folder}: holds other photos than {bundle.path} was trained with, so which were held out is not known: "
+            "take the folder as it was, or train again"
+        )
+    return split(photos, float(str(config["holdout"])), int(str(config["seed"])))
+
+
 class Rendered(NamedTuple):
     """A rendered defect: the picture `(H, W, 3)`, what visibly changed `(H, W)`, and the kind."""
 
@@ -106,6 +141,8 @@ def write_recipe(
     bundle with its report as the flags of `python -m training train` in `options` say.
     """
     size = photos[0].shape[0]
+    trained_on = bool(training.record.get(TRAINED_ON))
+    title = "good photos, trained on" if trained_on else "held-out good photos"
     version = options.version or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     rendered = simulate_defects(photos, seed)
     labelled = labelled_images(options.data) if (options.data / "test").is_dir() else []
@@ -121,7 +158,7 @@ def write_recipe(
 
     def report(good: Scored, defects: Scored, thresholds: Thresholds, metrics: dict[str, JsonValue] | None) -> bytes:
         groups = [
-            Parts("held-out good photos", False, names, good.scores, good.maps, photos.__getitem__),
+            Parts(title, False, names, good.scores, good.maps, photos.__getitem__),
             Parts(
                 "rendered defects",
                 True,
@@ -144,6 +181,7 @@ def write_recipe(
         models=options.models,
         training=training.record,
         false_reject_rate=options.false_reject_rate,
+        trained_on=trained_on,
         min_area=options.min_area,
         keep=keep_mask(options.region, options.ignore, size),
         score=score,
@@ -167,4 +205,4 @@ def write_results(run: Path, bundle: Bundle) -> None:
     shutil.copyfile(bundle.file(REPORT), run / REPORT)
     if manifest.metrics:
         (run / "results.md").write_text(markdown({manifest.recipe: manifest.metrics}) + "\n")
-    (run / RESULTS).write_text(manifest.model_dump_json(indent=2, exclude={"files"}) + "\n")
+    replace_file(run / RESULTS, manifest.model_dump_json(indent=2, exclude={"files"}) + "\n")

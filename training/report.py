@@ -32,6 +32,9 @@ _SHOWN = 6  # pictures a gallery
 _NAMES = {"image_auroc": "image AUROC", "image_ap": "image AP", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP"}
 
 
+TRAINED_ON = "calibrated_on_training_photos"  # in the record of an imported network
+
+
 @dataclass(frozen=True)
 class Training:
     """What the training leaves to show: the record, the lines of stats.jsonl and a simulated batch, where there are."""
@@ -65,7 +68,10 @@ def render(
             {**vars(group), "verdicts": _verdicts(group.scores, thresholds), "wrong": 0 if group.defects else 2}
             for group in groups
         ],
-        sentences=[*_calibration_sentences(thresholds.calibration), *_test_sentences(metrics)],
+        sentences=[
+            *_calibration_sentences(thresholds.calibration, bool(training.record.get(TRAINED_ON))),
+            *_test_sentences(metrics),
+        ],
         histogram=histogram(groups, thresholds),
         figures={_NAMES.get(name, "PRO"): percent(metrics.get(name)) for name in PAPER_COLUMNS},
         held_out_tables=_tables(_held_out_tables(groups, thresholds)),
@@ -85,14 +91,20 @@ def _verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> list[int]:
     return [len(scores) - review, review - reject, reject]
 
 
-def _calibration_sentences(calibration: Calibration) -> list[str]:
+def _calibration_sentences(calibration: Calibration, trained_on: bool) -> list[str]:
     low, high = calibration.false_reject_interval
+    target = _share(calibration.target_false_reject_rate)
     sentences = [
-        f"Promised: at most {_share(calibration.target_false_reject_rate)} of good parts rejected. Of "
-        f"{calibration.good_images} held-out good photos, never trained on, {calibration.false_rejects} would be "
-        f"rejected; the 95 % interval of that rate is {_share(low)} to {_share(high)}. The same photos set the "
-        "thresholds, so only new parts can confirm it; more held-out photos narrow the interval."
+        f"Promised: at most {target} of good parts rejected. Of {calibration.good_images} held-out good photos, never "
+        f"trained on, {calibration.false_rejects} would be rejected; the 95 % interval of that rate is {_share(low)} "
+        f"to {_share(high)}. The same photos set the thresholds, so only new parts can confirm it; more photos "
+        "narrow the interval."
     ]
+    if trained_on:
+        sentences = [
+            f"Nothing is promised about good parts: the {calibration.good_images} photos that set the thresholds for "
+            f"{target} false rejects are photos that the network was trained on, which score lower than new ones."
+        ]
     if calibration.defect_images:
         low, high = calibration.escape_interval
         kind = "Rendered defects, not real ones" if calibration.defect_source == "simulated" else "Labelled defects"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,11 @@ import numpy as np
 from pydantic import JsonValue
 from tqdm import tqdm
 
+from service.bundle import replace_file
+from service.images import ImageError
 from training.data import DataError
 from training.evaluate import percent
+from training.export import ExportError
 from training.trainer import InterruptedRunError, TrainingError
 
 Row = dict[str, JsonValue]
@@ -46,11 +48,12 @@ def run_queue(
             rows[key] = job()
         except InterruptedRunError:
             raise
-        except (DataError, TrainingError) as error:
+        except (DataError, ExportError, ImageError, TrainingError) as error:
             failed.append(f"{key}: {error}")
             continue
-        _write(file, json.dumps({"settings": settings, "rows": rows}, indent=2))
-        _write(file.with_suffix(".md"), tabulate(rows))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+        replace_file(file.with_suffix(".md"), tabulate(rows) + "\n")
     table = tabulate(rows)
     if failed:
         raise ResultsError("\n".join([f"{len(failed)} of {len(jobs)} rows failed", *failed]))
@@ -81,13 +84,3 @@ def _read(file: Path, settings: dict[str, JsonValue]) -> dict[str, Row]:
     if found != settings:
         raise ResultsError(f"{file}: holds rows of other settings: choose another --out")
     return rows
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("w") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)

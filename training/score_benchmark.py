@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from service.backends import Backend, open_backend
 from service.bundle import Bundle, BundleError, ScoreFormula, read_bundle
 from service.images import Pixels, read, resize
 from training.calibration import calibrate
-from training.data import good_images, split
+from training.data import DataError
 from training.export import score_images
 from training.metrics import image_metrics
+from training.recipe import split_as_trained
 from training.scores import PAPER_WINDOW, build_score
 from training.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 
@@ -89,12 +90,9 @@ def render(photos: Sequence[Pixels], seed: int) -> Iterator[tuple[tuple[int, str
 
 def held_out(bundle: Bundle, data: Path) -> list[Pixels]:
     """The photos of `data` that the bundle's training held out."""
-    config: Any = bundle.manifest.training.get("config")
-    if not isinstance(config, dict):
-        raise BundleError(f"{bundle.path}: its manifest does not tell which photos were held out")
-    _, paths = split(good_images(data), config["holdout"], config["seed"])
+    _, paths = split_as_trained(bundle, data)
     spec = bundle.manifest.input
-    return [resize(read(path), spec.width, spec.height) for path in paths]
+    return [resize(read(path), spec.height, spec.width) for path in paths]
 
 
 def compare(bundle: Bundle, backend: Backend, photos: Sequence[Pixels], seed: int) -> dict[ScoreFormula, Scores]:
@@ -151,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
             name = f"{bundle.manifest.recipe}/{bundle.manifest.version}, {len(photos)} good"
             recipes[name] = compare(bundle, backend, photos, options.seed)
             backend.close()
-    except (BundleError, ValueError) as error:
+    except (BundleError, DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(tabulate(recipes))
