@@ -36,6 +36,9 @@ def main() -> int:
         port=settings.port,
         log_config=None,
         access_log=False,
+        # Above the 60 s after which proxies give up an idle connection, and above the pauses between parts: who closes
+        # first must not be the service, or a picture meets a connection that closes under it.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.drain_timeout_s,
         server_header=False,
         ssl_certfile=settings.tls_cert,

@@ -117,7 +117,8 @@ async def _lifespan(
     )
     counters = Counters()
     inspector = Inspector(batcher, codec, metrics, counters, store.shadows)
-    station = Station(settings, metrics, batcher, store, inspector, access, records, Triggers(records), counters, drain)
+    triggers = Triggers(records, hours=settings.trigger_hours)
+    station = Station(settings, metrics, batcher, store, inspector, access, records, triggers, counters, drain)
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))
     try:
@@ -125,19 +126,25 @@ async def _lifespan(
     finally:
         drain.begin()
         checking.cancel()
-        await loading
+        # Before the recipes have loaded: ends that too, also where the device hangs in a golden image.
         await asyncio.to_thread(batcher.close)
+        await loading
         codec.close()
         store.close()
         if records:
-            records.close()
+            await asyncio.to_thread(records.close)
 
 
 def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
     if settings.records_dir is None:
         return None
-    budget = settings.record_images_mb * 1_000_000
-    return Records(settings.records_dir, image_budget_bytes=budget, on_lost=metrics.records_lost.inc)
+    return Records(
+        settings.records_dir,
+        image_budget_bytes=settings.record_images_mb * 1_000_000,
+        days=settings.records_days,
+        on_lost=metrics.records_lost.inc,
+        on_image_lost=metrics.record_images_lost.inc,
+    )
 
 
 def _open_giving_way(bundle: Bundle, settings: Settings, threads: int) -> Backend:
@@ -176,7 +183,10 @@ def _available_cores() -> int:
 
 async def _load(station: Station) -> None:
     store = station.recipes
-    await asyncio.to_thread(store.load)
+    try:
+        await asyncio.to_thread(store.load)
+    except Exception:
+        log.exception("%s could not be searched for recipes", station.settings.models_dir)
     for failed, reason in store.failed.items():
         log.error("recipe %s is not ready: %s", failed, reason)
     for recipe in store.ready.values():
@@ -203,6 +213,9 @@ async def _keep_checking(station: Station) -> None:
                 continue
             except GoldenError as error:
                 log.error("recipe %s is out of service: %s", name, error)
+            # A check that could not be made must not be the last one.
+            except Exception:
+                log.exception("recipe %s: the golden check ended early", name)
 
 
 def _print_banner(station: Station) -> None:

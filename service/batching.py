@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -58,6 +58,7 @@ class Model:
     backend: Backend
     seconds_per_image: float = 0.0
     failures: int = 0  # in a row
+    retired: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,14 @@ class Batcher:
         return len(self._jobs)
 
     def hung_s(self) -> float | None:
-        """How long the device has been at one batch, where that is far too long."""
-        with self._changed:
-            return self._hung_s()
+        """How long the device has been at one batch, where that is far too long. Waits for no lock."""
+        # A copy: another thread may take a batch away meanwhile.
+        oldest = max((self._clock() - batch.started for batch in tuple(self._running)), default=0.0)
+        return oldest if oldest > _HUNG_S else None
+
+    def largest_batch(self, model: Model) -> int:
+        """Most images of `model` that share a run."""
+        return min(self._max_batch, model.backend.max_batch_size)
 
     def submit(self, model: Model, image: Pixels, deadline: float) -> Future[Result]:
         """Queue one image; cancelling the future takes it out again as long as it waits.
@@ -157,6 +163,25 @@ class Batcher:
             self._changed.notify_all()
         return job.future
 
+    def submit_batch(self, model: Model, images: Sequence[Pixels]) -> list[Future[Result]]:
+        """Queue up to `largest_batch` images at once, without a deadline: one run has them all, where nobody else
+        sends to this model. Raises as `submit`.
+        """
+        with self._changed:
+            now = self._admit(model, math.inf)
+            jobs = [_Job(model, image, math.inf, now) for image in images]
+            self._jobs.extend(jobs)
+            self._changed.notify_all()
+        return [job.future for job in jobs]
+
+    def retire(self, model: Model) -> bool:
+        """Keep `model` warm no more. False where a run of it is under way: then its memory must not be taken away."""
+        with self._changed:
+            model.retired = True
+            if self._last is not None and self._last.model is model:
+                self._last = None
+            return all(batch.jobs[0].model is not model for batch in self._running)
+
     def admit(self, model: Model, deadline: float) -> None:
         """Raises what `submit` would raise now: an image that cannot make its deadline need not be read or decoded."""
         with self._changed:
@@ -165,9 +190,9 @@ class Batcher:
     def _admit(self, model: Model, deadline: float) -> float:
         """The time now, where the image may come in; caller holds the lock."""
         if self._closing:
-            raise ClosedError
+            raise ClosedError("the service is shutting down")
         now = self._clock()
-        if hung := self._hung_s():
+        if hung := self.hung_s():
             raise BackendError(f"{model.backend.name} has been at one batch for {hung:.0f} s: restart the service")
         wait = self._expected_wait(now)
         if len(self._jobs) >= self._queue_size and deadline != math.inf:
@@ -200,7 +225,7 @@ class Batcher:
         """Seconds until the device could begin with an image that came now; raises ClosedError while shutting down."""
         with self._changed:
             if self._closing:
-                raise ClosedError
+                raise ClosedError("the service is shutting down")
             return self._expected_wait(self._clock())
 
     def _expected_wait(self, now: float) -> float:
@@ -216,10 +241,6 @@ class Batcher:
         """Seconds that a run of one image takes while its neighbours are running too."""
         return model.seconds_per_image * min(MAX_LANES, model.backend.lanes)
 
-    def _hung_s(self) -> float | None:
-        oldest = max((self._clock() - batch.started for batch in self._running), default=0.0)
-        return oldest if oldest > _HUNG_S else None
-
     def _count_work(self, now: float) -> None:
         if self._running:
             self._work_s += (now - self._work_at) / len(self._running)
@@ -229,31 +250,29 @@ class Batcher:
         yield_to_requests()
         while True:
             with self._changed:
-                batch, idle = None, False
-                while batch is None and not idle:
+                batch, tick = None, False
+                while batch is None:
                     if self._jobs and lane < self._lanes_free():
-                        batch = self._take()
+                        batch, tick = self._take(), False
                     elif self._closing and not self._jobs:
                         self._changed.notify_all()
                         return
-                    else:
-                        # One thread is enough to keep the device warm.
-                        timed_out = not self._changed.wait(self._idle_tick_s if lane == 0 else None)
-                        idle = timed_out and not self._running and self._last is not None
-            if batch:
-                self._run(batch)
-            elif self._last is not None:
-                self._tick(self._last)
+                    # One thread is enough to keep the device warm.
+                    elif not self._changed.wait(self._idle_tick_s if lane == 0 else None):
+                        batch, tick = self._take_last(), True
+            (self._tick if tick else self._run)(batch)
 
     def _lanes_free(self) -> int:
         """Lanes, counted from 0, that may take the first job: all of its backend's, or none while so many are busy."""
         lanes = self._jobs[0].model.backend.lanes
         return lanes if len(self._running) < lanes else 0
 
-    def _tick(self, last: _Job) -> None:
+    def _tick(self, batch: _Batch) -> None:
         """Run the last image again: clocks and caches that cooled down would make the next part late."""
+        (last,) = batch.jobs
         with suppress(Exception):
             last.model.backend.run(last.image[None])
+        self._finish(batch)
 
     def _take(self) -> _Batch | None:
         """The oldest job and others for its model, without the cancelled and the expired; caller holds the lock."""
@@ -278,16 +297,26 @@ class Batcher:
         self._jobs.extendleft(reversed(others))
         if not jobs:
             return None
+        if not jobs[0].model.retired:
+            self._last = jobs[0]
+        return self._begin(jobs, now)
+
+    def _take_last(self) -> _Batch | None:
+        """The last job once more, where the device has nothing to do; caller holds the lock."""
+        if self._last is None or self._jobs or self._running or self._closing:
+            return None
+        return self._begin([self._last], self._clock())
+
+    def _begin(self, jobs: list[_Job], now: float) -> _Batch:
         self._count_work(now)
         batch = _Batch(jobs, now, self._work_s)
         self._running.append(batch)
-        self._last = jobs[0]
         return batch
 
     def _most(self, jobs: list[_Job], now: float) -> int:
         """Images that may share this batch: all results come when the whole batch is done, none may be late for it."""
         model = jobs[0].model
-        limit = min(self._max_batch, model.backend.max_batch_size)
+        limit = self.largest_batch(model)
         if model.seconds_per_image == 0.0:
             return limit
         time_left = min(job.deadline for job in jobs) - now

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from service.batching import OverloadedError
 from service.verdicts import DeadlinePassedError
@@ -29,7 +29,7 @@ class Codec:
         self._clock = clock
         self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._drawing = ThreadPoolExecutor(threads, thread_name_prefix="draw")
-        self._pending = 0
+        self._pending: set[Future[Any]] = set()
         self._seconds = 0.0
 
     def admit(self, deadline: float) -> None:
@@ -37,28 +37,34 @@ class Codec:
 
         While a thread is free it is tried: a spoilt estimate would refuse for ever.
         """
-        wait = self._pending * self._seconds / self._threads
+        pending = len(self._pending)
+        wait = pending * self._seconds / self._threads
         late = self._clock() + wait + self._seconds - deadline
-        if self._pending >= self._threads and late > 0:
-            raise OverloadedError(f"{self._pending} pictures are being decoded already", max(late, 0.001))
+        if pending >= self._threads and late > 0:
+            raise OverloadedError(f"{pending} pictures are being decoded already", max(late, 0.001))
 
     async def decode(self, deadline: float, decoder: Callable[[], T]) -> T:
-        """Run `decoder` in the pool; raises OverloadedError at once, DeadlinePassedError where it waited too long."""
-        self.admit(deadline)
+        """Run `decoder` in the pool; raises OverloadedError at once, DeadlinePassedError where it waited too long.
 
-        def run() -> tuple[T, float]:
+        Where the caller is cancelled a decode that has begun goes on, and is pending until its thread is free.
+        """
+        self.admit(deadline)
+        waiting = [decoder]
+
+        def run() -> T:
             started = self._clock()
             if started > deadline:
                 raise DeadlinePassedError("the deadline passed while the picture was waiting to be decoded")
-            return decoder(), self._clock() - started
+            decoded = waiting.pop()()
+            self._seconds += (_NEWEST if self._seconds else 1.0) * (self._clock() - started - self._seconds)
+            return decoded
 
-        self._pending += 1
-        try:
-            decoded, seconds = await asyncio.get_running_loop().run_in_executor(self._decoding, run)
-        finally:
-            self._pending -= 1
-        self._seconds += (_NEWEST if self._seconds else 1.0) * (seconds - self._seconds)
-        return decoded
+        future = self._decoding.submit(run)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        # What is cancelled stays in the pool's queue until its turn comes: not with its picture.
+        future.add_done_callback(lambda _: waiting.clear())
+        return await asyncio.wrap_future(future)
 
     async def draw(self, work: Callable[[], T]) -> T:
         """Run `work` in the drawing pool."""

@@ -18,13 +18,15 @@ from service.access import new_key
 from service.archives import fetch
 from service.backends import BackendError, gpu_precision
 from service.benchmark import benchmark, write_results
-from service.bundle import BundleError, list_versions, read_bundle
+from service.bundle import Bundle, BundleError, list_versions, read_bundle
 from service.client import AsyncClient, Client
-from service.engines import build_engine, engine_path, gpus, key_of, open_library, read_engine
+from service.engines import Library, build_engine, engine_path, gpus, key_of, open_library, read_engine
 from service.qualify import exit_code, qualify, report, write_record
 from service.recipes import read_active
 from service.settings import Settings
 
+# What is told in one line, not as a traceback.
+_FAILURES = (BackendError, BundleError, OSError, ValueError)
 _UNITS = {"/s": 1.0, "/min": 1 / 60, "ms": 1.0, "s": 1000.0}
 
 
@@ -115,7 +117,9 @@ def fetch_command(options: argparse.Namespace) -> int:
 
 
 def build_engine_command(options: argparse.Namespace) -> int:
-    """Build the TensorRT engines that the service would build at its start; one JSON line each."""
+    """Build the TensorRT engines that the service would build at its start; one JSON line each. A recipe that fails
+    is named on standard error with the reason and stops no other. Exit 0: one or more have their engines, 2: none has.
+    """
     recipes = list_versions(options.models)
     chosen = [options.recipe] if options.recipe else sorted(recipes)
     if missing := sorted(set(chosen) - recipes.keys()):
@@ -123,22 +127,32 @@ def build_engine_command(options: argparse.Namespace) -> int:
             f"{options.models}: no recipe {missing[0]!r}: choose {', '.join(recipes) or 'another folder'}"
         )
     library = open_library()
+    failed = 0
     for recipe in chosen:
-        active = read_active(options.models / recipe)
-        bundle = read_bundle(options.models / recipe / (active[0] if active else recipes[recipe][-1]))
-        precision = gpu_precision(bundle, options.precision)
-        for gpu in gpus(options.compute_capability, library):
-            if options.missing:
-                key = key_of(bundle, precision, options.max_batch, gpu, library)
-                path = engine_path(options.cache, key)
-                if isinstance(read_engine(path, key), bytes):
-                    print(json.dumps({"engine": str(path), "kept": True}))
-                    continue
-            record = build_engine(
-                bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
-            )
-            print(json.dumps({"engine": str(engine_path(options.cache, record.key)), **record.model_dump(mode="json")}))
-    return 0
+        try:
+            active = read_active(options.models / recipe)
+            bundle = read_bundle(options.models / recipe / (active[0] if active else recipes[recipe][-1]))
+            _build_engines(bundle, options, library)
+        except Exception as error:
+            text = str(error) if isinstance(error, _FAILURES) else f"{type(error).__name__}: {error}"
+            print(f"error: recipe {recipe}: {text}", file=sys.stderr)
+            failed += 1
+    return 2 if chosen and failed == len(chosen) else 0
+
+
+def _build_engines(bundle: Bundle, options: argparse.Namespace, library: Library) -> None:
+    precision = gpu_precision(bundle, options.precision)
+    for gpu in gpus(options.compute_capability, library):
+        if options.missing:
+            key = key_of(bundle, precision, options.max_batch, gpu, library)
+            path = engine_path(options.cache, key)
+            if isinstance(read_engine(path, key), bytes):
+                print(json.dumps({"engine": str(path), "kept": True}))
+                continue
+        record = build_engine(
+            bundle, precision, max_batch=options.max_batch, cache=options.cache, gpu=gpu, library=library
+        )
+        print(json.dumps({"engine": str(engine_path(options.cache, record.key)), **record.model_dump(mode="json")}))
 
 
 def new_key_command(options: argparse.Namespace) -> int:
@@ -163,7 +177,7 @@ def run(arguments: list[str]) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except (BackendError, BundleError, OSError, ValueError, httpx2.HTTPError) as error:
+    except (*_FAILURES, httpx2.HTTPError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

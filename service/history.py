@@ -34,7 +34,7 @@ async def inspections(
 @router.get("/inspections/{inspection_id}")
 async def inspection(request: Request, inspection_id: str) -> dict[str, Any]:
     """One recorded inspection, as it was answered."""
-    found = await asyncio.to_thread(_records(request).find, inspection_id=inspection_id)
+    found = await asyncio.to_thread(_records(request).find, inspection_id)
     if found is None:
         raise ProblemError("not_found", f"no inspection {inspection_id!r} in the records")
     return found
@@ -46,7 +46,9 @@ async def image(request: Request, inspection_id: str) -> Response:
     data = await asyncio.to_thread(_records(request).image, inspection_id)
     if data is None:
         raise ProblemError(
-            "not_found", f"no picture of inspection {inspection_id!r}: not kept, or over the disk budget"
+            "not_found",
+            f"no picture of inspection {inspection_id!r}: not to be kept (INSPECT_RECORD_IMAGES), not written (the log "
+            "says why), or over the disk budget (INSPECT_RECORD_IMAGES_MB)",
         )
     return Response(data, media_type="application/octet-stream")
 

@@ -5,12 +5,14 @@ memory is spent on it; OpenCV then decodes. EXIF orientation is applied, an alph
 three equal channels and 16-bit samples keep their upper 8 bits: OpenCV's own rules, the same for every caller.
 
 A JPEG whose data libjpeg-turbo warns of is refused (simplejpeg; OpenCV would decode it and keep silent). Damage that
-leaves valid Huffman codes cannot be noticed: JPEG, BMP and WebP have no checksums, PNG has.
+leaves valid Huffman codes cannot be noticed: JPEG, BMP and WebP have no checksums, PNG has. Of an MPO, several JPEGs in
+one file, the first is the picture.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +44,11 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 DEFAULT_MAX_PIXELS = 50_000_000
 
 _EXIF_ORIENTATION = 0x0112
+# Encoders make about ten.
+_MAX_SCANS = 100
+# The markers that have a segment, and the end; in the data of a scan FF is followed by 00 or by RST0 to RST7.
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 # Our own limit is checked right after the header; Pillow's global one would only add a second, different error.
 Image.MAX_IMAGE_PIXELS = None
@@ -65,7 +72,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     _check_pixels(header.size, max_pixels)
     if header.format == "PNG":
         _check_png_chunks(data)
-    pixels: NDArray[Any] | None = _decode_jpeg(data, header) if header.format == "JPEG" else None
+    pixels: NDArray[Any] | None = _decode_jpeg(data, header) if header.format in {"JPEG", "MPO"} else None
     if pixels is not None:
         return pixels.astype(np.uint8, copy=False)
     try:
@@ -129,11 +136,23 @@ def _check_png_chunks(data: bytes) -> None:
         at += 12 + length
 
 
+def _check_jpeg_scans(data: bytes) -> None:
+    """Refuse more scans than a picture needs: each costs a pass over all pixels, however few bytes it has."""
+    scans, at = 0, 2
+    while (found := _JPEG_MARKER.search(data, at)) and (marker := data[found.end() - 1]) != _END_OF_IMAGE:
+        scans += marker == _START_OF_SCAN
+        if scans > _MAX_SCANS:
+            raise ImageError("unsupported_image", f"the JPEG has more than {_MAX_SCANS} scans: save it as baseline")
+        # Over the segment: thumbnails and profiles in it have markers of their own.
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+
+
 def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:
     """The pixels of a JPEG that libjpeg-turbo has no warning for, the same as OpenCV's; None where that must decode it.
 
     Turned pictures and CMYK are checked here and decoded again by OpenCV, for its rules.
     """
+    _check_jpeg_scans(data)
     try:
         pixels = simplejpeg.decode_jpeg(data, "CMYK" if header.mode == "CMYK" else "RGB", strict=True)
         upright = header.getexif().get(_EXIF_ORIENTATION, 1) == 1

@@ -22,7 +22,7 @@ from service.heatmap import Region, draw_map, draw_overlay, find_regions, previe
 from service.images import ImageError, Pixels, encode, resize
 from service.monitoring import Metrics
 from service.problems import ProblemError
-from service.quality import FrozenCameras, brightness_ratio, find_faults, measure
+from service.quality import FrozenCameras, brightness_ratio, digest, find_faults, measure
 from service.recipes import Recipe
 from service.tracing import trace_inspection
 from service.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
@@ -65,6 +65,7 @@ class _Picture:
     size: tuple[int, int]
     preview: Pixels | None
     faults: list[str]
+    digest: bytes | None
     quality_s: float
 
 
@@ -172,18 +173,12 @@ class Inspector:
     ) -> list[Inspection]:
         """Each stage for all pictures, then the next; adds to `seconds` what the finished stages took."""
         clock = time.monotonic()
-        prepare = [partial(self._prepare, decoder, recipe, mode, camera) for decoder in decoders]
+        prepare = [partial(self._prepare, decoder, recipe, mode, camera is not None) for decoder in decoders]
         pictures = await asyncio.gather(*(self._codec.decode(deadline, work) for work in prepare))
         seconds["decode"] = time.monotonic() - clock
 
         clock = time.monotonic()
-        try:
-            results = await self._run_all([picture.resized for picture in pictures], recipe, deadline)
-        except BaseException:
-            # Never judged, so its retry is not the sign of a frozen camera.
-            if camera is not None:
-                self._cameras.forget(camera)
-            raise
+        results = await self._run_all([picture.resized for picture in pictures], recipe, deadline)
         seconds["queue"] = time.monotonic() - clock
 
         clock = time.monotonic()
@@ -196,8 +191,11 @@ class Inspector:
         seconds["postprocess"] = time.monotonic() - clock
         if time.monotonic() > deadline:
             raise DeadlinePassedError("the result came after the deadline")
+        # From here on nothing waits and nothing fails: every picture gets its verdict.
         found = []
         for picture, result, (verdict, regions, heatmap) in zip(pictures, results, judged, strict=True):
+            if self._is_frozen(camera, recipe, picture):
+                verdict = Verdict.NOT_INSPECTED
             # What the queue did not count, waking up this task, belongs to the waiting.
             own = seconds | {
                 "decode": seconds["decode"] - picture.quality_s,
@@ -231,7 +229,18 @@ class Inspector:
             for future in futures:
                 future.cancel()
 
-    def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, camera: str | None) -> _Picture:
+    def _is_frozen(self, camera: str | None, recipe: Recipe, picture: _Picture) -> bool:
+        """Compare and remember in one step, with the verdict: a picture that got none may be sent again, and of two
+        that are the same and under way together the second is frozen.
+        """
+        if camera is None or picture.digest is None:
+            return False
+        frozen = self._cameras.is_frozen(camera, recipe.name, picture.digest)
+        if frozen:
+            picture.faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
+        return frozen
+
+    def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, watched: bool) -> _Picture:
         image = decoder()
         resized = resize(image, *recipe.shape)
         clock = time.monotonic()
@@ -239,14 +248,14 @@ class Inspector:
         limits = recipe.limits.quality
         faults = find_faults(quality, limits)
         self._metrics.brightness.labels(recipe.name).observe(brightness_ratio(quality, limits))
-        if camera is not None and self._cameras.is_frozen(camera, resized):
-            faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
+        watched_digest = digest(resized) if watched else None
         quality_s = time.monotonic() - clock
         return _Picture(
             resized=resized,
             size=(image.shape[0], image.shape[1]),
             preview=preview(image) if mode in {"auto", "overlay", "jpeg"} else None,
             faults=faults,
+            digest=watched_digest,
             quality_s=quality_s,
         )
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.draining import Drain
 from service.monitoring import Metrics
 from service.problems import ProblemError, problem_response
+from service.uploads import Bodies
 
 log = logging.getLogger("draem_inspect")
 
@@ -35,6 +36,7 @@ class RequestContext:
         self._app = app
         self._metrics = metrics
         self._drain = drain
+        self._bodies = Bodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,7 +63,8 @@ class RequestContext:
 
         # Here and not in an exception handler of the app: Starlette runs that outside of this, without the headers.
         try:
-            await self._app(scope, receive, send_with_headers)
+            with self._bodies.one_more() as scope["state"]["body"]:
+                await self._app(scope, receive, send_with_headers)
         except Exception as error:
             log.error("request %s failed", request_id, exc_info=error)
             if begun:

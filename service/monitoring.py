@@ -76,6 +76,11 @@ class Metrics:
         self.records_lost = Counter(
             "inspect_records_lost", "Inspections that could not be recorded", registry=self.registry
         )
+        self.record_images_lost = Counter(
+            "inspect_record_images_lost",
+            "Pictures that could not be kept with their recorded inspection",
+            registry=self.registry,
+        )
         self.drift = Gauge(
             "inspect_score_drift",
             "Kolmogorov-Smirnov distance of the newest scores from calibration's good parts, 0 to 1",

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from typing import Annotated, Any, Literal
@@ -22,11 +23,12 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from service.images import Pixels, decode, encode
+from service.images import Pixels, decode
 from service.inspection import Decoder, Inspection
-from service.orders import CameraId, DeadlineMs, PartId, TriggerId, stored, take_order, while_connected
+from service.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.problems import ProblemError, openapi_responses
 from service.recipes import Recipe
+from service.replies import stored
 from service.settings import Settings
 from service.station import choose_recipe, station_of, why_not_ready
 from service.uploads import read_body
@@ -77,10 +79,10 @@ class InferRequest(BaseModel, strict=True):
 
 @dataclass(frozen=True)
 class _Picture:
-    """What decodes an image of a request, and what gives the bytes to keep with its record."""
+    """An image of a request as it was sent, and what decodes it."""
 
+    sent: bytes | Pixels
     decode: Decoder
-    data: Callable[[], bytes]
 
 
 @router.get("")
@@ -143,7 +145,8 @@ async def infer(
 ) -> Response:
     """Map, score and verdict of each image, or the `outputs` asked for.
 
-    A trigger is of one image. When it comes again it gets the score and verdict it got before; the map is not kept.
+    A trigger is of one image. When it comes again with it, it gets the score and verdict it got before; the map is not
+    kept.
     """
     order = take_order(request, model, x_deadline_ms, part=x_part_id, camera=x_camera_id)
     recipe, station = order.recipe, order.station
@@ -152,22 +155,29 @@ async def infer(
     asked, pictures = await asyncio.to_thread(_parse, body, split, recipe, station.settings)
     if x_trigger_id is not None and len(pictures) != 1:
         raise ProblemError("invalid_request", f"X-Trigger-Id is of one image, not of {len(pictures)}")
-    async with station.triggers.answer(x_trigger_id) as answer:
-        if answer.before is not None:
-            return _replay(asked, answer.before)
+    if asked.inputs[0].name == "image":
+        order = replace(order, recipe=_of_any_shape(recipe))
+    async with station.triggers.ask(recipe.name, x_trigger_id, pictures[0].sent, order.deadline) as trigger:
+        if trigger.before is not None:
+            return _replay(asked, trigger.before)
         found = await while_connected(request, order.inspect([picture.decode for picture in pictures]))
         arrays = await asyncio.to_thread(_arrays, found)
         response = await asyncio.to_thread(_response, asked, (recipe.name, recipe.version), arrays)
         if time.monotonic() > order.deadline:
             raise ProblemError("deadline_passed", "the deadline passed while the result was being encoded")
-        replies = [order.conclude(one, p.data, x_trigger_id) for one, p in zip(found, pictures, strict=True)]
-        if x_trigger_id is not None:
-            answer.give(stored(replies[0]))
+        replies = [order.conclude(one, p.sent, trigger.trigger) for one, p in zip(found, pictures, strict=True)]
+        trigger.give(stored(replies[0]))
     return response
 
 
 def _choose(request: Request, model: str) -> Recipe:
     return choose_recipe(station_of(request), model, request.path_params.get("version"))
+
+
+def _of_any_shape(recipe: Recipe) -> Recipe:
+    """The recipe without limits on width over height: a tensor's is the network's, whatever the photo's was."""
+    quality = recipe.limits.quality.model_copy(update={"aspect_min": 0.0, "aspect_max": math.inf})
+    return replace(recipe, limits=replace(recipe.limits, quality=quality))
 
 
 def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple[InferRequest, list[_Picture]]:
@@ -187,12 +197,11 @@ def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple
         _check_layout(tensor, len(body) - split, recipe, settings.max_batch)
         data = body[split:] if tensor.data is None else tensor.data
         if tensor.name == "image":
-            return asked, [
-                _Picture(partial(np.asarray, pixels), partial(encode, pixels, ".png"))
-                for pixels in _pixels(data, tensor.shape)
-            ]
+            # Copied, or a record of one of them would keep the whole request in memory.
+            images = map(np.copy, _pixels(data, tensor.shape))
+            return asked, [_Picture(pixels, partial(np.asarray, pixels)) for pixels in images]
         return asked, [
-            _Picture(partial(decode, picture, max_pixels=settings.max_pixels), partial(bytes, picture))
+            _Picture(picture, partial(decode, picture, max_pixels=settings.max_pixels))
             for picture in _pictures(data, tensor.shape[0])
         ]
     except (TypeError, ValueError) as error:

@@ -11,11 +11,12 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Request
 
+from service.images import Pixels
 from service.inspection import Decoder, HeatmapMode, Inspection
 from service.problems import ProblemError
 from service.recipes import Recipe
-from service.records import Record
-from service.replies import InspectionReply, inspection_reply
+from service.records import Record, Trigger
+from service.replies import InspectionReply, inspection_reply, stored
 from service.station import Station, choose_recipe, station_of
 from service.uploads import arrival
 from service.verdicts import Verdict
@@ -27,7 +28,10 @@ log = logging.getLogger("draem_inspect")
 DeadlineMs = Annotated[float | None, Header(ge=1, le=600_000, description="time this request may take")]
 PartId = Annotated[str | None, Header(max_length=128, description="comes back in the reply")]
 TriggerId = Annotated[
-    str | None, Header(min_length=1, max_length=128, description="the same trigger gives the same answer again")
+    str | None,
+    Header(
+        min_length=1, max_length=128, description="with the same recipe and picture it gives the same answer, as JSON"
+    ),
 ]
 CameraId = Annotated[
     str | None, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
@@ -60,9 +64,9 @@ class Order:
         )
 
     def conclude(
-        self, inspection: Inspection, image: Callable[[], bytes], trigger: str | None = None
+        self, inspection: Inspection, image: bytes | Pixels, trigger: Trigger | None = None
     ) -> InspectionReply:
-        """Count, record and log a finished inspection; `image` gives what is kept of its picture, in another thread."""
+        """Count, record and log a finished inspection; `image` is what is kept of its picture: see Record."""
         reply = inspection_reply(inspection, self.request.state.request_id, self.part)
         self.station.inspector.count(inspection)
         record = stored(reply)
@@ -109,11 +113,6 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         working.cancel()
         # The answer says that the picture is out of the queue: it must be.
         await asyncio.gather(gone, working, return_exceptions=True)
-
-
-def stored(reply: InspectionReply) -> dict[str, Any]:
-    """A reply as it is kept: without its picture."""
-    return reply.model_dump(mode="json", exclude={"heatmap"}) | {"heatmap": None}
 
 
 async def _disconnected(request: Request) -> None:

@@ -25,6 +25,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "recipe_not_ready": (409, "The recipe is not ready"),
     "activation_failed": (409, "The version was not activated"),
     "limits_refused": (409, "The limits were not changed"),
+    "trigger_reused": (409, "The trigger was answered for another picture"),
     "body_too_large": (413, "Request body too large"),
     "image_too_large": (413, "Image has too many pixels"),
     "unsupported_media_type": (415, "Content type not supported"),

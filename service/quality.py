@@ -6,7 +6,6 @@ resolution; costs well under a millisecond.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,8 @@ from service.bundle import QualityLimits
 from service.images import Pixels
 
 _DARK, _BRIGHT = 8, 247
-_MAX_CAMERAS = 1024
+# Pairs of camera and recipe, some hundred bytes each.
+_MOST_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -99,24 +99,24 @@ def find_faults(quality: Quality, limits: QualityLimits) -> list[str]:
     ]
 
 
+def digest(resized: Pixels) -> bytes:
+    """What two pictures share only where every pixel `(h, w, 3)` is the same."""
+    return blake2b(resized.tobytes(), digest_size=16).digest()
+
+
 class FrozenCameras:
-    """Notices a camera that sends the same picture again: sensor noise makes two live pictures differ."""
+    """Notices a camera that sends the same picture again: sensor noise makes two live pictures differ.
+
+    For each recipe on its own: one picture may be meant for several. Not for several threads at once.
+    """
 
     def __init__(self) -> None:
-        self._last: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
-    def is_frozen(self, camera: str, resized: Pixels) -> bool:
-        """Whether `camera` sent exactly this picture the last time; remembers it for the next."""
-        digest = blake2b(resized.tobytes(), digest_size=16).digest()
-        with self._lock:
-            frozen = self._last.pop(camera, None) == digest
-            self._last[camera] = digest
-            if len(self._last) > _MAX_CAMERAS:
-                self._last.popitem(last=False)
+    def is_frozen(self, camera: str, recipe: str, picture: bytes) -> bool:
+        """Whether the last picture of `camera` that `recipe` gave a verdict on had this digest; from now on it has."""
+        frozen = self._last.pop((camera, recipe), None) == picture
+        self._last[camera, recipe] = picture
+        if len(self._last) > _MOST_REMEMBERED:
+            self._last.popitem(last=False)
         return frozen
-
-    def forget(self, camera: str) -> None:
-        """Take the last picture of `camera` as never sent."""
-        with self._lock:
-            self._last.pop(camera, None)

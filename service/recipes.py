@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.backends import Backend, BackendError
-from service.batching import Batcher, Model
+from service.batching import Batcher, ClosedError, Model, Result
 from service.bundle import Bundle, BundleError, list_versions, read_bundle, replace_file
-from service.golden import GoldenError, require_golden
+from service.golden import Found, GoldenError, require_golden, require_golden_batches
 from service.images import ImageError, Pixels
 from service.limits import Limits, LimitsChange, LimitsError, change_limits, read_limits, reset_limits
 
 # In a recipe's folder: the version to serve, then the one before it.
 ACTIVE = "ACTIVE"
+# Failed runs in a row, golden checks every few seconds among them, after which no more is hoped for in this process.
+_LOST_AFTER = 10
+
+log = logging.getLogger("draem_inspect")
 
 
 class UnknownRecipeError(Exception):
@@ -61,8 +64,8 @@ class ActivationError(Exception):
     """The version was not activated, the one before goes on serving; the message says why."""
 
 
-# What loading a version can end in, other than a ready recipe.
-_REFUSED = (BundleError, BackendError, GoldenError, ImageError, LimitsError, OSError, ValueError)
+# What loading a version is known to end in, other than a ready recipe.
+_REFUSED = (BundleError, BackendError, ClosedError, GoldenError, ImageError, LimitsError, OSError, ValueError)
 
 
 class RecipeStore:
@@ -94,19 +97,24 @@ class RecipeStore:
 
     def load(self) -> None:
         """Load one version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
-        for name, versions in list_versions(self._models_dir).items():
-            try:
-                self.ready[name] = self._open(self._models_dir / name / self._chosen(name, versions))
-            except _REFUSED as error:
-                self.failed[name] = str(error)
-        self.loaded = True
+        try:
+            for name, versions in list_versions(self._models_dir).items():
+                try:
+                    self.ready[name] = self._open(self._models_dir / name / self._chosen(name, versions))
+                except ClosedError:
+                    # Shutting down: nobody needs the others.
+                    return
+                except Exception as error:
+                    self.failed[name] = _reason(name, error)
+        finally:
+            self.loaded = True
 
     def activate(self, name: str, version: str) -> Recipe:
         """Load a version beside the one in service, check it, then serve it; ActivationError leaves all as it was."""
         with self._changing:
             known = list_versions(self._models_dir).get(name)
             if known is None:
-                raise UnknownRecipeError(f"no recipe {name!r}: {self._choice()}")
+                raise self._unknown(name)
             if version not in known:
                 raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
             before = self.ready.get(name)
@@ -114,10 +122,12 @@ class RecipeStore:
                 recipe = self._open(self._models_dir / name / version)
                 if before is None or before.version != version:
                     _write_active(self._models_dir / name, version, before.version if before else None)
-            except _REFUSED as error:
-                raise ActivationError(str(error)) from error
+            except Exception as error:
+                raise ActivationError(_reason(name, error)) from error
             self.ready[name] = recipe
             self.failed.pop(name, None)
+            if before:
+                self._batcher.retire(before.model)
             return recipe
 
     def shadow(self, name: str, version: str | None) -> None:
@@ -132,31 +142,37 @@ class RecipeStore:
                 raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
             try:
                 self.shadows[name] = self._open(self._models_dir / name / version)
-            except _REFUSED as error:
-                raise ActivationError(str(error)) from error
+            except Exception as error:
+                raise ActivationError(_reason(name, error)) from error
 
     def rollback(self, name: str) -> Recipe:
-        """Activate the version that served before the present one."""
-        self.get(name)
+        """Activate the version that served before the present one, also where that one could not be loaded."""
+        self._require_known(name)
         active = read_active(self._models_dir / name)
         if len(active) < 2:
-            raise ActivationError(f"recipe {name!r}: no version served before this one")
+            known = list_versions(self._models_dir).get(name, [])
+            raise ActivationError(
+                f"recipe {name!r}: no version served before this one: activate one of {', '.join(known)}"
+            )
         return self.activate(name, active[1])
 
     def verify(self, name: str) -> Recipe:
         """Run the golden gate on the version in service.
 
-        A recipe that gives other numbers stops serving: GoldenError. One whose backend does not run at all stays, not
-        ready, and may recover: BackendError.
+        A recipe that gives other numbers, or cannot be checked, stops serving: GoldenError. One whose backend does not
+        run at all stays, not ready, and may recover: BackendError.
         """
         with self._changing:
             recipe = self.get(name)
             try:
                 check_golden(recipe.bundle, recipe.model, self._batcher)
-            except (GoldenError, ImageError, OSError) as error:
+            except (BackendError, ClosedError):
+                raise
+            except Exception as error:
                 del self.ready[name]
-                self.failed[name] = str(error)
-                raise GoldenError(str(error)) from error
+                self.failed[name] = _reason(name, error)
+                self._batcher.retire(recipe.model)
+                raise GoldenError(self.failed[name]) from error
             self.ready[name] = replace(recipe, checked=datetime.now(UTC))
             return self.ready[name]
 
@@ -171,8 +187,7 @@ class RecipeStore:
     def reset_limits(self, name: str) -> Recipe:
         """Go back to the limits of the manifest, also where the changed ones cannot be read; raises ActivationError."""
         with self._changing:
-            if name not in self.ready and name not in self.failed:
-                raise UnknownRecipeError(f"no recipe {name!r}: {self._choice()}")
+            self._require_known(name)
             recipe = self.ready.get(name)
             versions = list_versions(self._models_dir).get(name, [])
             try:
@@ -183,8 +198,8 @@ class RecipeStore:
                 else:
                     self.ready[name] = self._open(self._models_dir / name / version)
                     self.failed.pop(name, None)
-            except _REFUSED as error:
-                raise ActivationError(str(error)) from error
+            except Exception as error:
+                raise ActivationError(_reason(name, error)) from error
             return self.ready[name]
 
     def versions(self) -> dict[str, list[str]]:
@@ -198,7 +213,7 @@ class RecipeStore:
             return self.ready[name]
         if name in self.failed:
             raise RecipeNotReadyError(f"recipe {name!r} could not be loaded: {self.failed[name]}")
-        raise UnknownRecipeError(f"no recipe {name!r}: {self._choice()}")
+        raise self._unknown(name)
 
     def default_name(self) -> str:
         """The configured default, or the only recipe there is."""
@@ -217,13 +232,37 @@ class RecipeStore:
             return f"no recipe in {self._models_dir}: put a bundle at {self._models_dir}/<recipe>/<version>"
         if not self.ready or (self._default and self._default not in self.ready):
             return "; ".join(f"{name}: {reason}" for name, reason in self.failed.items()) or self._choice()
-        if broken := sorted(name for name, recipe in self.ready.items() if recipe.model.failures):
+        if broken := self._failing(1):
             return f"the backend failed on the last batch of {', '.join(broken)}"
+        return None
+
+    def why_not_alive(self) -> str | None:
+        """None unless a backend that passed its golden images has failed run after run since: a lost device comes back
+        in a new process alone. What was refused when it was loaded is no reason: it would be refused again.
+        """
+        if lost := self._failing(_LOST_AFTER):
+            return f"the backend failed {_LOST_AFTER} times in a row for {', '.join(lost)}: restart the service"
         return None
 
     def close(self) -> None:
         for recipe in self.ready.values():
-            recipe.model.backend.close()
+            self._close(recipe.model)
+
+    def _failing(self, times: int) -> list[str]:
+        # A copy: another thread may activate a recipe meanwhile.
+        return sorted(name for name, recipe in list(self.ready.items()) if recipe.model.failures >= times)
+
+    def _close(self, model: Model) -> None:
+        """Give a model's memory back, unless a run uses it: then it goes with the run."""
+        if self._batcher.retire(model):
+            model.backend.close()
+
+    def _require_known(self, name: str) -> None:
+        if name not in self.ready and name not in self.failed:
+            raise self._unknown(name)
+
+    def _unknown(self, name: str) -> UnknownRecipeError:
+        return UnknownRecipeError(f"no recipe {name!r}: {self._choice()}")
 
     def _choice(self) -> str:
         names = sorted({*self.ready, *self.failed})
@@ -241,11 +280,12 @@ class RecipeStore:
         model = Model(self._open_model(bundle))
         try:
             check_golden(bundle, model, self._batcher)
+            check_golden_batches(bundle, model, self._batcher)
             # The first runs pay for allocation and would spoil the estimate that admission relies on.
             model.seconds_per_image = 0.0
             check_golden(bundle, model, self._batcher)
         except BaseException:
-            model.backend.close()
+            self._close(model)
             raise
         return Recipe(bundle, model, datetime.now(UTC), limits)
 
@@ -256,11 +296,35 @@ def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
     Each as often as the backend runs side by side: its runs may differ in threads and memory, all must be right.
     """
 
-    def run(image: Pixels) -> list[tuple[NDArray[np.float32], float]]:
-        futures = [batcher.submit(model, image, math.inf) for _ in range(model.backend.lanes)]
-        return [(result.anomaly_map, result.score) for result in [future.result() for future in futures]]
+    def run(image: Pixels) -> list[Found]:
+        return _results([batcher.submit(model, image, math.inf) for _ in range(model.backend.lanes)])
 
     require_golden(bundle, model.backend.precision, run)
+
+
+def check_golden_batches(bundle: Bundle, model: Model, batcher: Batcher) -> None:
+    """Run golden images in batches of every size that the batcher may form; raises as `check_golden`.
+
+    A GPU has kernels, graphs and memory for each: none is first tried on a part. Where nothing shares a run, as on a
+    CPU, there is nothing to do.
+    """
+
+    def run(images: list[Pixels]) -> list[Found]:
+        return _results(batcher.submit_batch(model, images))
+
+    require_golden_batches(bundle, model.backend.precision, run, batcher.largest_batch(model))
+
+
+def _results(futures: list[Future[Result]]) -> list[Found]:
+    return [(result.anomaly_map, result.score) for result in [future.result() for future in futures]]
+
+
+def _reason(name: str, error: Exception) -> str:
+    """What `error` says; for one that nobody foresaw also its type, and its traceback in the log."""
+    if isinstance(error, _REFUSED):
+        return str(error)
+    log.error("recipe %s is refused", name, exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def read_active(folder: Path) -> list[str]:

@@ -1,7 +1,9 @@
-"""What was inspected: one SQLite file (WAL) and the pictures beside it, kept under a disk budget.
+"""What was inspected: one SQLite file (WAL) and the pictures beside it, kept for a time and under a disk budget.
 
-Written by one thread from a bounded queue, so that a slow or full disk never delays a verdict; what could not be
-written is counted. A record survives kill -9 as soon as it is committed, normally within milliseconds of its verdict.
+Written by one thread from a queue that is bounded in records and in bytes, so that a slow or full disk never delays a
+verdict; what could not be written is counted. Rows are committed before pictures are written, normally within
+milliseconds of the reply, which does not wait for it. What is committed survives kill -9, and a loss of power but for
+the last moments (`synchronous = NORMAL`).
 """
 
 from __future__ import annotations
@@ -12,27 +14,44 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from service.images import Pixels, encode
 
 log = logging.getLogger("draem_inspect")
 
 _QUEUE_SIZE = 2000
+_MAX_ROWS = 200
+# Seconds between two looks for records that are too old, and between two batches of them.
+_EXPIRE_EVERY_S, _EXPIRE_PAUSE_S = 600.0, 0.1
+_EXPIRED_ROWS = 500
+# Seconds by which the file of a picture may be younger than its record.
+_WRITTEN_WITHIN_S = 3600.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS inspections (
     inspection_id TEXT PRIMARY KEY,
     time REAL NOT NULL,
     recipe TEXT NOT NULL,
     verdict TEXT NOT NULL,
-    trigger_id TEXT UNIQUE,
     part_id TEXT,
     image_sha256 TEXT,
     reply TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_time ON inspections (time);
+CREATE TABLE IF NOT EXISTS triggers (
+    recipe TEXT NOT NULL,
+    trigger_id TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    inspection_id TEXT NOT NULL,
+    PRIMARY KEY (recipe, trigger_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS triggers_by_inspection ON triggers (inspection_id);
 """
 
 
@@ -41,16 +60,34 @@ class RecordsError(Exception):
 
 
 @dataclass(frozen=True)
-class Record:
-    """One finished inspection: the reply as it was sent (without picture), and what gives the bytes to keep.
+class Trigger:
+    """What a line asks about: recipe, the line's own name for the part, sha256 of the picture as it was sent."""
 
-    `image` is called by the thread that writes, so that no verdict waits for an encoder.
+    recipe: str
+    trigger_id: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a trigger got, at `time` (Unix seconds), for the picture of `sha256`."""
+
+    sha256: str
+    time: float
+    reply: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished inspection: the reply as it was sent (without picture), and the picture where it is to be kept.
+
+    `image` is encoded bytes, or RGB uint8 `(H, W, 3)` that is encoded by the thread that writes.
     """
 
     reply: dict[str, Any]
     time: float
-    trigger_id: str | None
-    image: Callable[[], bytes] | None
+    trigger: Trigger | None
+    image: bytes | Pixels | None
 
     @property
     def inspection_id(self) -> str:
@@ -58,20 +95,35 @@ class Record:
 
 
 class Records:
-    """Store of records in `folder`; pictures take at most `image_budget_bytes`, oldest go first."""
+    """Store of records in `folder`, kept for `days` (0: for ever).
+
+    Pictures take at most `image_budget_bytes` there, oldest go first, and `waiting_bytes` in memory before they are
+    written. A commit that fails is tried again after each of the pauses `retry_s` (seconds).
+    """
 
     def __init__(
         self,
         folder: Path,
         *,
         image_budget_bytes: int,
+        days: int = 0,
+        waiting_bytes: int = 256_000_000,
+        retry_s: Sequence[float] = (0.2, 1.0, 5.0),
         on_lost: Callable[[int], None] = lambda count: None,
+        on_image_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._images = folder / "images"
         self._file = folder / "inspections.sqlite"
         self._budget = image_budget_bytes
+        self._days = days
+        self._retry_s = retry_s
         self._on_lost = on_lost
+        self._on_image_lost = on_image_lost
         self._queue: queue.Queue[Record | None] = queue.Queue(_QUEUE_SIZE)
+        self._lock = threading.Lock()
+        self._room = waiting_bytes
+        self._closing = threading.Event()
+        self._writer: sqlite3.Connection | None = None
         try:
             self._images.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection:
@@ -83,19 +135,35 @@ class Records:
         self._thread.start()
 
     def add(self, record: Record) -> None:
-        """Queue a record; never waits. A record that finds the queue full is lost and counted."""
+        """Queue a record; never waits. One that finds the queue full is lost, a picture that finds no room in memory
+        is left out of its record; both are counted.
+        """
+        if not self._take_room(_size(record.image)):
+            self._lose_image(record.inspection_id, "too many pictures wait for the disk")
+            record = replace(record, image=None)
         try:
             self._queue.put_nowait(record)
         except queue.Full:
             self._on_lost(1)
+            self._give_room(_size(record.image))
 
-    def find(self, *, inspection_id: str | None = None, trigger_id: str | None = None) -> dict[str, Any] | None:
-        """The stored reply of an inspection, by either id."""
+    def find(self, inspection_id: str) -> dict[str, Any] | None:
+        """The stored reply of an inspection."""
         with closing(self._connect()) as connection:
             row = connection.execute(
-                "SELECT reply FROM inspections WHERE inspection_id = ? OR trigger_id = ?", (inspection_id, trigger_id)
+                "SELECT reply FROM inspections WHERE inspection_id = ?", (inspection_id,)
             ).fetchone()
         return None if row is None else json.loads(row[0])
+
+    def answer_to(self, recipe: str, trigger_id: str) -> Answer | None:
+        """The newest answer that a trigger got, for whatever picture."""
+        with closing(self._connect()) as connection:
+            row = connection.execute(
+                "SELECT sha256, time, reply FROM triggers JOIN inspections USING (inspection_id) "
+                "WHERE triggers.recipe = ? AND triggers.trigger_id = ?",
+                (recipe, trigger_id),
+            ).fetchone()
+        return None if row is None else Answer(row[0], row[1], json.loads(row[2]))
 
     def latest(self, *, limit: int, before: float, recipe: str | None, verdict: str | None) -> list[dict[str, Any]]:
         """Stored replies older than `before` (Unix seconds), newest first, each with its `time`."""
@@ -113,13 +181,27 @@ class Records:
             row = connection.execute(
                 "SELECT image_sha256 FROM inspections WHERE inspection_id = ?", (inspection_id,)
             ).fetchone()
-        path = self._path(row[0]) if row and row[0] else None
-        return path.read_bytes() if path and path.is_file() else None
+        if row is None or row[0] is None:
+            return None
+        try:
+            return self._path(row[0]).read_bytes()
+        except FileNotFoundError:
+            return None
 
-    def close(self) -> None:
-        """Write what is queued, then stop the thread."""
-        self._queue.put(None)
-        self._thread.join()
+    def close(self, wait_s: float = 5.0) -> None:
+        """Write what is queued and stop the thread; where the disk hangs for `wait_s`, the rest is lost and counted."""
+        self._closing.set()
+        # Wakes a thread that waits; none waits before a full queue.
+        with suppress(queue.Full):
+            self._queue.put_nowait(None)
+        self._thread.join(wait_s)
+        if self._thread.is_alive():
+            lost = 0
+            with suppress(queue.Empty):
+                while True:
+                    lost += self._queue.get_nowait() is not None
+            self._on_lost(lost)
+            log.error("%s took no more records for %g s: at least %d are lost", self._file, wait_s, lost)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, timeout=5)
@@ -128,48 +210,104 @@ class Records:
         return connection
 
     def _write_all(self) -> None:
-        connection = self._connect()
-        closing = False
-        while not closing:
-            batch, closing = self._take()
+        pictures: deque[tuple[str, bytes | Pixels]] = deque()
+        expiry = time.monotonic()
+        while True:
             try:
-                self._write(connection, batch)
-            except (OSError, ValueError, sqlite3.Error) as error:
-                connection.rollback()
-                self._on_lost(len(batch))
-                log.error("%d records could not be written to %s: %s", len(batch), self._file, error)
-        connection.close()
+                # Rows go first: at most one picture is written between two looks at the queue.
+                ending = self._closing.is_set()
+                batch = self._take(0.0 if pictures or ending else max(0.0, expiry - time.monotonic()))
+                if ending and not batch and not pictures:
+                    break
+                if batch and self._commit(batch):
+                    pictures.extend(
+                        (record.inspection_id, record.image) for record in batch if record.image is not None
+                    )
+                if pictures:
+                    self._keep_image(*pictures.popleft())
+                if time.monotonic() >= expiry:
+                    expiry = time.monotonic() + _EXPIRE_EVERY_S
+                    if self._expire():
+                        expiry = time.monotonic() + _EXPIRE_PAUSE_S
+            # Records must not end with one that cannot be written.
+            except Exception:
+                log.exception("%s: writing records failed and goes on", self._file)
+        self._disconnect()
 
-    def _take(self) -> tuple[list[Record], bool]:
-        """Everything that is queued, at least one entry; and whether the queue was closed."""
-        batch = [self._queue.get()]
-        while not self._queue.empty() and len(batch) < 200:
-            batch.append(self._queue.get())
-        return [record for record in batch if record is not None], None in batch
+    def _take(self, wait_s: float) -> list[Record]:
+        """What is queued, up to a limit; waits for the first."""
+        batch: list[Record | None] = []
+        with suppress(queue.Empty):
+            batch.append(self._queue.get(timeout=wait_s))
+            while len(batch) < _MAX_ROWS:
+                batch.append(self._queue.get_nowait())
+        return [record for record in batch if record is not None]
 
-    def _write(self, connection: sqlite3.Connection, batch: list[Record]) -> None:
-        rows = []
+    def _commit(self, batch: list[Record]) -> bool:
+        """Commit the rows of a batch; False where every try failed and the batch is lost."""
+        for pause in (*self._retry_s, None):
+            try:
+                self._insert(batch)
+                return True
+            except Exception as error:
+                self._disconnect()
+                log.warning("%d records could not be written to %s: %r", len(batch), self._file, error)
+            if pause is not None:
+                self._closing.wait(pause)
+        self._give_room(sum(_size(record.image) for record in batch))
+        self._on_lost(len(batch))
+        log.error("%d records are lost: make room on the disk of %s, or end what locks it", len(batch), self._file)
+        return False
+
+    def _insert(self, batch: list[Record]) -> None:
+        rows, triggers = [], []
         for record in batch:
-            sha256 = None if record.image is None else self._keep_image(record.image())
-            reply = record.reply
-            ids = (record.trigger_id, reply.get("part_id"), sha256)
-            row = (record.inspection_id, record.time, reply["recipe"], reply["verdict"], *ids, json.dumps(reply))
-            rows.append(row)
-        # A trigger that was answered twice at the same moment keeps its first answer.
-        connection.executemany("INSERT OR IGNORE INTO inspections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        connection.commit()
+            reply, trigger = record.reply, record.trigger
+            row = (record.inspection_id, record.time, reply["recipe"], reply["verdict"], reply.get("part_id"))
+            rows.append((*row, json.dumps(reply)))
+            if trigger is not None:
+                triggers.append((trigger.recipe, trigger.trigger_id, trigger.sha256, record.inspection_id))
+        with self._connection() as connection:
+            # Files of earlier versions have a column more; a commit that failed may be there all the same.
+            connection.executemany(
+                "INSERT OR IGNORE INTO inspections (inspection_id, time, recipe, verdict, part_id, reply) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            connection.executemany("INSERT OR REPLACE INTO triggers VALUES (?, ?, ?, ?)", triggers)
 
-    def _keep_image(self, data: bytes) -> str:
+    def _keep_image(self, inspection_id: str, image: bytes | Pixels) -> None:
+        """Write the picture of a committed record, then say so in its row."""
+        try:
+            sha256 = self._write_image(image if isinstance(image, bytes) else encode(image, ".png"))
+            with self._connection() as connection:
+                connection.execute(
+                    "UPDATE inspections SET image_sha256 = ? WHERE inspection_id = ?", (sha256, inspection_id)
+                )
+        except Exception as error:
+            self._lose_image(inspection_id, repr(error))
+        finally:
+            self._give_room(_size(image))
+
+    def _write_image(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".new")
+        if path.exists():
+            # As young as the newest record that has it.
+            path.touch()
+            return sha256
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".new")
+        try:
             temporary.write_bytes(data)
             temporary.replace(path)
-            self._image_bytes += len(data)
-            if self._image_bytes > self._budget:
-                self._free()
+        except OSError:
+            # Half a picture must not fill a disk that is full already.
+            temporary.unlink(missing_ok=True)
+            raise
+        self._image_bytes += len(data)
+        if self._image_bytes > self._budget:
+            self._free()
         return sha256
 
     def _free(self) -> None:
@@ -182,5 +320,61 @@ class Records:
             path.unlink(missing_ok=True)
             self._image_bytes -= size
 
+    def _expire(self) -> bool:
+        """Delete some of the records that are too old, with their pictures; True where there may be more."""
+        if not self._days:
+            return False
+        oldest = time.time() - 86_400 * self._days
+        with self._connection() as connection:
+            rows = connection.execute(
+                "SELECT inspection_id, image_sha256 FROM inspections WHERE time < ? ORDER BY time LIMIT ?",
+                (oldest, _EXPIRED_ROWS),
+            ).fetchall()
+            ids = [(inspection_id,) for inspection_id, _ in rows]
+            connection.executemany("DELETE FROM triggers WHERE inspection_id = ?", ids)
+            connection.executemany("DELETE FROM inspections WHERE inspection_id = ?", ids)
+        for sha256 in {sha256 for _, sha256 in rows if sha256 is not None}:
+            path = self._path(sha256)
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                # A younger one is the picture of a record that stays, too.
+                if found.st_mtime < oldest + _WRITTEN_WITHIN_S:
+                    path.unlink()
+                    self._image_bytes -= found.st_size
+        return len(rows) == _EXPIRED_ROWS
+
+    def _connection(self) -> sqlite3.Connection:
+        """The connection of the thread that writes."""
+        if self._writer is None:
+            self._writer = self._connect()
+        return self._writer
+
+    def _disconnect(self) -> None:
+        if self._writer is not None:
+            with suppress(sqlite3.Error):
+                self._writer.close()
+            self._writer = None
+
+    def _lose_image(self, inspection_id: str, reason: str) -> None:
+        self._on_image_lost()
+        log.error("the picture of inspection %s is not kept: %s", inspection_id, reason)
+
+    def _take_room(self, size: int) -> bool:
+        with self._lock:
+            if size > self._room:
+                return False
+            self._room -= size
+            return True
+
+    def _give_room(self, size: int) -> None:
+        with self._lock:
+            self._room += size
+
     def _path(self, sha256: str) -> Path:
         return self._images / sha256[:2] / sha256
+
+
+def _size(image: bytes | Pixels | None) -> int:
+    if image is None:
+        return 0
+    return len(image) if isinstance(image, bytes) else image.nbytes

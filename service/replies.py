@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import uuid
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from service.bundle import Precision, QualityLimits
 from service.heatmap import Region
-from service.inspection import Inspection
+from service.inspection import Heatmap, Inspection
 from service.recipes import Recipe
 from service.verdicts import Verdict
 
@@ -127,30 +128,40 @@ def inspection_reply(inspection: Inspection, request_id: str, part_id: str | Non
     )
 
 
-def json_reply(reply: InspectionReply, inspection: Inspection) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json", headers=_result_headers(inspection))
+def stored(reply: InspectionReply) -> dict[str, Any]:
+    """A reply as it is kept: without its picture."""
+    return reply.model_dump(mode="json", exclude={"heatmap"}) | {"heatmap": None}
 
 
-def picture_reply(inspection: Inspection, part_id: str | None) -> Response:
-    if inspection.heatmap is None:
+def json_reply(reply: InspectionReply) -> Response:
+    return Response(reply.model_dump_json(), media_type="application/json", headers=_result_headers(stored(reply)))
+
+
+def picture_reply(reply: InspectionReply, picture: Heatmap | None) -> Response:
+    if picture is None:
         raise ValueError("a picture was asked for and none was drawn")
-    headers = _result_headers(inspection)
-    if part_id and _PRINTABLE.fullmatch(part_id):
-        headers["X-Part-Id"] = part_id
-    return Response(inspection.heatmap.data, media_type=inspection.heatmap.media_type, headers=headers)
+    return Response(picture.data, media_type=picture.media_type, headers=_result_headers(stored(reply)))
 
 
-def _result_headers(inspection: Inspection) -> dict[str, str]:
-    recipe = inspection.recipe
-    return {
-        "X-Verdict": str(inspection.verdict),
-        "X-Score": f"{inspection.score:.6f}",
-        "X-Recipe": recipe.name,
-        "X-Recipe-Version": recipe.version,
-        "X-Model-Sha256": recipe.model_sha256,
-        "X-Limits": limits_reply(recipe).source,
-        "Server-Timing": ", ".join(f"{stage};dur={1000 * value:.3f}" for stage, value in inspection.seconds.items()),
+def replay(reply: dict[str, Any]) -> Response:
+    """A stored reply as the answer to the same trigger: JSON, whatever the first one was."""
+    headers = _result_headers(reply) | {"X-Replayed": "true"}
+    return Response(json.dumps(reply), media_type="application/json", headers=headers)
+
+
+def _result_headers(reply: dict[str, Any]) -> dict[str, str]:
+    headers = {
+        "X-Verdict": reply["verdict"],
+        "X-Score": f"{reply['score']:.6f}",
+        "X-Recipe": reply["recipe"],
+        "X-Recipe-Version": reply["version"],
+        "X-Model-Sha256": reply["model_sha256"],
+        "X-Limits": reply["limits"]["source"],
+        "Server-Timing": ", ".join(f"{stage};dur={value:.3f}" for stage, value in reply["timings_ms"].items()),
     }
+    if reply["part_id"] and _PRINTABLE.fullmatch(reply["part_id"]):
+        headers["X-Part-Id"] = reply["part_id"]
+    return headers
 
 
 def recipe_reply(recipe: Recipe) -> RecipeReply:

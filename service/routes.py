@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,10 +13,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.images import PixelFormat, decode, decode_raw
 from service.inspection import HeatmapMode
-from service.orders import CameraId, DeadlineMs, PartId, TriggerId, stored, take_order, while_connected
+from service.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.problems import ProblemBody, ProblemError, openapi_responses, problem_body
-from service.replies import InspectionReply, backend_reply, json_reply, picture_reply, recipe_reply
-from service.station import station_of, why_not_ready
+from service.replies import InspectionReply, backend_reply, json_reply, picture_reply, recipe_reply, replay, stored
+from service.station import station_of, why_not_alive, why_not_ready
 from service.uploads import FIELD, RAW_TYPES, read_image, read_images
 
 PAGE = Path(__file__).parent / "web" / "index.html"
@@ -78,14 +77,14 @@ async def inspect(
     data = await order.read(read_image)
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
-    async with station.triggers.answer(x_trigger_id) as answer:
-        if answer.before is not None:
-            return Response(json.dumps(answer.before), media_type="application/json", headers={"X-Replayed": "true"})
+    layout = str(raw or "")
+    async with station.triggers.ask(order.recipe.name, x_trigger_id, data, order.deadline, layout=layout) as asked:
+        if asked.before is not None:
+            return replay(asked.before)
         (inspection,) = await while_connected(request, order.inspect([decoder], mode))
-        reply = order.conclude(inspection, lambda: data, x_trigger_id)
-        if x_trigger_id is not None:
-            answer.give(stored(reply))
-    return picture_reply(inspection, x_part_id) if picture else json_reply(reply, inspection)
+        reply = order.conclude(inspection, data, asked.trigger)
+        asked.give(stored(reply))
+    return picture_reply(reply, inspection.heatmap) if picture else json_reply(reply)
 
 
 @router.post(
@@ -109,7 +108,7 @@ async def inspect_batch(
         except ProblemError as problem:
             order.station.metrics.errors.labels(problem.code).inc()
             return problem_body(problem, request.state.request_id)
-        return order.conclude(inspection, lambda: data)
+        return order.conclude(inspection, data)
 
     async def all_of_them() -> list[InspectionReply | ProblemBody]:
         return list(await asyncio.gather(*(one(data) for data in images)))
@@ -118,9 +117,10 @@ async def inspect_batch(
 
 
 @router.get("/livez")
-async def livez() -> dict[str, str]:
-    """200 while the process can answer at all."""
-    return {"status": "alive"}
+async def livez(request: Request) -> JSONResponse:
+    """200 while this process may inspect, now or later; 503 with the reason where only a new one may."""
+    reason = why_not_alive(station_of(request))
+    return JSONResponse({"status": "not alive" if reason else "alive", "reason": reason}, 503 if reason else 200)
 
 
 @router.get("/readyz")

@@ -87,6 +87,17 @@ class Settings(BaseSettings):
         Literal["none", "failed", "all"], Field(description="pictures kept with the records: `failed` is all but OK")
     ] = "failed"
     record_images_mb: Annotated[int, Field(ge=1, description="megabytes of kept pictures; the oldest go first")] = 2000
+    records_days: Annotated[
+        int, Field(ge=0, le=36_500, description="days that records and their pictures are kept; 0: for ever")
+    ] = 90
+    trigger_hours: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=8760,
+            description="hours in which a repeated `X-Trigger-Id` gets the answer it got before; 0: never",
+        ),
+    ] = 24
     trusted_key: Annotated[
         Path | None, Field(description="PEM file of an Ed25519 public key; then only bundles it signed are served")
     ] = None

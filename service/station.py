@@ -43,9 +43,18 @@ def station_of(request: Request) -> Station:
 def why_not_ready(station: Station) -> str | None:
     if station.drain.begun:
         return "draining: the service is shutting down"
+    return _why_hung(station) or station.recipes.why_not_ready()
+
+
+def why_not_alive(station: Station) -> str | None:
+    """What a new process may cure and this one cannot. Waits for no lock."""
+    return _why_hung(station) or station.recipes.why_not_alive()
+
+
+def _why_hung(station: Station) -> str | None:
     if hung := station.batcher.hung_s():
         return f"the device has been at one batch for {hung:.0f} s: restart the service"
-    return station.recipes.why_not_ready()
+    return None
 
 
 def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:

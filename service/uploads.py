@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -16,6 +17,51 @@ from service.problems import ProblemError
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "application/octet-stream")
 FIELD = "image"
+
+# The bodies of all requests under way may be as large together as this many of the largest.
+_LARGEST_TOGETHER = 8
+_RETRY_AFTER_S = 1.0
+
+
+@dataclass
+class Bodies:
+    """Bytes that the bodies of all requests under way take in memory; used from one event loop."""
+
+    size: int = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[Body]:
+        """The body of a request, counted as long as the block lasts."""
+        body = Body(self)
+        try:
+            yield body
+        finally:
+            self.size -= body.size
+
+
+@dataclass
+class Body:
+    """Bytes that have arrived of a request's body, among `others`."""
+
+    others: Bodies
+    size: int = 0
+
+    def require_room(self, more: int, limit: int) -> None:
+        """Raises ProblemError where `more` bytes make it larger than `limit`, or all bodies too large together."""
+        if self.size + more > limit:
+            raise ProblemError("body_too_large", f"the body is larger than {limit} bytes")
+        if self.others.size + more > _LARGEST_TOGETHER * limit:
+            raise ProblemError(
+                "overloaded",
+                f"{self.others.size} bytes of pictures are under way, no room for {more} more: send it again later",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+    def grow(self, more: int, limit: int) -> None:
+        """Count `more` bytes; raises as `require_room`."""
+        self.require_room(more, limit)
+        self.size += more
+        self.others.size += more
 
 
 @asynccontextmanager
@@ -32,7 +78,7 @@ async def read_image(request: Request, limit: int) -> bytes:
     """The encoded image of the request, at most `limit` bytes; raises ProblemError."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return (await _read_form(request, limit, max_files=1))[0]
+        return _files(await _read_form(request, limit, max_files=1))[0]
     if media_type not in RAW_TYPES:
         raise ProblemError(
             "unsupported_media_type",
@@ -44,17 +90,14 @@ async def read_image(request: Request, limit: int) -> bytes:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The bare body of the request, at most `limit` bytes; raises ProblemError."""
-    too_large = ProblemError("body_too_large", f"the body is larger than {limit} bytes")
+    body: Body = request.state.body
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
+    if declared.isdigit():
+        body.require_room(int(declared), limit)
     chunks: list[bytes] = []
-    size = 0
     try:
         async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
+            body.grow(len(chunk), limit)
             chunks.append(chunk)
     except ClientDisconnect as error:
         raise ProblemError("client_disconnected", "the client went away while it was sending") from error
@@ -62,13 +105,30 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_images(request: Request, limit: int, *, max_files: int) -> list[bytes]:
-    """The encoded images of a multipart form, together at most `limit` bytes; raises ProblemError."""
+    """The encoded images of a multipart form of nothing else, together at most `limit` bytes; raises ProblemError."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ProblemError("unsupported_media_type", f"send multipart/form-data with one or more fields {FIELD!r}")
-    return await _read_form(request, limit, max_files=max_files)
+    parts = await _read_form(request, limit, max_files=max_files)
+    # One left out would shift the results of those behind it.
+    for number, (name, data) in enumerate(parts, 1):
+        if name != FIELD or data is None:
+            raise ProblemError(
+                "invalid_request",
+                f"part {number} of the form, {name[:64]!r}, is not a file in the field {FIELD!r}: send every picture "
+                "as one, with a filename, and nothing else",
+            )
+    return _files(parts)
 
 
-async def _read_form(request: Request, limit: int, *, max_files: int) -> list[bytes]:
+def _files(parts: list[tuple[str, bytes | None]]) -> list[bytes]:
+    files = [data for name, data in parts if name == FIELD and data is not None]
+    if not files:
+        raise ProblemError("empty_image", f"the form has no file in the field {FIELD!r}")
+    return files
+
+
+async def _read_form(request: Request, limit: int, *, max_files: int) -> list[tuple[str, bytes | None]]:
+    """Name and content of each part, in order; None for a part that is no file."""
     body = await read_body(request, limit)
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
     if not boundary or b"--" + boundary + b"--" not in body:
@@ -77,17 +137,16 @@ async def _read_form(request: Request, limit: int, *, max_files: int) -> list[by
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=max_files, max_fields=8)
-    # The whole body is in memory and bounded already: no temporary file on disk.
-    parser.spool_max_size = limit
+    parser = MultiPartParser(request.headers, stream(), max_files=max_files)
+    # The whole body is in memory and bounded already: no temporary file on disk, no smaller limit for a part.
+    parser.spool_max_size = parser.max_part_size = limit
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise ProblemError("invalid_request", f"the multipart form cannot be read: {error.message}") from error
     try:
-        files = [field for field in form.getlist(FIELD) if isinstance(field, UploadFile)]
-        if not files:
-            raise ProblemError("empty_image", f"the form has no file in the field {FIELD!r}")
-        return [await file.read() for file in files]
+        return [
+            (name, await part.read() if isinstance(part, UploadFile) else None) for name, part in form.multi_items()
+        ]
     finally:
         await form.close()

@@ -2,7 +2,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -217,6 +217,70 @@ def test_an_idle_device_is_kept_warm_with_the_last_image(make_batcher: Callable[
         assert backend.started.acquire(timeout=30)
     assert set(backend.batches) == {1}
     assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+
+
+def test_a_device_that_hangs_in_a_tick_is_noticed(make_batcher: Callable[..., Batcher]) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True)
+    model, batcher = Model(backend), make_batcher(clock=clock, idle_tick_s=0.01)
+    first = occupy(batcher, model)
+    backend.release.release()
+    first.result(30)
+    assert backend.started.acquire(timeout=30)
+    clock.now += 16
+    assert batcher.hung_s() == pytest.approx(16)
+    with pytest.raises(BackendError, match="has been at one batch for 16 s"):
+        batcher.submit(model, image(), FAR)
+    backend.release.release(1_000_000)
+    while batcher.hung_s():
+        pass
+    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+
+
+def test_a_tick_that_fails_is_no_end(make_batcher: Callable[..., Batcher]) -> None:
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if images.max() == 0:
+            raise RuntimeError("device lost")
+        return brightness(images)
+
+    backend = FakeBackend(run)
+    model, batcher = Model(backend), make_batcher(idle_tick_s=0.01)
+    with pytest.raises(BackendError):
+        batcher.submit(model, image(), FAR).result(30)
+    for _ in range(3):
+        assert backend.started.acquire(timeout=30)
+    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+
+
+def test_a_retired_model_is_kept_warm_no_more_and_not_taken_from_its_run(make_batcher: Callable[..., Batcher]) -> None:
+    backend = FakeBackend(blocking=True)
+    model, batcher = Model(backend), make_batcher(idle_tick_s=0.01)
+    running = occupy(batcher, model)
+    assert not batcher.retire(model)
+    backend.release.release(1_000_000)
+    running.result(30)
+    assert batcher.retire(model)
+    while backend.started.acquire(blocking=False):
+        pass
+    # It may still be asked by a request that began before, and is left alone after that.
+    batcher.submit(model, image(), FAR).result(30)
+    assert backend.started.acquire(timeout=30)
+    assert not backend.started.acquire(timeout=0.2)
+
+
+def test_a_batch_that_is_queued_at_once_is_one_run(make_batcher: Callable[..., Batcher]) -> None:
+    backend = FakeBackend(max_batch_size=5)
+    model, batcher = Model(backend), make_batcher(max_batch=4)
+    assert batcher.largest_batch(model) == 4
+    for size in (3, 4, 2):
+        results = [future.result(30) for future in batcher.submit_batch(model, [image(51 * i) for i in range(size)])]
+        assert [result.score for result in results] == pytest.approx([0.2 * i for i in range(size)])
+    assert backend.batches == [3, 4, 2]
+
+
+def test_whether_the_device_hangs_is_told_without_a_lock(make_batcher: Callable[..., Batcher]) -> None:
+    batcher = make_batcher()
+    with batcher._changed, ThreadPoolExecutor(1) as thread:
+        assert thread.submit(batcher.hung_s).result(30) is None
 
 
 def test_runs_go_side_by_side_as_many_as_the_backend_takes(make_batcher: Callable[..., Batcher]) -> None:

@@ -1,6 +1,8 @@
 import asyncio
 import math
 import threading
+import weakref
+from functools import partial
 
 import pytest
 from fakes import FakeClock
@@ -58,6 +60,54 @@ def test_a_free_thread_is_tried_whatever_the_estimate_says() -> None:
     try:
         assert asyncio.run(scenario()) == "decoded"
     finally:
+        codec.close()
+
+
+class Body:
+    """Of a picture; may be referred to weakly, which bytes may not."""
+
+
+def test_a_decode_that_nobody_waits_for_is_pending_until_its_thread_is_free() -> None:
+    clock, began, held = FakeClock(), threading.Event(), threading.Event()
+    codec = Codec(1, clock)
+
+    def slow() -> None:
+        began.set()
+        assert held.wait(30)
+        clock.now += 0.1
+
+    async def scenario() -> None:
+        body = Body()
+        kept = weakref.ref(body)
+        running = asyncio.ensure_future(codec.decode(math.inf, slow))
+        waiting = asyncio.ensure_future(codec.decode(math.inf, partial(id, body)))
+        del body
+        await asyncio.to_thread(began.wait, 30)
+        running.cancel()
+        waiting.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        await asyncio.sleep(0)
+        # What had not begun is gone, its picture too; what had is not.
+        assert kept() is None
+        with pytest.raises(OverloadedError, match="1 pictures"):
+            codec.admit(clock.now - 0.05)
+        held.set()
+        await codec.decode(math.inf, lambda: None)
+        # The time it took is known all the same.
+        held.clear()
+        began.clear()
+        running = asyncio.ensure_future(codec.decode(math.inf, slow))
+        await asyncio.to_thread(began.wait, 30)
+        with pytest.raises(OverloadedError):
+            codec.admit(clock.now + 0.05)
+        held.set()
+        await running
+        codec.admit(clock.now - 1)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        held.set()
         codec.close()
 
 

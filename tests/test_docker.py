@@ -13,11 +13,13 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import uvicorn
 import yaml
 from certificates import write_certificate
 from conftest import gray, png
 from test_server import running_service
 
+from service.__main__ import main
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +130,19 @@ def test_mounted_files_are_there() -> None:
             source = volume["source"]
             if volume["type"] == "bind" and not source.endswith("certificates"):
                 assert Path(source).exists(), (name, source)
+
+
+def test_nginx_gives_up_an_idle_connection_before_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever closes second may be sending a picture on a connection that is closing: a 502."""
+    configured: list[uvicorn.Config] = []
+    monkeypatch.setenv("INSPECT_RECORDS_DIR", "none")
+    monkeypatch.setattr("sys.argv", ["service"])
+    monkeypatch.setattr("service.logs.configure", lambda level, log_format: None)
+    monkeypatch.setattr("service.__main__.DrainingServer.run", lambda server: configured.append(server.config))
+    main()
+    found = re.search(r"^ *keepalive_timeout (\d+)s;", (DOCKER / "nginx" / "nginx.conf").read_text(), re.M)
+    assert found
+    assert configured[0].timeout_keep_alive > int(found[1])
 
 
 @pytest.mark.slow

@@ -313,3 +313,19 @@ def test_both_commands_build_the_same_engine(small: Bundle, tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out)["engine_sha256"]
     assert run(["build-engine", "--recipe", "nut", "--models", models, *more, str(tmp_path / "a")]) == 2
     assert "no recipe 'nut': choose part" in capsys.readouterr().err
+
+
+def test_a_recipe_without_an_engine_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The first in the order of names is the broken one.
+    make_bundle(tmp_path, "bolt").file("model.onnx").write_bytes(b"damaged")
+    sound = make_bundle(tmp_path, "nut")
+    cache = ["--cache", str(tmp_path / "cache")]
+    command = ["build-engine", "--models", str(tmp_path), "--compute-capability", "8.6", "--max-batch", "2", *cache]
+    assert run(command) == 0
+    output = capsys.readouterr()
+    assert Path(json.loads(output.out)["engine"]).is_file()
+    assert output.err.startswith("error: recipe bolt: ")
+    assert "model.onnx" in output.err
+    sound.file("model.onnx").write_bytes(b"damaged")
+    assert run(command) == 2
+    assert "error: recipe nut: " in capsys.readouterr().err

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from test_inspect import assert_problem, post
 from test_oip import INFER, image_input
 
 from service.app import create_app
+from service.batching import Batcher
+from service.recipes import Recipe, RecipeStore
 from service.settings import Settings
 
 GOOD = png(gray(51))
@@ -152,6 +155,72 @@ def test_a_client_that_goes_away_takes_its_picture_out_of_the_queue(
         assert "inspect_in_flight 0.0" in client.get("/metrics").text
 
 
+def test_bodies_of_slow_senders_cannot_fill_the_memory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 10_000
+    asks, leave = threading.Semaphore(0), threading.Event()
+
+    async def send(message: Any) -> None:
+        pass
+
+    with _service(models, monkeypatch, FakeBackend(), max_upload_bytes=limit, deadline_ms=600_000) as client:
+        assert client.portal is not None
+
+        def trickle() -> Any:
+            messages = [{"type": "http.request", "body": bytes(limit), "more_body": True}]
+
+            async def receive() -> dict[str, Any]:
+                if messages:
+                    return messages.pop()
+                asks.release()
+                while not leave.is_set():
+                    await asyncio.sleep(0.001)
+                return {"type": "http.disconnect"}
+
+            scope = _scope(client, "POST", "/inspect", [(b"Content-Type", b"image/png")])
+            return client.portal.start_task_soon(client.app, scope, receive, send)
+
+        slow = [trickle() for _ in range(8)]
+        for _ in slow:
+            assert asks.acquire(timeout=30)
+        refused = post(client, GOOD)
+        assert "80000 bytes of pictures are under way" in str(assert_problem(refused, 429, "overloaded")["detail"])
+        assert (refused.headers["retry-after"], refused.json()["retry_after_ms"]) == ("1", 1000)
+        for url, options in (("/inspect/batch", {"files": {"image": GOOD}}), (INFER, {"json": {}})):
+            assert_problem(client.post(url, **options), 429, "overloaded")
+        # Without a declared length too, and whatever was refused counts no more.
+        unknown = client.post("/inspect", content=iter([GOOD]), headers={"Content-Type": "image/png"})
+        assert_problem(unknown, 429, "overloaded")
+        leave.set()
+        for task in slow:
+            task.result(30)
+        assert post(client, GOOD).json()["verdict"] == "OK"
+
+
+def test_a_body_counts_until_its_request_is_answered(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = gray(51).tobytes()
+    query = "/inspect?width=64&height=64&pixel_format=RGB8"
+    raw = {"content": pixels, "headers": {"Content-Type": "application/octet-stream"}}
+    backend = FakeBackend()
+    with _service(models, monkeypatch, backend, max_upload_bytes=len(pixels), deadline_ms=600_000) as client:
+        held = backend.release = threading.Semaphore(0)
+        verdicts: list[str] = []
+        asking = [
+            threading.Thread(target=lambda: verdicts.append(client.post(query, **raw).json()["verdict"]))
+            for _ in range(8)
+        ]
+        for thread in asking:
+            thread.start()
+        # One is in the backend.
+        while client.get("/state").json()["queue_depth"] < 7:
+            pass
+        assert_problem(client.post(query, **raw), 429, "overloaded")
+        held.release(1000)
+        for thread in asking:
+            thread.join(30)
+        assert verdicts == ["OK"] * 8
+        assert client.post(query, **raw).json()["verdict"] == "OK"
+
+
 def _leave_while_waiting(client: TestClient, url: str, request: httpx2.Request) -> list[dict[str, Any]]:
     """Send a whole request to the running app and go away as soon as its picture is in the queue."""
     messages = [{"type": "http.request", "body": request.read(), "more_body": False}]
@@ -215,12 +284,133 @@ def test_a_device_that_hangs_is_told_and_every_request_is_answered(
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
         assert "restart the service" in ready.json()["reason"]
-        assert client.get("/livez").status_code == 200
+        live = client.get("/livez")
+        assert (live.status_code, live.json()["status"]) == (503, "not alive")
+        assert "restart the service" in live.json()["reason"]
         monkeypatch.undo()
         backend.release.release(1000)
         while client.get("/readyz").status_code != 200:
             pass
+        assert client.get("/livez").json() == {"status": "alive", "reason": None}
         assert post(client, GOOD).json()["verdict"] == "OK"
+
+
+def test_a_lost_device_asks_for_a_new_process_unless_it_comes_back(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
+    faulty = Faulty()
+    with _service(models, monkeypatch, faulty.backend) as client:
+        faulty.fault = FAULTS["exception"][0]
+        assert_problem(post(client, GOOD), 503, "backend_failed")
+        # Golden checks go on failing by themselves.
+        while (live := client.get("/livez")).status_code == 200:
+            pass
+        assert "the backend failed 10 times in a row for part: restart" in live.json()["reason"]
+        faulty.fault = None
+        while client.get("/livez").status_code != 200:
+            pass
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_device_that_hangs_in_a_golden_image_does_not_hold_up_the_shutdown(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, held, came_back = threading.Event(), threading.Event(), threading.Event()
+
+    def run(images: np.ndarray) -> Output:
+        began.set()
+        held.wait(60)
+        came_back.set()
+        return brightness(images)
+
+    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **options: FakeBackend(run))
+    monkeypatch.setattr(Batcher, "close", partialmethod(Batcher.close, hung_s=0.01))
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))):
+        assert began.wait(60)
+    assert not came_back.is_set()
+    held.set()
+
+
+@pytest.mark.parametrize("broken", ["open_backend", "list_versions"])
+def test_an_error_that_nobody_foresaw_leaves_no_station_loading_for_ever(
+    models: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise TypeError("unexpected keyword argument")
+
+    monkeypatch.setattr({"open_backend": "service.app.", "list_versions": "service.recipes."}[broken] + broken, fail)
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
+        wait_until_loaded(client)
+        reason = client.get("/readyz").json()["reason"]
+        assert ("TypeError: unexpected keyword" if broken == "open_backend" else "no recipe in") in reason
+
+
+def test_golden_checks_go_on_after_one_that_could_not_be_made(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
+    make_bundle(models, "sound")
+    checks: list[str] = []
+    verify = RecipeStore.verify
+
+    def first_fails(store: RecipeStore, name: str) -> Recipe:
+        checks.append(name)
+        if len(checks) == 1:
+            raise RuntimeError("can't start new thread")
+        return verify(store, name)
+
+    monkeypatch.setattr(RecipeStore, "verify", first_fails)
+    settings = {"golden_check_hours": 1e-9, "default_recipe": "part"}
+    with _service(models, monkeypatch, FakeBackend(), **settings) as client:
+        # As read_bundle would find it, were the service started again.
+        (models / "part" / "1" / "golden" / "0.npy").write_bytes(b"")
+        while client.get("/readyz").status_code == 200:
+            pass
+        assert "golden/0.npy: the golden map cannot be read" in client.get("/readyz").json()["reason"]
+        before = len(checks)
+        while checks[before:].count("sound") < 2:
+            pass
+
+
+def test_a_camera_may_send_again_what_got_no_verdict_and_nothing_that_got_one(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty = Faulty()
+    first, second, camera = png(gray(51)), png(gray(52)), {"X-Camera-Id": "a"}
+    with _service(models, monkeypatch, faulty.backend) as client:
+        assert post(client, first, headers=camera).json()["verdict"] == "OK"
+        for fault in ("NaN in the map", "exception"):
+            faulty.fault = FAULTS[fault][0]
+            for picture in (first, second):
+                assert post(client, picture, headers=camera).json()["verdict"] == "NOT_INSPECTED"
+        faulty.fault = None
+        # The picture that was judged is still the last one that was, whatever failed since.
+        reply = post(client, first, headers=camera).json()
+        assert reply["faults"] == ["frozen: camera 'a' sent exactly this picture before"]
+        assert post(client, second, headers=camera).json()["verdict"] == "OK"
+
+
+def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeBackend()
+    with _service(models, monkeypatch, backend) as client:
+        held = backend.release = threading.Semaphore(0)
+        verdicts: list[str] = []
+        headers = {"X-Camera-Id": "a", "X-Deadline-Ms": "600000"}
+
+        def ask() -> None:
+            verdicts.append(post(client, GOOD, headers=headers).json()["verdict"])
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        # One is in the backend, two wait: all were decoded before one was judged.
+        while client.get("/state").json()["queue_depth"] < 2:
+            pass
+        held.release(1000)
+        for thread in asking:
+            thread.join(30)
+        assert sorted(verdicts) == ["NOT_INSPECTED", "NOT_INSPECTED", "OK"]
 
 
 def test_a_backend_that_changes_its_mind_is_found_by_the_golden_check(

@@ -76,6 +76,65 @@ def test_a_jpeg_with_a_hole_in_its_data_is_refused(position: int, filling: int) 
     assert refused.value.code == "corrupt_image"
 
 
+def _mpo(**options: object) -> bytes:
+    """Two pictures in one file, as phones and stereo cameras write them; the second is black."""
+    noise, buffer = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8), io.BytesIO()
+    second = Image.fromarray(np.zeros_like(noise))
+    Image.fromarray(noise).save(buffer, "MPO", save_all=True, append_images=[second], **options)
+    data = buffer.getvalue()
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    return data
+
+
+def test_of_several_jpegs_in_a_file_the_first_is_held_to_the_rules_of_one() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for data in (_mpo(), _mpo(exif=exif)):
+        np.testing.assert_array_equal(decode(data), _opencv(data))
+        begin = data.index(b"\xff\xda") + 14
+        for filling in (0, 0xAA):
+            with pytest.raises(ImageError, match="the JPEG is damaged or cut short"):
+                decode(data[:begin] + bytes([filling]) * 200 + data[begin + 200 :])
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def _progressive(scans: int) -> bytes:
+    """A gray JPEG of 64x64 pixels in so many scans, all in order: each coefficient takes 14 of them."""
+    header = [
+        _segment(0xDB, bytes([0, *[1] * 64])),
+        _segment(0xC2, bytes([8, 0, 64, 0, 64, 1, 1, 0x11, 0])),
+        # One code of one bit each: a difference of 0, and a run of 64 blocks without another coefficient.
+        _segment(0xC4, bytes([0x00, 1, *[0] * 15, 0x00])),
+        _segment(0xC4, bytes([0x10, 1, *[0] * 15, 0x60])),
+    ]
+    passes = [(k, low + 1 if low < 13 else 0, low) for k in range(1, 64) for low in range(13, -1, -1)]
+    details = [_segment(0xDA, bytes([1, 1, 0, k, k, high << 4 | low])) + b"\x01" for k, high, low in passes]
+    first = _segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(8)
+    return b"".join([b"\xff\xd8", *header, first, *details[: scans - 1], b"\xff\xd9"])
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs a pass over all pixels: 130 kB of them would take a thread for a minute."""
+    assert (decode(_progressive(100)) == 128).all()
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    # TEM has no segment: what follows it is no length to skip.
+    for data in (_progressive(101), _progressive(800), _progressive(101).replace(b"\xff\xda", b"\xff\x01\xff\xda", 1)):
+        with pytest.raises(ImageError, match="more than 100 scans: save it as baseline") as refused:
+            decode(data)
+        assert refused.value.code == "unsupported_image"
+
+
+def test_what_looks_like_scans_in_other_places_of_a_jpeg_counts_for_nothing() -> None:
+    looks = b"\xff\xda" * 300
+    for data in (encode(PICTURE, ".jpg"), _progressive(10)):
+        thumbnail = data[:2] + _segment(0xE1, b"Exif\0\0" + looks) + _segment(0xFE, looks) + data[2:]
+        for same in (thumbnail, data + looks, data.replace(b"\xff\xda", b"\xff\xff\xff\xda")):
+            np.testing.assert_array_equal(decode(same), decode(data))
+
+
 def test_the_pixel_limit_counts_before_decoding() -> None:
     assert decode(png(gray(0, 40)), max_pixels=1600).shape == (40, 40, 3)
     with pytest.raises(ImageError, match="40x40 = 1600 pixels, more than the limit of 1599") as refused:

@@ -397,3 +397,28 @@ def test_a_batch_has_one_result_for_each_picture_in_order(client: TestClient) ->
     assert response.json()[1]["code"] == "unsupported_image"
     assert_problem(client.post("/inspect/batch", content=GOOD), 415, "unsupported_media_type")
     assert_problem(client.post("/inspect/batch", files=[("image", GOOD)] * 65), 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("image", (None, GOOD)),
+        ("image", (None, bytes(2_000_000))),
+        ("photo", ("2.png", GOOD)),
+        ("note", (None, b"left side")),
+        ("", ("2.png", GOOD)),
+    ],
+)
+def test_a_part_of_a_batch_that_is_no_picture_is_named_and_never_skipped(
+    client: TestClient, name: str, content: tuple[str | None, bytes]
+) -> None:
+    def parts(*middle: tuple[str | None, bytes]) -> list[tuple[str, tuple[str | None, bytes]]]:
+        return [("image", ("1.png", GOOD)), *((name, part) for part in middle), ("image", ("3.png", BAD))]
+
+    for middle in ([content], [content] * 9):
+        body = assert_problem(client.post("/inspect/batch", files=parts(*middle)), 422, "invalid_request")
+        assert f"part 2 of the form, {name!r}, is not a file in the field 'image'" in str(body["detail"])
+    assert client.get("/counters").json() == {}
+    # Of a form for one picture nothing can be mistaken for another.
+    note = client.post("/inspect", data={"note": "left side"}, files={"image": GOOD})
+    assert note.json()["verdict"] == "OK"

@@ -50,7 +50,17 @@ def test_tensorrt_options_follow_precision_and_batch(precision: str, half: str, 
     assert folders == {str(tmp_path / "ort-tensorrt")}
     assert options["trt_engine_cache_prefix"] == f"abababababababab-{precision}"
     # Two captures of one graph would get in each other's way.
-    assert (options["trt_cuda_graph_enable"], cuda["enable_cuda_graph"]) == ("1", "0")
+    assert cuda["enable_cuda_graph"] == "0"
+
+
+@pytest.mark.parametrize(("max_batch", "captured"), [(1, "1"), (2, "0"), (8, "0")])
+def test_tensorrt_captures_its_one_graph_only_where_all_runs_are_alike(
+    max_batch: int, captured: str, tmp_path: Path
+) -> None:
+    (_, options), _ = provider_options(
+        "ort-tensorrt", "fp16", SPEC, max_batch=max_batch, cache=tmp_path, model_sha256="ab" * 32
+    )
+    assert options["trt_cuda_graph_enable"] == captured
 
 
 @pytest.mark.parametrize(
@@ -84,3 +94,11 @@ def test_bound_results_are_right_for_every_batch_and_outlive_the_next_run(model:
         with pytest.raises(ValueError, match="images are"):
             backend.run(wrong)
     backend.close()
+
+
+def test_a_run_that_writes_nothing_has_no_score(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a graph that was captured for another batch would leave behind: the results of the run before."""
+    backend = OrtGpuBackend(model, SPEC, "fp32", providers=[("CPUExecutionProvider", {})], max_batch=2, device="cpu")
+    assert np.isfinite(backend.run(_images(2))[1]).all()
+    monkeypatch.setattr("onnxruntime.InferenceSession.run_with_iobinding", lambda session, binding, options: None)
+    assert np.isnan(backend.run(_images(2, 1))[1]).all()

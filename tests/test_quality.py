@@ -3,12 +3,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import gray, png
+from conftest import gray, make_bundle, png
 from fastapi.testclient import TestClient
 
 from service.bundle import QualityLimits
 from service.images import read, resize
-from service.quality import FrozenCameras, find_faults, learn_limits, measure
+from service.quality import FrozenCameras, digest, find_faults, learn_limits, measure
 from training.data import good_images
 from training.demo_parts import render_defect, render_good
 
@@ -93,8 +93,29 @@ def test_a_named_camera_that_repeats_itself_is_frozen(client: TestClient) -> Non
 
 def test_remembered_cameras_are_bounded() -> None:
     cameras = FrozenCameras()
-    assert not cameras.is_frozen("first", gray(1))
-    for i in range(1024):
-        cameras.is_frozen(f"camera {i}", gray(1))
-    assert not cameras.is_frozen("first", gray(1))
-    assert cameras.is_frozen("camera 1023", gray(1))
+    assert not cameras.is_frozen("first", "part", b"a")
+    for i in range(4096):
+        cameras.is_frozen(f"camera {i}", "part", b"a")
+    assert not cameras.is_frozen("first", "part", b"a")
+    assert cameras.is_frozen("camera 4095", "part", b"a")
+
+
+def test_a_camera_is_watched_for_each_recipe_on_its_own() -> None:
+    """Recipes of two sizes make two pictures of one: neither may hide that the other has not changed."""
+    cameras = FrozenCameras()
+    small, large = digest(gray(7, 8)), digest(gray(7, 16))
+    assert small != large
+    assert [cameras.is_frozen("a", recipe, seen) for recipe, seen in (("s", small), ("l", large))] == [False, False]
+    assert [cameras.is_frozen("a", recipe, seen) for recipe, seen in (("s", small), ("l", large))] == [True, True]
+
+
+def test_a_picture_that_two_recipes_judge_is_not_frozen(models: Path, client: TestClient) -> None:
+    make_bundle(models, "other")
+    assert client.post("/recipes/other/activate", params={"version": "1"}).status_code == 200
+    headers = {"X-Camera-Id": "a"}
+    verdicts = [
+        client.post("/inspect", params={"recipe": recipe}, files={"image": png(gray(51))}, headers=headers).json()
+        for recipe in ("part", "other", "part")
+    ]
+    assert [reply["verdict"] for reply in verdicts] == ["OK", "OK", "NOT_INSPECTED"]
+    assert verdicts[2]["faults"] == ["frozen: camera 'a' sent exactly this picture before"]

@@ -56,6 +56,33 @@ def test_every_run_side_by_side_has_to_reproduce_the_golden_images(tmp_path: Pat
     assert "map by 1.00e-02" in store.failed["part"]
 
 
+@pytest.mark.parametrize(("max_batch_size", "batches"), [(1, [1, 1]), (4, [1, 2, 3, 4, 1]), (99, [*range(1, 9), 1])])
+def test_every_size_of_batch_is_run_before_a_part_is(
+    tmp_path: Path, batcher: Batcher, max_batch_size: int, batches: list[int]
+) -> None:
+    """The last run, of one image, is what the estimate begins with."""
+    make_bundle(tmp_path)
+    backend = FakeBackend(max_batch_size=max_batch_size)
+    store = RecipeStore(tmp_path, batcher, lambda bundle: backend, default=None)
+    store.load()
+    assert store.why_not_ready() is None
+    assert backend.batches == batches
+
+
+def test_a_backend_that_is_wrong_in_one_size_of_batch_is_not_served(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path)
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, scores = brightness(images)
+        if len(images) == 3:
+            scores[1] = np.nan
+        return maps, scores
+
+    store = RecipeStore(tmp_path, batcher, lambda bundle: FakeBackend(run), default=None)
+    store.load()
+    assert "golden/0.png, image 2 of a batch of 3: score is off by nan" in store.failed["part"]
+
+
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_a_backend_that_misses_the_golden_map_is_not_served(tmp_path: Path, batcher: Batcher, value: float) -> None:
     make_bundle(tmp_path)
@@ -80,6 +107,63 @@ def test_one_broken_recipe_does_not_stop_the_others(tmp_path: Path, batcher: Bat
     assert "model.onnx" in store.failed["bad"]
     assert store.why_not_ready() is None
     assert "model.onnx" in str(_load(tmp_path, batcher, default="bad").why_not_ready())
+
+
+def test_an_error_that_nobody_foresaw_refuses_one_recipe_and_is_logged(
+    tmp_path: Path, batcher: Batcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        make_bundle(tmp_path, name)
+
+    def open_model(bundle: Bundle) -> Backend:
+        if bundle.manifest.recipe == "b":
+            raise ImportError("libcudart.so.13: cannot open shared object file")
+        return open_backend(bundle, "ort-cpu", threads=1)
+
+    store = RecipeStore(tmp_path, batcher, open_model, default=None)
+    store.load()
+    assert store.loaded
+    assert sorted(store.ready) == ["a", "c"]
+    assert store.failed == {"b": "ImportError: libcudart.so.13: cannot open shared object file"}
+    (record,) = caplog.records
+    assert record.message == "recipe b is refused"
+    assert record.exc_info
+    with pytest.raises(ActivationError, match=r"ImportError: libcudart\.so\.13"):
+        store.activate("b", "1")
+
+
+def test_a_shutdown_ends_loading_and_blames_no_recipe(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    closed = Batcher(max_batch=8, queue_size=8)
+    closed.close()
+    store = _load(tmp_path, closed)
+    assert (store.loaded, store.ready, store.failed) == (True, {}, {})
+
+
+def test_a_refused_model_is_closed_and_kept_warm_no_more(tmp_path: Path) -> None:
+    make_bundle(tmp_path, golden_shift=0.01)
+    backend, warming = FakeBackend(), Batcher(max_batch=8, queue_size=8, idle_tick_s=0.01)
+    store = RecipeStore(tmp_path, warming, lambda bundle: backend, default=None)
+    store.load()
+    assert backend.closed
+    while backend.started.acquire(blocking=False):
+        pass
+    assert not backend.started.acquire(timeout=0.2)
+    warming.close()
+
+
+def test_a_model_whose_run_hangs_is_not_closed_under_it(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    backend, hanging = FakeBackend(blocking=True), Batcher(max_batch=8, queue_size=8)
+    store = RecipeStore(tmp_path, hanging, lambda bundle: backend, default=None)
+    loading = threading.Thread(target=store.load)
+    loading.start()
+    assert backend.started.acquire(timeout=30)
+    hanging.close(hung_s=0.01)
+    loading.join(30)
+    assert "fake hangs" in store.failed["part"]
+    assert not backend.closed
+    backend.release.release(1000)
 
 
 def test_a_wrong_graph_signature_is_refused(tmp_path: Path, batcher: Batcher) -> None:
@@ -118,6 +202,21 @@ def test_activation_rollback_and_restart_keep_the_chosen_version(tmp_path: Path,
     assert _load(tmp_path, batcher).get("part").version == "b"
 
 
+def test_rollback_serves_the_version_before_one_that_cannot_be_loaded(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, version="a")
+    damaged = make_bundle(tmp_path, version="b")
+    store = _load(tmp_path, batcher)
+    for version in ("a", "b"):
+        store.activate("part", version)
+    damaged.file("model.onnx").write_bytes(b"x")
+    store = _load(tmp_path, batcher)
+    with pytest.raises(RecipeNotReadyError, match=r"model\.onnx"):
+        store.get("part")
+    assert store.rollback("part").version == "a"
+    assert (store.get("part").version, store.failed) == ("a", {})
+    assert _load(tmp_path, batcher).get("part").version == "a"
+
+
 @pytest.mark.parametrize("damage", ["flip", "half", "link", "golden"])
 def test_a_version_that_is_refused_leaves_the_old_one_serving(tmp_path: Path, batcher: Batcher, damage: str) -> None:
     make_bundle(tmp_path, version="a")
@@ -145,8 +244,10 @@ def test_unknown_versions_and_missing_predecessors_are_named(tmp_path: Path, bat
     store = _load(tmp_path, batcher)
     with pytest.raises(ActivationError, match="has no version 'z': choose a"):
         store.activate("part", "z")
-    with pytest.raises(ActivationError, match="no version served before"):
+    with pytest.raises(ActivationError, match="no version served before this one: activate one of a"):
         store.rollback("part")
+    with pytest.raises(UnknownRecipeError, match="no recipe 'nut': choose part"):
+        store.rollback("nut")
     with pytest.raises(UnknownRecipeError):
         store.activate("../part", "a")
 
@@ -184,3 +285,47 @@ def test_verification_takes_a_recipe_that_changed_its_mind_out_of_service(tmp_pa
         store.verify("part")
     with pytest.raises(RecipeNotReadyError, match="score is off"):
         store.get("part")
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "text"])
+def test_a_golden_image_that_cannot_be_compared_is_a_failed_check(
+    tmp_path: Path, batcher: Batcher, damage: str
+) -> None:
+    """Whatever became of the file since it was loaded: what cannot be checked does not serve."""
+    file = make_bundle(tmp_path).file("golden/0.npy")
+    store = _load(tmp_path, batcher)
+    if damage == "text":
+        np.save(file, np.full(np.load(file).shape, "a"))
+    else:
+        file.write_bytes(file.read_bytes()[: 200 if damage == "cut short" else 0])
+    with pytest.raises(GoldenError):
+        store.verify("part")
+    with pytest.raises(RecipeNotReadyError):
+        store.get("part")
+
+
+def test_only_a_backend_that_fails_run_after_run_asks_for_a_new_process(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path)
+    make_bundle(tmp_path, "refused", golden_shift=0.01)
+    broken = False
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if broken:
+            raise RuntimeError("device lost")
+        return brightness(images)
+
+    store = RecipeStore(tmp_path, batcher, lambda bundle: FakeBackend(run), default=None)
+    store.load()
+    assert list(store.failed) == ["refused"]
+    assert store.why_not_alive() is None
+    broken = True
+    for _ in range(9):
+        with pytest.raises(BackendError):
+            store.verify("part")
+    assert store.why_not_alive() is None
+    with pytest.raises(BackendError):
+        store.verify("part")
+    assert store.why_not_alive() == "the backend failed 10 times in a row for part: restart the service"
+    broken = False
+    store.verify("part")
+    assert store.why_not_alive() is None

@@ -195,6 +195,25 @@ def test_requests_take_no_memory_and_name_a_shape_only_when_it_changes() -> None
     assert [shape[0] for shape in gpu.engine.shapes_set] == [1, 3, 1]
 
 
+def test_a_run_that_writes_nothing_has_no_score() -> None:
+    gpu = Machine()
+    backend = gpu.open()
+    assert np.isfinite(backend.run(_images(3, 0))[1]).all()
+    gpu.engine._compute = lambda: None  # type: ignore[method-assign]
+    assert np.isnan(backend.run(_images(3, 1))[1]).all()
+
+
+def test_a_closed_backend_touches_no_memory() -> None:
+    gpu = Machine()
+    backend = gpu.open()
+    backend.run(_images(1, 0))
+    backend.close()
+    gpu.cuda.calls.clear()
+    with pytest.raises(BackendError, match="tensorrt: it was closed and its memory given back"):
+        backend.run(_images(1, 0))
+    assert gpu.cuda.calls == []
+
+
 def test_close_and_being_dropped_give_everything_back() -> None:
     gpu = Machine()
     backend = gpu.open()

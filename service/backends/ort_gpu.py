@@ -59,7 +59,8 @@ def provider_options(
         "trt_profile_min_shapes": f"image:1x{size}",
         "trt_profile_opt_shapes": f"image:1x{size}",
         "trt_profile_max_shapes": f"image:{max_batch}x{size}",
-        "trt_cuda_graph_enable": "1",
+        # This provider keeps one graph, of whatever size came first: it would answer for every other size.
+        "trt_cuda_graph_enable": _flag(max_batch == 1),
     }
     # What TensorRT leaves over goes to CUDA; two capturers of one graph would get in each other's way.
     return [(_TENSORRT, tensorrt), (_CUDA, {**cuda, "enable_cuda_graph": "0"})]
@@ -138,6 +139,7 @@ class _Binding:
         self._binding.bind_ortvalue_input("image", self._image)
         for name, value in zip(("anomaly_map", "score"), self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, value)
+        self._no_score = np.full(count, np.nan, np.float32)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(count))
 
@@ -145,6 +147,8 @@ class _Binding:
         self, session: onnxruntime.InferenceSession, images: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self._image.update_inplace(np.ascontiguousarray(images))
+        # A run that writes nothing must not give the scores of the one before: NaN is never judged.
+        self._outputs[1].update_inplace(self._no_score)
         session.run_with_iobinding(self._binding, self._options)
         # A copy, always: on the device side the next run writes to the same place.
         anomaly_map, score = (np.array(value.numpy()) for value in self._outputs)

@@ -89,6 +89,8 @@ class TrtBackend:
             raise BackendError(f"the engine takes {fewest} to {most} images, not 1 to {max_batch}")
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if not self._free.alive:
+            raise BackendError(f"{self.name}: it was closed and its memory given back: open the recipe again")
         count = len(images)
         if images.shape[1:] != self._shape or not 1 <= count <= self.max_batch_size:
             raise ValueError(f"images are {images.shape}, not (1 to {self.max_batch_size}, {self._shape})")
@@ -100,6 +102,9 @@ class TrtBackend:
                 raise self._failure(f"no batch of {count} images")
         np.copyto(self._image.host[:count], images)
         self._image.to_device(count, self._stream)
+        # A run that writes nothing must not give the scores of the one before: NaN is never judged.
+        self._score.host[:count] = np.nan
+        self._score.to_device(count, self._stream)
         if not self._context.execute_async_v3(self._stream):
             raise self._failure("the engine was not run")
         self._map.to_host(count, self._stream)

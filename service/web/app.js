@@ -15,6 +15,8 @@ function explain(reply) {
 }
 
 let recipes = [];
+// Counts the pictures that were sent: what arrives for an earlier one must not be shown beside a later one.
+let turn = 0;
 
 // With API keys the page asks for one; it is kept for this tab only.
 async function api(path, options = {}) {
@@ -75,7 +77,7 @@ async function loadExample(path, image, button) {
 }
 
 // Where the recipe ignores anomalies the picture is darkened: nobody should wait for a verdict on those places.
-async function showSent(blob, name) {
+async function showSent(blob, name, mine) {
   URL.revokeObjectURL(at("sent").src);
   at("sent").src = URL.createObjectURL(blob);
   const masked = recipes.find((recipe) => recipe.recipe === name)?.keep_mask ?? false;
@@ -84,6 +86,7 @@ async function showSent(blob, name) {
   const response = await api(`/recipes/${encodeURIComponent(name)}/keep.png`);
   if (!response.ok) return;
   const [picture, keep] = await Promise.all([createImageBitmap(blob), createImageBitmap(await response.blob())]);
+  if (mine !== turn) return;
   const canvas = document.createElement("canvas");
   const scale = Math.min(1, 1024 / Math.max(picture.width, picture.height));
   canvas.width = Math.round(picture.width * scale);
@@ -97,17 +100,21 @@ async function showSent(blob, name) {
 }
 
 async function inspect(blob) {
+  const mine = ++turn;
   const query = new URLSearchParams({ recipe: at("recipe").value, heatmap: "overlay" });
-  showSent(blob, at("recipe").value);
+  at("result").hidden = at("pictures").hidden = true;
+  at("overlay").removeAttribute("src");
+  showSent(blob, at("recipe").value, mine);
   try {
     const response = await api(`/inspect?${query}`, {
       method: "POST",
       body: blob,
       headers: { "Content-Type": blob.type || "application/octet-stream" },
     });
-    show(await response.json());
+    const reply = await response.json();
+    if (mine === turn) show(reply);
   } catch (error) {
-    show({ verdict: "NOT_INSPECTED", detail: `no answer from the service (${error.message})` });
+    if (mine === turn) show({ verdict: "NOT_INSPECTED", detail: `no answer from the service (${error.message})` });
   }
 }
 
