@@ -29,6 +29,8 @@ of the node, without capabilities, on a read-only root: the Pod Security Standar
 
 - **A station is a pod of a StatefulSet** and keeps its own records. Counters, answers to repeated triggers, what makes
   a picture count as frozen, and `activate` are each station's own too: `service.sessionAffinity` keeps a camera at one.
+- **Restarting**: `/livez` fails while the device hangs (15 s) or fails run after run (ten); after a minute of that the
+  container is started again. A recipe that was refused restarts nothing.
 - **Stopping**: a pod goes on for `preStopSeconds`, hears SIGTERM, says `draining` for `settings.drain_grace_s`,
   finishes what runs within `settings.drain_timeout_s`; the grace period is computed from these.
 - **TLS** is the business of the Ingress or Gateway before the Service; let its body limit be above

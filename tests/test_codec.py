@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import math
 import threading
 import weakref
@@ -87,6 +88,8 @@ def test_a_decode_that_nobody_waits_for_is_pending_until_its_thread_is_free() ->
         waiting.cancel()
         await asyncio.gather(running, waiting, return_exceptions=True)
         await asyncio.sleep(0)
+        del running, waiting
+        gc.collect()
         # What had not begun is gone, its picture too; what had is not.
         assert kept() is None
         with pytest.raises(OverloadedError, match="1 pictures"):

@@ -208,9 +208,13 @@ def test_a_body_counts_until_its_request_is_answered(models: Path, monkeypatch: 
             threading.Thread(target=lambda: verdicts.append(client.post(query, **raw).json()["verdict"]))
             for _ in range(8)
         ]
-        for thread in asking:
+        while backend.started.acquire(blocking=False):
+            pass
+        asking[0].start()
+        assert backend.started.acquire(timeout=30)
+        for thread in asking[1:]:
             thread.start()
-        # One is in the backend.
+        # One is in the backend, alone.
         while client.get("/state").json()["queue_depth"] < 7:
             pass
         assert_problem(client.post(query, **raw), 429, "overloaded")
@@ -395,6 +399,8 @@ def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(
     backend = FakeBackend()
     with _service(models, monkeypatch, backend) as client:
         held = backend.release = threading.Semaphore(0)
+        while backend.started.acquire(blocking=False):
+            pass
         verdicts: list[str] = []
         headers = {"X-Camera-Id": "a", "X-Deadline-Ms": "600000"}
 
@@ -402,7 +408,9 @@ def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(
             verdicts.append(post(client, GOOD, headers=headers).json()["verdict"])
 
         asking = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in asking:
+        asking[0].start()
+        assert backend.started.acquire(timeout=30)
+        for thread in asking[1:]:
             thread.start()
         # One is in the backend, two wait: all were decoded before one was judged.
         while client.get("/state").json()["queue_depth"] < 2:
