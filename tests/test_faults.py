@@ -437,7 +437,7 @@ def test_a_backend_that_changes_its_mind_is_found_by_the_golden_check(
         assert_problem(post(client, GOOD), 409, "recipe_not_ready")
 
 
-def test_a_full_disk_costs_records_and_no_verdict(
+def test_a_full_disk_costs_pictures_and_neither_verdict_nor_record(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = threading.Event()
@@ -452,11 +452,15 @@ def test_a_full_disk_costs_records_and_no_verdict(
     settings = {"records_dir": tmp_path / "records", "record_images": "all"}
     with _service(models, monkeypatch, FakeBackend(), **settings) as client:
         full.set()
-        assert post(client, GOOD).json()["verdict"] == "OK"
-        while "inspect_records_lost_total 1.0" not in client.get("/metrics").text:
+        bare = post(client, GOOD).json()
+        assert bare["verdict"] == "OK"
+        while "inspect_record_images_lost_total 1.0" not in client.get("/metrics").text:
             pass
+        assert client.get(f"/inspections/{bare['inspection_id']}/image").status_code == 404
         full.clear()
         kept = post(client, GOOD).json()["inspection_id"]
-        while client.get(f"/inspections/{kept}").status_code != 200:
+        while client.get(f"/inspections/{kept}/image").status_code != 200:
             pass
-        assert [reply["inspection_id"] for reply in client.get("/inspections").json()] == [kept]
+        found = [reply["inspection_id"] for reply in client.get("/inspections").json()]
+        assert found == [kept, bare["inspection_id"]]
+        assert "inspect_records_lost_total 0.0" in client.get("/metrics").text
