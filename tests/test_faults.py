@@ -180,17 +180,19 @@ def test_bodies_of_slow_senders_cannot_fill_the_memory(models: Path, monkeypatch
             return client.portal.start_task_soon(client.app, scope, receive, send)
 
         slow = [trickle() for _ in range(8)]
-        for _ in slow:
-            assert asks.acquire(timeout=30)
-        refused = post(client, GOOD)
-        assert "80000 bytes of pictures are under way" in str(assert_problem(refused, 429, "overloaded")["detail"])
-        assert (refused.headers["retry-after"], refused.json()["retry_after_ms"]) == ("1", 1000)
-        for url, options in (("/inspect/batch", {"files": {"image": GOOD}}), (INFER, {"json": {}})):
-            assert_problem(client.post(url, **options), 429, "overloaded")
-        # Without a declared length too, and whatever was refused counts no more.
-        unknown = client.post("/inspect", content=iter([GOOD]), headers={"Content-Type": "image/png"})
-        assert_problem(unknown, 429, "overloaded")
-        leave.set()
+        try:
+            for _ in slow:
+                assert asks.acquire(timeout=30)
+            refused = post(client, GOOD)
+            assert "80000 bytes of pictures are under way" in str(assert_problem(refused, 429, "overloaded")["detail"])
+            assert (refused.headers["retry-after"], refused.json()["retry_after_ms"]) == ("1", 1000)
+            for url, options in (("/inspect/batch", {"files": {"image": GOOD}}), (INFER, {"json": {}})):
+                assert_problem(client.post(url, **options), 429, "overloaded")
+            # Without a declared length too, and whatever was refused counts no more.
+            unknown = client.post("/inspect", content=iter([GOOD]), headers={"Content-Type": "image/png"})
+            assert_problem(unknown, 429, "overloaded")
+        finally:
+            leave.set()
         for task in slow:
             task.result(30)
         assert post(client, GOOD).json()["verdict"] == "OK"

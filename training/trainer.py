@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ CHECKPOINT = "checkpoint.pt"
 STATS = "stats.jsonl"
 
 
-_LOCKS: dict[Path, TextIO] = {}
+_LOCKS: dict[Path, int] = {}  # descriptors, open for as long as the process lives
 
 
 class TrainingError(Exception):
@@ -213,14 +213,14 @@ def _lock(run: Path) -> None:
     """Hold the folder until this process ends, however it ends."""
     if run.resolve() in _LOCKS:
         return
-    file = (run / "lock").open("w")
+    file = os.open(run / "lock", os.O_CREAT | os.O_WRONLY, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(file)
         raise TrainingError(f"{run}: another process trains here: wait for it, or choose another --run") from None
     except OSError:  # a file system without locks
-        file.close()
+        os.close(file)
         return
     _LOCKS[run.resolve()] = file
 
