@@ -126,13 +126,14 @@ async def _lifespan(
     finally:
         drain.begin()
         checking.cancel()
+        # Requests are over; a device that hangs must not take the time that the records need.
+        if records:
+            await asyncio.to_thread(records.close)
         # Before the recipes have loaded: ends that too, also where the device hangs in a golden image.
         await asyncio.to_thread(batcher.close)
         await loading
         codec.close()
         store.close()
-        if records:
-            await asyncio.to_thread(records.close)
 
 
 def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
@@ -187,6 +188,8 @@ async def _load(station: Station) -> None:
         await asyncio.to_thread(store.load)
     except Exception:
         log.exception("%s could not be searched for recipes", station.settings.models_dir)
+    if station.drain.begun:
+        return
     for failed, reason in store.failed.items():
         log.error("recipe %s is not ready: %s", failed, reason)
     for recipe in store.ready.values():

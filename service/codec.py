@@ -56,7 +56,9 @@ class Codec:
             if started > deadline:
                 raise DeadlinePassedError("the deadline passed while the picture was waiting to be decoded")
             decoded = waiting.pop()()
-            self._seconds += (_NEWEST if self._seconds else 1.0) * (self._clock() - started - self._seconds)
+            # Read once: other threads write it too.
+            before, seconds = self._seconds, self._clock() - started
+            self._seconds = before + _NEWEST * (seconds - before) if before else seconds
             return decoded
 
         future = self._decoding.submit(run)

@@ -120,10 +120,14 @@ class RecipeStore:
             before = self.ready.get(name)
             try:
                 recipe = self._open(self._models_dir / name / version)
-                if before is None or before.version != version:
-                    _write_active(self._models_dir / name, version, before.version if before else None)
             except Exception as error:
                 raise ActivationError(_reason(name, error)) from error
+            if before is None or before.version != version:
+                try:
+                    _write_active(self._models_dir / name, version, before.version if before else None)
+                except OSError as error:
+                    self._close(recipe.model)
+                    raise ActivationError(str(error)) from error
             self.ready[name] = recipe
             self.failed.pop(name, None)
             if before:
@@ -135,15 +139,17 @@ class RecipeStore:
         with self._changing:
             self.get(name)
             if version is None:
-                self.shadows.pop(name, None)
+                self._end_shadow(name)
                 return
             known = list_versions(self._models_dir).get(name, [])
             if version not in known:
                 raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
             try:
-                self.shadows[name] = self._open(self._models_dir / name / version)
+                shadow = self._open(self._models_dir / name / version)
             except Exception as error:
                 raise ActivationError(_reason(name, error)) from error
+            self._end_shadow(name)
+            self.shadows[name] = shadow
 
     def rollback(self, name: str) -> Recipe:
         """Activate the version that served before the present one, also where that one could not be loaded."""
@@ -256,6 +262,11 @@ class RecipeStore:
         """Give a model's memory back, unless a run uses it: then it goes with the run."""
         if self._batcher.retire(model):
             model.backend.close()
+
+    def _end_shadow(self, name: str) -> None:
+        # Not closed: pictures of requests under way may still be sent to it.
+        if before := self.shadows.pop(name, None):
+            self._batcher.retire(before.model)
 
     def _require_known(self, name: str) -> None:
         if name not in self.ready and name not in self.failed:

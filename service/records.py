@@ -123,6 +123,8 @@ class Records:
         self._lock = threading.Lock()
         self._room = waiting_bytes
         self._closing = threading.Event()
+        self._pictures: deque[tuple[str, bytes | Pixels]] = deque()  # of committed rows
+        self._written = 0  # commits and pictures, tried to the end
         self._writer: sqlite3.Connection | None = None
         try:
             self._images.mkdir(parents=True, exist_ok=True)
@@ -189,19 +191,30 @@ class Records:
             return None
 
     def close(self, wait_s: float = 5.0) -> None:
-        """Write what is queued and stop the thread; where the disk hangs for `wait_s`, the rest is lost and counted."""
+        """Write what is queued and stop the thread; where the disk takes nothing for `wait_s`, the rest is lost and
+        counted.
+        """
         self._closing.set()
         # Wakes a thread that waits; none waits before a full queue.
         with suppress(queue.Full):
             self._queue.put_nowait(None)
-        self._thread.join(wait_s)
+        before = -1
+        while self._thread.is_alive() and self._written > before:
+            before = self._written
+            self._thread.join(wait_s)
         if self._thread.is_alive():
-            lost = 0
-            with suppress(queue.Empty):
-                while True:
-                    lost += self._queue.get_nowait() is not None
-            self._on_lost(lost)
-            log.error("%s took no more records for %g s: at least %d are lost", self._file, wait_s, lost)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        left: list[Record | None] = []
+        with suppress(queue.Empty):
+            while True:
+                left.append(self._queue.get_nowait())
+        lost = sum(record is not None for record in left)
+        self._on_lost(lost)
+        for inspection_id, _ in tuple(self._pictures):
+            self._lose_image(inspection_id, "the service ended before the disk took it")
+        log.error("%s takes nothing more: %d records are lost", self._file, lost)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, timeout=5)
@@ -210,21 +223,20 @@ class Records:
         return connection
 
     def _write_all(self) -> None:
-        pictures: deque[tuple[str, bytes | Pixels]] = deque()
         expiry = time.monotonic()
         while True:
             try:
                 # Rows go first: at most one picture is written between two looks at the queue.
                 ending = self._closing.is_set()
-                batch = self._take(0.0 if pictures or ending else max(0.0, expiry - time.monotonic()))
-                if ending and not batch and not pictures:
+                batch = self._take(0.0 if self._pictures or ending else max(0.0, expiry - time.monotonic()))
+                if ending and not batch and not self._pictures:
                     break
                 if batch and self._commit(batch):
-                    pictures.extend(
+                    self._pictures.extend(
                         (record.inspection_id, record.image) for record in batch if record.image is not None
                     )
-                if pictures:
-                    self._keep_image(*pictures.popleft())
+                if self._pictures:
+                    self._keep_image(*self._pictures.popleft())
                 if time.monotonic() >= expiry:
                     expiry = time.monotonic() + _EXPIRE_EVERY_S
                     if self._expire():
@@ -248,6 +260,7 @@ class Records:
         for pause in (*self._retry_s, None):
             try:
                 self._insert(batch)
+                self._written += 1
                 return True
             except Exception as error:
                 self._disconnect()
@@ -287,6 +300,7 @@ class Records:
         except Exception as error:
             self._lose_image(inspection_id, repr(error))
         finally:
+            self._written += 1
             self._give_room(_size(image))
 
     def _write_image(self, data: bytes) -> str:

@@ -83,7 +83,8 @@ async def inspect(
             return replay(asked.before)
         (inspection,) = await while_connected(request, order.inspect([decoder], mode))
         reply = order.conclude(inspection, data, asked.trigger)
-        asked.give(stored(reply))
+        if x_trigger_id is not None:
+            asked.give(stored(reply))
     return picture_reply(reply, inspection.heatmap) if picture else json_reply(reply)
 
 

@@ -95,7 +95,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=8760,
-            description="hours in which a repeated `X-Trigger-Id` gets the answer it got before; 0: never",
+            description="hours in which a repeated `X-Trigger-Id` gets the answer it got before, as long as it is on "
+            "record; 0: never",
         ),
     ] = 24
     trusted_key: Annotated[

@@ -66,7 +66,7 @@ class Triggers:
         try:
             async with _until(deadline):
                 last = await self._last_answer(recipe, trigger_id)
-            if last is not None and time.time() - last.time < 3600 * self._hours:
+            if last is not None and 0 <= time.time() - last.time < 3600 * self._hours:
                 if last.sha256 != sha256:
                     raise ProblemError(
                         "trigger_reused",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,19 @@ class FakeBackend:
     def close(self) -> None:
         self.closed = True
 
+    def forget_starts(self) -> None:
+        """From now on `started` counts what begins after this."""
+        while self.started.acquire(blocking=False):
+            pass
+
+    def take_one(self, requests: Sequence[threading.Thread]) -> None:
+        """Start the first request and, when it runs here alone, the others."""
+        self.forget_starts()
+        requests[0].start()
+        assert self.started.acquire(timeout=30)
+        for request in requests[1:]:
+            request.start()
+
 
 class FakeClock:
     """Seconds that pass only when told to."""
@@ -57,6 +71,13 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Ask again and again; what never comes is a failure, not a test that hangs."""
+    until = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < until, "it never came"
 
 
 def leave_note(file: Path, status: int) -> int:

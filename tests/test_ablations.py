@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,18 @@ def test_the_row_of_other_textures_takes_the_folder_it_is_given(parts: Path, tmp
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert rows["flange/imagenet/0"]["textures"] == ["good", 2]
     assert rows["flange/textures-10/0"]["textures"] == ["procedural", 10]
+
+
+@pytest.mark.slow
+def test_two_texture_folders_of_one_name_are_two_trainings(parts: Path, tmp_path: Path) -> None:
+    folders = []
+    for kind, photo in (("dtd", "good/000.png"), ("net", "good/001.png")):
+        folders.append(tmp_path / kind / "images")
+        folders[-1].mkdir(parents=True)
+        shutil.copy(parts / "test" / photo, folders[-1])
+    flags = ["--only", "full", "imagenet", "--textures", str(folders[0]), "--imagenet", str(folders[1])]
+    assert _ablate(parts, tmp_path / "rows.json", *flags) == 0
+    assert len(list((tmp_path / "rows.runs" / "flange").iterdir())) == 2
 
 
 def test_a_file_that_is_no_results_is_named(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fakes import FakeBackend, FakeClock, brightness
+from fakes import FakeBackend, FakeClock, brightness, wait_for
 
 from service.backends import BackendError
 from service.batching import Batcher, ClosedError, Model, OverloadedError, Result
@@ -231,8 +231,7 @@ def test_a_device_that_hangs_in_a_tick_is_noticed(make_batcher: Callable[..., Ba
     with pytest.raises(BackendError, match="has been at one batch for 16 s"):
         batcher.submit(model, image(), FAR)
     backend.release.release(1_000_000)
-    while batcher.hung_s():
-        pass
+    wait_for(lambda: not batcher.hung_s())
     assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
 
 
@@ -259,8 +258,7 @@ def test_a_retired_model_is_kept_warm_no_more_and_not_taken_from_its_run(make_ba
     backend.release.release(1_000_000)
     running.result(30)
     assert batcher.retire(model)
-    while backend.started.acquire(blocking=False):
-        pass
+    backend.forget_starts()
     # It may still be asked by a request that began before, and is left alone after that.
     batcher.submit(model, image(), FAR).result(30)
     assert backend.started.acquire(timeout=30)

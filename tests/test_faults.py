@@ -14,7 +14,7 @@ import httpx2
 import numpy as np
 import pytest
 from conftest import gray, make_bundle, png, wait_until_loaded
-from fakes import FakeBackend, brightness
+from fakes import FakeBackend, brightness, wait_for
 from fastapi.testclient import TestClient
 from test_inspect import assert_problem, post
 from test_oip import INFER, image_input
@@ -104,12 +104,9 @@ def test_a_version_activated_in_mid_request_does_not_change_the_answer(
     with _service(models, monkeypatch, backend) as client:
         client.post("/recipes/part/activate", params={"version": "1"})
         held = backend.release = threading.Semaphore(0)
-        while backend.started.acquire(blocking=False):
-            pass
         replies: list[httpx2.Response] = []
         asking = threading.Thread(target=lambda: replies.append(post(client, GOOD)))
-        asking.start()
-        assert backend.started.acquire(timeout=30)
+        backend.take_one([asking])
         # The picture is in the backend: the other version's golden images wait behind it.
         swapping = threading.Thread(target=lambda: replies.append(client.post("/recipes/part/activate?version=0")))
         swapping.start()
@@ -132,11 +129,8 @@ def test_a_client_that_goes_away_takes_its_picture_out_of_the_queue(
     backend = FakeBackend()
     with _service(models, monkeypatch, backend) as client:
         held = backend.release = threading.Semaphore(0)
-        while backend.started.acquire(blocking=False):
-            pass
         first = threading.Thread(target=post, args=(client, GOOD))
-        first.start()
-        assert backend.started.acquire(timeout=30)
+        backend.take_one([first])
         before = len(backend.batches)
         request = {
             "/inspect": httpx2.Request("POST", "http://x/", content=GOOD, headers={"Content-Type": "image/png"}),
@@ -210,15 +204,9 @@ def test_a_body_counts_until_its_request_is_answered(models: Path, monkeypatch: 
             threading.Thread(target=lambda: verdicts.append(client.post(query, **raw).json()["verdict"]))
             for _ in range(8)
         ]
-        while backend.started.acquire(blocking=False):
-            pass
-        asking[0].start()
-        assert backend.started.acquire(timeout=30)
-        for thread in asking[1:]:
-            thread.start()
+        backend.take_one(asking)
         # One is in the backend, alone.
-        while client.get("/state").json()["queue_depth"] < 7:
-            pass
+        wait_for(lambda: client.get("/state").json()["queue_depth"] >= 7)
         assert_problem(client.post(query, **raw), 429, "overloaded")
         held.release(1000)
         for thread in asking:
@@ -295,8 +283,7 @@ def test_a_device_that_hangs_is_told_and_every_request_is_answered(
         assert "restart the service" in live.json()["reason"]
         monkeypatch.undo()
         backend.release.release(1000)
-        while client.get("/readyz").status_code != 200:
-            pass
+        wait_for(lambda: client.get("/readyz").status_code == 200)
         assert client.get("/livez").json() == {"status": "alive", "reason": None}
         assert post(client, GOOD).json()["verdict"] == "OK"
 
@@ -310,12 +297,10 @@ def test_a_lost_device_asks_for_a_new_process_unless_it_comes_back(
         faulty.fault = FAULTS["exception"][0]
         assert_problem(post(client, GOOD), 503, "backend_failed")
         # Golden checks go on failing by themselves.
-        while (live := client.get("/livez")).status_code == 200:
-            pass
-        assert "the backend failed 10 times in a row for part: restart" in live.json()["reason"]
+        wait_for(lambda: client.get("/livez").status_code == 503)
+        assert "the backend failed 10 times in a row for part: restart" in client.get("/livez").json()["reason"]
         faulty.fault = None
-        while client.get("/livez").status_code != 200:
-            pass
+        wait_for(lambda: client.get("/livez").status_code == 200)
         assert client.get("/readyz").status_code == 200
 
 
@@ -369,12 +354,10 @@ def test_golden_checks_go_on_after_one_that_could_not_be_made(models: Path, monk
     with _service(models, monkeypatch, FakeBackend(), **settings) as client:
         # As read_bundle would find it, were the service started again.
         (models / "part" / "1" / "golden" / "0.npy").write_bytes(b"")
-        while client.get("/readyz").status_code == 200:
-            pass
+        wait_for(lambda: client.get("/readyz").status_code != 200)
         assert "golden/0.npy: the golden map cannot be read" in client.get("/readyz").json()["reason"]
         before = len(checks)
-        while checks[before:].count("sound") < 2:
-            pass
+        wait_for(lambda: checks[before:].count("sound") >= 2)
 
 
 def test_a_camera_may_send_again_what_got_no_verdict_and_nothing_that_got_one(
@@ -401,8 +384,6 @@ def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(
     backend = FakeBackend()
     with _service(models, monkeypatch, backend) as client:
         held = backend.release = threading.Semaphore(0)
-        while backend.started.acquire(blocking=False):
-            pass
         verdicts: list[str] = []
         headers = {"X-Camera-Id": "a", "X-Deadline-Ms": "600000"}
 
@@ -410,13 +391,9 @@ def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(
             verdicts.append(post(client, GOOD, headers=headers).json()["verdict"])
 
         asking = [threading.Thread(target=ask) for _ in range(3)]
-        asking[0].start()
-        assert backend.started.acquire(timeout=30)
-        for thread in asking[1:]:
-            thread.start()
+        backend.take_one(asking)
         # One is in the backend, two wait: all were decoded before one was judged.
-        while client.get("/state").json()["queue_depth"] < 2:
-            pass
+        wait_for(lambda: client.get("/state").json()["queue_depth"] >= 2)
         held.release(1000)
         for thread in asking:
             thread.join(30)
@@ -430,11 +407,9 @@ def test_a_backend_that_changes_its_mind_is_found_by_the_golden_check(
     faulty = Faulty()
     with _service(models, monkeypatch, faulty.backend, golden_check_hours=1e-9) as client:
         checked = client.get("/state").json()["recipes"][0]["golden_checked"]
-        while client.get("/state").json()["recipes"][0]["golden_checked"] == checked:
-            pass
+        wait_for(lambda: client.get("/state").json()["recipes"][0]["golden_checked"] != checked)
         faulty.fault = lambda maps, scores: (maps * 0.5, scores * 0.5)
-        while client.get("/readyz").status_code == 200:
-            pass
+        wait_for(lambda: client.get("/readyz").status_code != 200)
         assert "golden/0.png: score is off" in client.get("/readyz").json()["reason"]
         assert_problem(post(client, GOOD), 409, "recipe_not_ready")
 
@@ -456,13 +431,11 @@ def test_a_full_disk_costs_pictures_and_neither_verdict_nor_record(
         full.set()
         bare = post(client, GOOD).json()
         assert bare["verdict"] == "OK"
-        while "inspect_record_images_lost_total 1.0" not in client.get("/metrics").text:
-            pass
+        wait_for(lambda: "inspect_record_images_lost_total 1.0" in client.get("/metrics").text)
         assert client.get(f"/inspections/{bare['inspection_id']}/image").status_code == 404
         full.clear()
         kept = post(client, GOOD).json()["inspection_id"]
-        while client.get(f"/inspections/{kept}/image").status_code != 200:
-            pass
+        wait_for(lambda: client.get(f"/inspections/{kept}/image").status_code == 200)
         found = [reply["inspection_id"] for reply in client.get("/inspections").json()]
         assert found == [kept, bare["inspection_id"]]
         assert "inspect_records_lost_total 0.0" in client.get("/metrics").text

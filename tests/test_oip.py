@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import SIZE, gray, make_bundle, png, wait_until_loaded
-from fakes import FakeBackend, brightness
+from fakes import FakeBackend, brightness, wait_for
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from test_inspect import assert_problem, post
@@ -331,13 +331,12 @@ def test_requests_are_recorded_with_part_picture_and_stages(models: Path, tmp_pa
         outputs_of(client.post(INFER, json=bytes_input([PICTURES[1]])))
         text = client.get("/metrics").text
         assert 'inspect_stage_seconds_count{recipe="part",stage="model"} 3.0' in text
-        while len(replies := client.get("/inspections").json()) < 3:
-            pass
-        last, *both = replies
+        wait_for(lambda: len(client.get("/inspections").json()) == 3)
+        last, *both = replies = client.get("/inspections").json()
         for reply in replies:
             # Pictures are written after all rows.
-            while client.get(f"/inspections/{reply['inspection_id']}/image").status_code != 200:
-                pass
+            image = f"/inspections/{reply['inspection_id']}/image"
+            wait_for(lambda image=image: client.get(image).status_code == 200)
         assert (last["verdict"], last["part_id"]) == ("REVIEW", None)
         assert client.get(f"/inspections/{last['inspection_id']}/image").content == PICTURES[1]
         assert {(reply["verdict"], reply["part_id"]) for reply in both} == {("OK", "A 17"), ("NG", "A 17")}

@@ -133,11 +133,19 @@ def test_an_error_that_nobody_foresaw_refuses_one_recipe_and_is_logged(
 
 
 def test_a_shutdown_ends_loading_and_blames_no_recipe(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+    for name in ("cap", "nut"):
+        make_bundle(tmp_path, name)
     closed = Batcher(max_batch=8, queue_size=8)
     closed.close()
-    store = _load(tmp_path, closed)
-    assert (store.loaded, store.ready, store.failed) == (True, {}, {})
+    opened: list[Bundle] = []
+
+    def open_model(bundle: Bundle) -> FakeBackend:
+        opened.append(bundle)
+        return FakeBackend()
+
+    store = RecipeStore(tmp_path, closed, open_model, default=None)
+    store.load()
+    assert (store.loaded, store.ready, store.failed, len(opened)) == (True, {}, {}, 1)
 
 
 def test_a_refused_model_is_closed_and_kept_warm_no_more(tmp_path: Path) -> None:
@@ -146,10 +154,40 @@ def test_a_refused_model_is_closed_and_kept_warm_no_more(tmp_path: Path) -> None
     store = RecipeStore(tmp_path, warming, lambda bundle: backend, default=None)
     store.load()
     assert backend.closed
-    while backend.started.acquire(blocking=False):
-        pass
+    backend.forget_starts()
     assert not backend.started.acquire(timeout=0.2)
     warming.close()
+
+
+def test_what_is_activated_without_being_recorded_and_shadows_that_end_are_kept_warm_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1", "2"):
+        make_bundle(tmp_path, version=version)
+    (tmp_path / "part" / "ACTIVE").write_text("1\n")
+    backends: list[FakeBackend] = []
+
+    def open_model(bundle: Bundle) -> FakeBackend:
+        backends.append(FakeBackend())
+        return backends[-1]
+
+    warming = Batcher(max_batch=8, queue_size=8, idle_tick_s=0.01)
+    store = RecipeStore(tmp_path, warming, open_model, default=None)
+    store.load()
+    store.shadow("part", "2")
+    store.shadow("part", None)
+    monkeypatch.setattr("service.recipes._write_active", lambda *rest: _raise_full_disk())
+    with pytest.raises(ActivationError, match="No space left"):
+        store.activate("part", "2")
+    assert backends[-1].closed
+    for backend in backends[1:]:
+        backend.forget_starts()
+        assert not backend.started.acquire(timeout=0.2)
+    warming.close()
+
+
+def _raise_full_disk() -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_model_whose_run_hangs_is_not_closed_under_it(tmp_path: Path) -> None:

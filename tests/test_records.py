@@ -2,12 +2,14 @@ import hashlib
 import os
 import signal
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import gray, png, wait_until_loaded
+from fakes import wait_for
 from fastapi.testclient import TestClient
 from test_inspect import assert_problem
 from test_server import running_service
@@ -39,17 +41,19 @@ def _stall(folder: Path, image: bytes) -> Path:
     return pipe
 
 
+def _read(pipe: Path) -> bytes:
+    """What the writer puts into the pipe; a failure where it never opens it."""
+    found: list[bytes] = []
+    reading = threading.Thread(target=lambda: found.append(pipe.read_bytes()), daemon=True)
+    reading.start()
+    reading.join(300)
+    assert found, "nobody writes to the pipe"
+    return found[0]
+
+
 def _client(models: Path, folder: Path, **more: object) -> TestClient:
     settings = Settings(models_dir=models, records_dir=folder, **more)  # type: ignore[arg-type]
     return TestClient(create_app(settings))
-
-
-def _wait_for(condition: object) -> None:
-    for _ in range(2000):
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.005)
-    raise AssertionError("the records were never written")
 
 
 def test_records_are_listed_newest_first_filtered_and_paged(tmp_path: Path) -> None:
@@ -87,13 +91,13 @@ def test_a_failing_disk_counts_losses_and_recovers(tmp_path: Path) -> None:
     # Before the writer's first connection.
     (tmp_path / "a").rename(tmp_path / "b")
     records.add(_record(1, b"picture"))
-    _wait_for(lambda: sum(lost) == 1)
+    wait_for(lambda: sum(lost) == 1)
     (tmp_path / "b").rename(tmp_path / "a")
     records.add(_record(2))
-    _wait_for(lambda: records.find("id-2"))
+    wait_for(lambda: records.find("id-2"))
     # No JSON: an error of another kind.
     records.add(Record(_record(3).reply | {"regions": object()}, time=3.0, trigger=None, image=None))
-    _wait_for(lambda: sum(lost) == 2)
+    wait_for(lambda: sum(lost) == 2)
     records.add(_record(4))
     records.close(wait_s=600)
     assert sum(lost) == 2
@@ -106,11 +110,11 @@ def test_a_commit_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCa
     with sqlite3.connect(tmp_path / "inspections.sqlite") as blocker:
         blocker.execute("ALTER TABLE inspections RENAME TO hidden")
     records.add(_record(1, b"picture"))
-    _wait_for(lambda: caplog.records)
+    wait_for(lambda: caplog.records)
     with blocker:
         blocker.execute("ALTER TABLE hidden RENAME TO inspections")
     blocker.close()
-    _wait_for(lambda: records.image("id-1") == b"picture")
+    wait_for(lambda: records.image("id-1") == b"picture")
     records.close(wait_s=600)
     assert lost == []
 
@@ -139,13 +143,13 @@ def test_rows_come_before_pictures_and_what_waits_for_the_disk_is_bounded_in_byt
     slow, large, small = bytes(1000), b"l" * 600, b"s" * 500
     pipe = _stall(tmp_path, slow)
     records.add(_record(0, slow))
-    _wait_for(lambda: records.find("id-0"))
+    wait_for(lambda: records.find("id-0"))
     assert records.image("id-0") is None
     records.add(_record(1, large))
     records.add(_record(2, small))
     assert len(images_lost) == 1
-    assert pipe.read_bytes() == slow
-    _wait_for(lambda: records.image("id-2") == small)
+    assert _read(pipe) == slow
+    wait_for(lambda: records.image("id-2") == small)
     assert records.find("id-1") is not None
     assert records.image("id-1") is None
     # Room that was taken is free again.
@@ -160,14 +164,13 @@ def test_a_disk_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path)
     records = Records(tmp_path, image_budget_bytes=10_000, on_lost=lost.append)
     pipe = _stall(tmp_path, b"picture")
     records.add(_record(0, b"picture"))
-    _wait_for(lambda: records.find("id-0"))
-    number = 0
-    while not lost:
-        number += 1
+    wait_for(lambda: records.find("id-0"))
+    for number in range(1, 3000):
         records.add(_record(number))
+    assert 0 < sum(lost) < 2999
     records.close(wait_s=0.05)
-    assert sum(lost) == number
-    assert pipe.read_bytes() == b"picture"
+    assert sum(lost) == 2999
+    assert _read(pipe) == b"picture"
     records.close(wait_s=600)
 
 
@@ -185,7 +188,7 @@ def test_records_that_are_too_old_go_with_their_pictures(tmp_path: Path) -> None
     records.close(wait_s=600)
     assert records.image("id-0") == b"old"
     records = Records(tmp_path, image_budget_bytes=10_000, days=30)
-    _wait_for(lambda: records.find("id-1199") is None)
+    wait_for(lambda: records.find("id-1199") is None)
     records.close(wait_s=600)
     kept = records.latest(limit=1000, before=now + 1, recipe=None, verdict=None)
     assert [reply["inspection_id"] for reply in kept] == ["id-5000", "id-5001"]
@@ -227,14 +230,14 @@ def test_inspections_can_be_looked_up_with_their_picture(models: Path, tmp_path:
         wait_until_loaded(client)
         good = client.post("/inspect", content=GOOD, headers=HEADERS).json()
         bad = client.post("/inspect", params={"heatmap": "overlay"}, content=BAD, headers=HEADERS).json()
-        _wait_for(lambda: len(client.get("/inspections").json()) == 2)
+        wait_for(lambda: len(client.get("/inspections").json()) == 2)
         newest, oldest = client.get("/inspections").json()
         assert (newest["inspection_id"], oldest["inspection_id"]) == (bad["inspection_id"], good["inspection_id"])
         assert newest["time"] >= oldest["time"]
         assert [reply["verdict"] for reply in client.get("/inspections?verdict=NG").json()] == ["NG"]
         stored = client.get(f"/inspections/{bad['inspection_id']}").json()
         assert stored == {**bad, "heatmap": None}
-        _wait_for(lambda: client.get(f"/inspections/{bad['inspection_id']}/image").content == BAD)
+        wait_for(lambda: client.get(f"/inspections/{bad['inspection_id']}/image").content == BAD)
         assert_problem(client.get(f"/inspections/{good['inspection_id']}/image"), 404, "not_found")
         assert_problem(client.get("/inspections/none"), 404, "not_found")
 
@@ -244,7 +247,7 @@ def test_a_lost_picture_is_counted_and_its_address_says_where_to_look(models: Pa
         wait_until_loaded(client)
         _picture(tmp_path / "records", BAD).parent.write_text("a file where a folder should be")
         bad = client.post("/inspect", content=BAD, headers=HEADERS).json()
-        _wait_for(lambda: "inspect_record_images_lost_total 1.0" in client.get("/metrics").text)
+        wait_for(lambda: "inspect_record_images_lost_total 1.0" in client.get("/metrics").text)
         missing = client.get(f"/inspections/{bad['inspection_id']}/image")
         assert_problem(missing, 404, "not_found")
         assert "the log" in missing.json()["detail"]
@@ -258,7 +261,7 @@ def test_the_service_keeps_records_for_90_days(models: Path, tmp_path: Path) -> 
     records.close(wait_s=600)
     with _client(models, tmp_path / "records") as client:
         wait_until_loaded(client)
-        _wait_for(lambda: client.get("/inspections/id-91").status_code == 404)
+        wait_for(lambda: client.get("/inspections/id-91").status_code == 404)
         assert client.get("/inspections/id-89").status_code == 200
 
 
@@ -266,7 +269,7 @@ def test_the_service_keeps_records_for_90_days(models: Path, tmp_path: Path) -> 
 def test_kill_minus_nine_keeps_what_was_recorded_and_the_next_start_works(models: Path, tmp_path: Path) -> None:
     with running_service(models, tmp_path / "log") as (process, client):
         ids = [client.post("/inspect", content=BAD, headers=HEADERS).json()["inspection_id"] for _ in range(40)]
-        _wait_for(lambda: client.get(f"/inspections/{ids[-1]}/image").content == BAD)
+        wait_for(lambda: client.get(f"/inspections/{ids[-1]}/image").content == BAD)
         process.send_signal(signal.SIGKILL)
         process.wait()
     with running_service(models, tmp_path / "log2") as (_, client):

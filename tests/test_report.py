@@ -12,7 +12,7 @@ from service.bundle import Calibration, Thresholds
 from training.anomalies import Batch
 from training.data import LabelledImage
 from training.parts import Parts, labelled_parts
-from training.report import Training, render
+from training.report import TRAINED_ON, Training, render
 
 CALIBRATION = Calibration(
     target_false_reject_rate=0.02,
@@ -86,6 +86,12 @@ def test_it_leads_with_the_verdicts_and_how_sure_they_are() -> None:
     assert "Test parts: 50 % of the good test parts would be rejected, with 95 % confidence 1.26 % to 98.7 %" in text
     assert "Test parts: 33.3 % of the labelled defects would pass as OK" in text
     assert text.index("What the thresholds") < text.index("How sure") < text.index("Figures") < text.index("Settings")
+
+
+def test_thresholds_of_photos_that_were_trained_on_promise_nothing() -> None:
+    text = _text(THRESHOLDS, HELD_OUT, None, Training({TRAINED_ON: True}))
+    assert "Nothing is promised about good parts: the 4 photos that set the thresholds for 2 % false rejects" in text
+    assert "never trained on" not in text
 
 
 def test_mistakes_are_marked() -> None:

@@ -1,12 +1,17 @@
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import training.commands
+from service.images import ImageError
 from training.__main__ import main
+from training.data import DataError
 from training.demo_parts import write_dataset
+from training.export import ExportError
 from training.reproduce import AVERAGE, PAPER, tabulate
 from training.results import ResultsError, Row, run_queue
 from training.trainer import InterruptedRunError, TrainingError
@@ -38,14 +43,17 @@ def test_seeds_weigh_less_than_categories_in_the_average() -> None:
     assert f"| average | 98.0 | {(14 * 90 + 70) / 15:.2f} | 97.3 | 80.00 | 68.4 | 50.00 |" in table
 
 
-def test_a_queue_goes_on_past_a_failed_row_and_runs_only_that_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [TrainingError, DataError, ExportError, partial(ImageError, "corrupt_image")])
+def test_a_queue_goes_on_past_a_failed_row_and_runs_only_that_again(
+    tmp_path: Path, failure: Callable[[str], Exception]
+) -> None:
     done: list[str] = []
     broken = True
 
     def job(name: str) -> Row:
         done.append(name)
         if name == "b" and broken:
-            raise TrainingError("loss is not finite")
+            raise failure("loss is not finite")
         return {"name": name}
 
     def queue() -> str:

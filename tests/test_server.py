@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from certificates import write_certificate
 from conftest import gray, make_bundle, png
+from fakes import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -109,8 +110,7 @@ def test_sigterm_finishes_running_requests_and_leaves_no_child(tmp_path: Path) -
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
             thread.start()
-        while _taken(client.get("/metrics").text) < len(threads):
-            pass
+        wait_for(lambda: _taken(client.get("/metrics").text) >= len(threads))
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         process.send_signal(signal.SIGTERM)
         for thread in threads:
@@ -126,8 +126,8 @@ def test_a_load_balancer_loses_no_picture_when_the_service_ends(tmp_path: Path) 
     picture, headers = png(gray(51)), {"Content-Type": "image/png"}
     with running_service(tmp_path / "models", tmp_path / "log", drain_grace_s=2) as (process, client):
         process.send_signal(signal.SIGTERM)
-        while (ready := client.get("/readyz")).status_code == 200:
-            pass
+        wait_for(lambda: client.get("/readyz").status_code == 503)
+        ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "draining")
         # Pictures that were on their way are inspected, and their connection is not used again.
         with httpx2.Client(base_url=client.base_url, timeout=60) as late:
@@ -143,8 +143,7 @@ def test_a_second_signal_ends_the_grace(tmp_path: Path) -> None:
     make_bundle(tmp_path / "models")
     with running_service(tmp_path / "models", tmp_path / "log", drain_grace_s=600) as (process, client):
         process.send_signal(signal.SIGTERM)
-        while client.get("/readyz").status_code == 200:
-            pass
+        wait_for(lambda: client.get("/readyz").status_code != 200)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
 

@@ -88,7 +88,7 @@ def test_a_trigger_comes_free_when_its_answer_is_old(models: Path, tmp_path: Pat
     reply = {"inspection_id": "old", "recipe": "part", "verdict": "OK"}
     records = Records(tmp_path / "records", image_budget_bytes=1)
     records.add(Record(reply, time.time() - 3600 * hours, Trigger("part", "part 17", "another picture"), None))
-    records.close()
+    records.close(wait_s=600)
     with _client(models, tmp_path / "records") as client:
         wait_until_loaded(client)
         assert client.post("/inspect", content=BAD, headers=HEADERS).status_code == status

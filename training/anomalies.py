@@ -15,13 +15,10 @@ from torch import Tensor
 
 from training.perlin import perlin_noise
 from training.simulated_defects import foreground_mask
-from training.textures import AUGMENTERS, TEXT_AUGMENTERS, augment_textures, rotate
+from training.textures import AUGMENTERS, LUMA, TEXT_AUGMENTERS, augment_textures, rotate
 
-_LUMA = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)  # of R, G, B (BT.601)
 _GREY_NOISE = 3  # grey levels
 _COLOURED_SHARE = 0.001  # of the pixels
-
-
 # Lowest and highest value of the fields that have one.
 _RANGES = {
     "anomaly_probability": (0.0, 1.0),
@@ -203,7 +200,7 @@ class AnomalySimulator:
             foreign = sorted(set(range(count)) - set(own))
             texture[foreign] = augment_textures(texture[foreign], self.generator, self._augmenters)
         if self.grey:
-            texture = (texture * _LUMA.to(texture.device)).sum(dim=1, keepdim=True).expand_as(texture)
+            texture = (texture * LUMA.to(texture.device)).sum(dim=1, keepdim=True).expand_as(texture)
         return texture / 255
 
     def _pick(self, source: Tensor, count: int) -> Tensor:

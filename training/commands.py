@@ -104,12 +104,12 @@ def train_command(options: argparse.Namespace) -> None:
     """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
     run: Path = options.run or Path("runs") / options.recipe
     config = _config(options)
-    _require_usable(options, config.size)
     photos = good_images(options.data)
     with distributed.joined(options.device) as device:
         leads = distributed.rank() == 0
         if leads:
             claim_run(run, config, photos, options.textures)
+            _require_usable(options, config.size)
         distributed.wait()
         keep_freed_memory()
         if leads and config.bf16 and half_type(device) is None:
@@ -159,7 +159,8 @@ def _require_usable(options: argparse.Namespace, size: int) -> None:
         if name is not None and not re.fullmatch(NAME_PATTERN, name):
             raise DataError(f"{flag} {name!r}: take letters, digits, '.', '_' and '-', at most 64, no space")
     if options.version and (options.models / options.recipe / options.version).exists():
-        raise DataError(f"{options.models / options.recipe / options.version} exists already: choose another --version")
+        bundle = options.models / options.recipe / options.version
+        raise DataError(f"{bundle}: this version exists already: choose another --version")
     keep_mask(options.region, options.ignore, size)
     if options.sign:
         load_private_key(options.sign)
@@ -255,8 +256,13 @@ def _with_lower_precision(bundle: Bundle, options: argparse.Namespace) -> Bundle
     if not options.data:
         raise ExportError("a lower precision is calibrated and accepted on good photos: add --data")
     manifest = bundle.manifest
-    trained_on, held_out = split_as_trained(bundle, options.data)
-    seed = int(str(cast(dict[str, JsonValue], manifest.training["config"])["seed"]))
+    if manifest.training.get(TRAINED_ON):
+        # An imported network was trained on all of them: the comparison with its own float32 stays a fair one.
+        seed = 0
+        trained_on, held_out = split(good_images(options.data), TrainConfig().holdout, seed)
+    else:
+        trained_on, held_out = split_as_trained(bundle, options.data)
+        seed = int(str(cast(dict[str, JsonValue], manifest.training["config"])["seed"]))
     size = manifest.input.height, manifest.input.width
     photos = [resize(read(path), *size) for path in trained_on]
     places = {"models": bundle.path.parents[1], "seed": seed, "signing_key": options.sign}

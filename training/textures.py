@@ -19,7 +19,7 @@ from training.data import find_images, load_images
 # An augmenter takes (3, H, W) and uniform draws in [0, 1) and gives (3, H, W); it may leave [0, 255].
 Augmenter = Callable[[Tensor, Tensor], Tensor]
 
-_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # of R, G, B (BT.601)
 
 
 def load_textures(folder: Path | None, size: int, *, limit: int, seed: int) -> Tensor:
@@ -99,7 +99,7 @@ def _gamma(image: Tensor, draw: Tensor) -> Tensor:
 def _brightness(image: Tensor, draw: Tensor) -> Tensor:
     """Multiply by U(0.8, 1.2) and add U(-30, 30), in random order, to luma or to value."""
     factor, shift, multiply_first, luma = 0.8 + 0.4 * draw[0], torch.round(60 * draw[1] - 30), draw[2] < 0.5, draw[3]
-    level = (image * _LUMA.to(image.device)).sum(0, keepdim=True) if luma < 0.5 else image.amax(0, keepdim=True)
+    level = (image * LUMA.to(image.device)).sum(0, keepdim=True) if luma < 0.5 else image.amax(0, keepdim=True)
     changed = (level * factor + shift) if multiply_first else (level + shift) * factor
     if luma < 0.5:
         return image + (changed - level)

@@ -38,8 +38,6 @@ from training.variants import build_network
 
 CHECKPOINT = "checkpoint.pt"
 STATS = "stats.jsonl"
-
-
 _LOCKS: dict[Path, int] = {}  # descriptors, open for as long as the process lives
 
 
