@@ -30,7 +30,7 @@ from service.problems import ProblemError, openapi_responses
 from service.recipes import Recipe
 from service.replies import stored
 from service.settings import Settings
-from service.station import choose_recipe, station_of, why_not_ready
+from service.station import choose_recipe, station_of, why_not_alive, why_not_ready
 from service.uploads import read_body
 
 _Output = Literal["anomaly_map", "score", "verdict"]
@@ -41,6 +41,7 @@ _IN_PATH = {"name": "version", "in": "path", "required": True, "schema": {"type"
 _VERSION: dict[str, Any] = {"parameters": [_IN_PATH]}
 _POST: dict[str, Any] = {"requestBody": {"required": True, "content": _BODY}}
 _RESPONSES: dict[int | str, dict[str, Any]] = openapi_responses()
+_NOT_ALIVE: dict[int | str, dict[str, Any]] = {503: {"description": "Only a new process may help"}}
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready"}}
 _TENSORS: dict[int | str, dict[str, Any]] = {**_RESPONSES, 200: {"content": _BINARY}}
 
@@ -91,10 +92,11 @@ async def server_metadata(request: Request) -> dict[str, Any]:
     return {"name": request.app.title, "version": request.app.version, "extensions": ["binary_tensor_data"]}
 
 
-@router.get("/health/live")
-async def live() -> dict[str, bool]:
-    """200 while the process can answer at all."""
-    return {"live": True}
+@router.get("/health/live", responses=_NOT_ALIVE)
+async def live(request: Request) -> JSONResponse:
+    """200 while this process may inspect, now or later; 503 otherwise, as `/livez`."""
+    reason = why_not_alive(station_of(request))
+    return JSONResponse({"live": reason is None, "reason": reason}, 503 if reason else 200)
 
 
 @router.get("/health/ready", responses=_NOT_READY)

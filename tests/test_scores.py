@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
+from torch.nn import functional
 
 from service.bundle import ScoreFormula
 from training.export import InspectionGraph, to_onnx
@@ -19,7 +20,7 @@ FORMULAS = get_args(ScoreFormula)
 SIZE = 256
 # What TensorRT's parser takes as it is; TopK up to 3840.
 ALLOWED = {"AveragePool", "Clip", "Concat", "Constant", "Div", "Max", "Min", "Mul", "ReduceMax", "ReduceMean"}
-SHAPES = {"Reshape", "Squeeze", "TopK", "Unsqueeze"}
+SHAPES = {"Reshape", "Squeeze", "TopK", "Transpose", "Unsqueeze"}
 
 
 class Bright(nn.Module):
@@ -86,6 +87,15 @@ def test_scores_stay_in_their_range_never_fall_with_the_map_and_do_not_mix_image
     assert (high >= low - 1e-6).all()
     alone = module(torch.from_numpy(values[:1] * kept))
     torch.testing.assert_close(alone[0], low[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("formula", "padded"), [("paper", True), ("mean", False)])
+def test_the_mean_of_rows_of_means_is_that_of_the_square(formula: ScoreFormula, padded: bool) -> None:
+    maps = torch.from_numpy(np.random.default_rng(0).random((3, 64, 96), np.float32))  # not square: axes may not swap
+    maps[1, 55:, 90:] = 0.99
+    squares = functional.avg_pool2d(maps[:, None], 21, stride=1, padding=10, count_include_pad=padded)
+    expected = squares.amax(dim=(1, 2, 3))
+    torch.testing.assert_close(build_score(formula)(maps), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
