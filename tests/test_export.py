@@ -13,6 +13,7 @@ from service.bundle import Bundle, BundleError, InputSpec, read_bundle
 from service.images import read
 from service.quality import measure
 from service.signing import load_public_key, new_keys, require_signature
+from training.compact import CompactDraem
 from training.demo_parts import render_defect, render_good
 from training.export import (
     ExportError,
@@ -92,6 +93,27 @@ def test_batch_norm_is_folded_and_the_map_is_the_networks(
     assert str(Path(__file__).parents[1]).encode() not in to_onnx(InspectionGraph(network), 64)
     assert score_with_torch(InspectionGraph(network), held_out.good).maps.std() > 1e-3
     assert check_parity(InspectionGraph(network), open_model(), held_out.good) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(Draem, 1), (CompactDraem, 4)])
+def test_the_last_layer_subtracts_the_logits(
+    kind: type[Draem | CompactDraem], channels: int, held_out: HeldOut, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = kind(4, 4).eval()
+    with torch.no_grad():
+        # Logits of some size, which a wrong order of channels would show.
+        network.last_layer.weight.mul_(1000)
+        network.last_layer.get_parameter("bias").copy_(torch.linspace(0.5, 1, 2 * channels) ** 2)
+    graph, model = InspectionGraph(network), tmp_path / "model.onnx"
+    model.write_bytes(to_onnx(graph, 256))
+    proto = onnx.load(model).graph
+    last = [node for node in proto.node if node.op_type == "Conv"][-1]
+    assert next(w.dims[0] for w in proto.initializer if w.name == last.input[1]) == channels
+    assert network.last_layer.out_channels == 2 * channels
+    assert score_with_torch(graph, held_out.good).maps.std() > 0.01
+    backend = OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=1)
+    assert check_parity(graph, backend, held_out.good) < 1e-4
 
 
 def test_parity_refuses_another_network(open_model: Callable[[], OrtBackend], held_out: HeldOut) -> None:

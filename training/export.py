@@ -37,6 +37,8 @@ from service.images import Pixels, encode
 from service.quality import Quality, learn_limits
 from service.signing import sign
 from training.calibration import calibrate
+from training.compact import CompactDraem
+from training.networks import Draem
 from training.scores import build_score
 
 OPSET = 18
@@ -73,8 +75,9 @@ class InspectionGraph(nn.Module):
         # Cast first: TensorRT's parser takes no layer but Cast on uint8.
         x = image.float().permute(0, 3, 1, 2) / 255
         _, logits = self.network(x)
-        # Softmax over two channels, channel 1: the same as a sigmoid of the difference.
-        anomaly_map = torch.sigmoid(logits[:, 1] - logits[:, 0])  # (N, H, W)
+        # Softmax over two channels, channel 1: the same as a sigmoid of the difference, which to_onnx leaves alone.
+        difference = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        anomaly_map = torch.sigmoid(difference)  # (N, H, W)
         if self.keep is not None:
             anomaly_map = anomaly_map * self.keep
         return anomaly_map, self.score(anomaly_map)
@@ -105,8 +108,13 @@ def score_with_torch(graph: InspectionGraph, images: Sequence[Pixels]) -> Scored
 
 
 def to_onnx(graph: InspectionGraph, size: int) -> bytes:
-    """ONNX bytes of the inspection graph, BatchNorm folded into the convolutions, N dynamic, checked by onnx."""
+    """ONNX bytes of the inspection graph, N dynamic, checked by onnx.
+
+    BatchNorm is folded into the convolutions, the subtraction before the sigmoid into the last one.
+    """
     folded = fold_batch_norm(graph)
+    if isinstance(folded.network, Draem | CompactDraem):
+        _subtract_logits(folded.network.last_layer)
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings():
         # torch 2.13 warns of its own internals while it exports.
@@ -148,6 +156,14 @@ def fold_batch_norm(graph: InspectionGraph) -> InspectionGraph:
                 block[i - 1] = fuse_conv_bn_eval(convolution, layer)
                 block[i] = nn.Identity()
     return folded
+
+
+def _subtract_logits(last_layer: nn.Conv2d) -> None:
+    """Makes it give the difference of both logits, half as many channels: softmax depends on nothing else."""
+    for name in ("weight", "bias"):
+        normal, anomalous = last_layer.get_parameter(name).detach().chunk(2)
+        setattr(last_layer, name, nn.Parameter(anomalous - normal))
+    last_layer.out_channels //= 2
 
 
 def check_parity(graph: InspectionGraph, backend: Backend, images: Sequence[Pixels]) -> float:
