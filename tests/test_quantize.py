@@ -31,6 +31,7 @@ from training.networks import Draem
 from training.quantize import (
     QuantizationError,
     Quantized,
+    Range,
     Result,
     even_channels,
     observe,
@@ -109,38 +110,42 @@ def test_layers_that_are_asked_for_multiply_integers_and_no_others(
 def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(
     model: bytes, photos: list[Pixels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `figures` gives is made up here: as good as the layer of most damage is left out, else bad."""
+    """What `figures` gives is made up here: good where the layers that hurt are in float, else bad."""
     parts = quantization.Labelled(photos[:3], photos[3:], [np.zeros((SIZE, SIZE), np.bool_)] * 3)
-    asked: list[int] = []
-
-    def made_up(good_from: int) -> None:
-        asked.clear()
-
-        def figures(*_: object) -> dict[str, float]:
-            asked.append(0)
-            good = len(asked) == 1 or len(asked) - 2 >= good_from
-            return {"image_auroc": 0.99 if good else 0.5, "pixel_ap": 0.8}
-
-        monkeypatch.setattr(quantization, "figures", figures)
-
-    monkeypatch.setattr(quantization, "_SCORE_ERROR", 1.0)
-    made_up(2)
-    found = quantize(model, photos, parts, "uint8")
-    assert len(found.float_layers) == 2
     even = even_channels(model, photos)
     ranges = quantization.observe(even, photos)
     alone = {name: _error(even, to_qdq(even, ranges, [name], "uint8"), photos) for name in _convolutions(even)}
-    assert set(found.float_layers) == set(sorted(alone, key=alone.__getitem__)[-2:])
-    made_up(0)
-    assert quantize(model, photos, parts, "uint8").float_layers == []
+    worst = sorted(alone, key=alone.__getitem__, reverse=True)
+    hurt: set[str] = set()
+    in_int8: list[str] = []
+
+    def watched(model: bytes, ranges: dict[str, Range], layers: list[str], _: str) -> bytes:
+        in_int8[:] = layers
+        return to_qdq(model, ranges, layers, "uint8")
+
+    def figures(*_: object) -> dict[str, float]:
+        return {"image_auroc": 0.99 if hurt.isdisjoint(in_int8) else 0.5, "pixel_ap": 0.8}
+
+    def quantized() -> list[str]:
+        in_int8.clear()
+        return quantize(model, photos, parts, "uint8").float_layers
+
+    monkeypatch.setattr(quantization, "to_qdq", watched)
+    monkeypatch.setattr(quantization, "figures", figures)
+    monkeypatch.setattr(quantization, "_SCORE_ERROR", 1.0)
+    assert quantized() == []
+    hurt = set(worst[:2])
+    assert set(quantized()) == hurt
+    hurt = {worst[3]}
+    assert quantized() == worst[3:4], "the three before it were not needed"
     monkeypatch.setattr(quantization, "_SCORE_ERROR", 0.0)
     with pytest.raises(QuantizationError, match=r"scores are off by up to 0\.\d+ \(allowed 0\.0\)"):
-        quantize(model, photos, parts, "uint8")
-    made_up(1000)
+        quantized()
+    hurt = set(worst)
     with pytest.raises(
         QuantizationError, match=r"INT8 is refused: with .* image_auroc 99\.00 to 50\.00 \(at most 0\.2 less\)"
     ):
-        quantize(model, photos, parts, "uint8")
+        quantized()
 
 
 def test_figures_may_fall_by_so_much_and_no_more() -> None:

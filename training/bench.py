@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.bundle import Bundle, InputSpec, Precision
+from training.arithmetic import macs
 from training.compact import CompactDraem
 from training.networks import Draem
 
@@ -86,13 +87,7 @@ class BenchRow:
 def parameters_and_macs(model: Path) -> tuple[int, int]:
     """Parameters of all weights, and multiply-accumulates of all convolutions for one image."""
     proto = onnx.load(model)
-    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    graph = onnx.shape_inference.infer_shapes(proto).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.value_info}
-    weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    macs = sum(prod(weights[node.input[1]]) * prod(shapes[node.output[0]][2:]) for node in convolutions)
-    return sum(prod(dims) for dims in weights.values() if dims), macs
+    return sum(prod(tensor.dims) for tensor in proto.graph.initializer if tensor.dims), sum(macs(proto).values())
 
 
 def contenders(subject: Subject) -> list[Contender]:

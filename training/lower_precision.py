@@ -75,7 +75,7 @@ def add_precision(
     name = f"model.{precision}.onnx" if quantized else manifest.models["fp32"]
     contents = {file: bundle.file(file).read_bytes() for file in manifest.files if file != MANIFEST}
     fp32 = OrtBackend(bundle.file(manifest.models["fp32"]), manifest.input, "fp32", threads=os.cpu_count() or 1)
-    before = figures(parts, _single(fp32))
+    before = figures(parts, list(map(_single(fp32), parts.images)))
     fp32.close()
     if quantized:
         contents[name] = quantized.model
@@ -87,7 +87,7 @@ def add_precision(
         for open_it in _runtimes(precision):
             backend = open_it(file, bundle, precision)
             run = _single(backend)
-            after = figures(parts, run)
+            after = figures(parts, list(map(run, parts.images)))
             require_figures(f"{precision} in {backend.name}", before, after)
             record[backend.name] = dict(after)
             for golden, image in zip(manifest.golden, golden_images(bundle), strict=True):
