@@ -1,8 +1,8 @@
 """Times one bundle's graph on every CPU runtime and precision against its network in plain PyTorch, in turns.
 
 Each contender has a process of its own, so thread pools and memory are its own too; rounds go round robin, because a
-machine that is slow for a while is then slow for all. The share of the ceiling compares the convolutions' arithmetic
-with the fastest matrix product that the same process count and threads reach here.
+machine that is slow for a while is then slow for all, and each turn begins with a run that is not timed. The share of
+the ceiling compares the convolutions' arithmetic with the fastest matrix product that as many threads reach here.
 """
 
 from __future__ import annotations
@@ -321,6 +321,8 @@ def in_openvino(network: nn.Module, expected: InputSpec) -> Run:
 
 def _time_once(batch: int) -> tuple[float, float | None]:
     images = np.random.default_rng(0).integers(0, 256, (batch, _input.height, _input.width, 3), np.uint8)
+    # The contender before leaves its data in the caches and its threads waiting for work at full speed.
+    _run(images)
     energy, start = _energy_uj(), time.perf_counter()
     _run(images)
     taken, after = time.perf_counter() - start, _energy_uj()
