@@ -99,7 +99,7 @@ def make_batches(count: int, size: int, batch: int, seed: int) -> list[Batch]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.step_benchmark", description=__doc__)
-    parser.add_argument("--widths", type=int, nargs=2, default=(16, 16), metavar=("RECONSTRUCTIVE", "DISCRIMINATIVE"))
+    parser.add_argument("--widths", type=int, nargs=2, default=(8, 16), metavar=("RECONSTRUCTIVE", "DISCRIMINATIVE"))
     parser.add_argument("--compact", action="store_true", help="the networks of edge and quick in all kinds of step")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
