@@ -80,7 +80,7 @@ def test_a_contender_that_cannot_be_opened_is_named(subject: Subject, tmp_path: 
 
 def test_an_imported_bundle_is_told_to_give_its_widths() -> None:
     demo = read_bundle(Path(__file__).parents[1] / "models" / "demo" / "1")
-    assert subject_of(demo).widths == (16, 16)
+    assert subject_of(demo).widths == (8, 16)
     imported = replace(demo, manifest=demo.manifest.model_copy(update={"training": {"imported": ["a", "b"]}}))
     with pytest.raises(BenchError, match="use --widths"):
         subject_of(imported)
