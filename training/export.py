@@ -75,7 +75,7 @@ class InspectionGraph(nn.Module):
         # Cast first: TensorRT's parser takes no layer but Cast on uint8.
         x = image.float().permute(0, 3, 1, 2) / 255
         _, logits = self.network(x)
-        # Softmax over two channels, channel 1: the same as a sigmoid of the difference, which to_onnx leaves alone.
+        # Softmax over two channels, channel 1: a sigmoid of the difference, which is all that to_onnx leaves of both.
         difference = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
         anomaly_map = torch.sigmoid(difference)  # (N, H, W)
         if self.keep is not None:
