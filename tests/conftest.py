@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from onnx import TensorProto, helper
 from service.app import create_app
 from service.backends import BackendError
 from service.bundle import (
+    MANIFEST,
     Bundle,
     Calibration,
     GoldenImage,
@@ -185,6 +188,20 @@ def wait_until_loaded(client: TestClient) -> None:
 def demo() -> Path:
     """The recipe that the project ships."""
     return Path(__file__).parents[1] / "models" / "demo" / "1"
+
+
+def demo_trained_on(parts: Path, models: Path) -> Path:
+    """A copy of the demo recipe, in `models`, that says it was trained on the good photos of `parts`."""
+    # Here, for Helm's tests get a process without torch.
+    from training.data import good_images
+    from training.recipe import photos_sha256
+
+    copied = models / "demo" / "1"
+    shutil.copytree(Path(__file__).parents[1] / "models" / "demo" / "1", copied)
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["training"]["photos_sha256"] = photos_sha256(good_images(parts))
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    return copied
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import wait_until_loaded
+from conftest import demo_trained_on, wait_until_loaded
 from fastapi.testclient import TestClient
 from onnx import numpy_helper
 
@@ -173,11 +172,10 @@ def _run(backend: Backend) -> Callable[[Pixels], list[Result]]:
 
 @pytest.mark.slow
 def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
-    demo: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Quantised are two layers here, to save the search for them, then a network that has learned nothing."""
-    copied = tmp_path / "models" / "demo" / "1"
-    shutil.copytree(demo, copied)
+    copied = demo_trained_on(parts, tmp_path / "models")
     source = read_bundle(copied)
     images = [render_good(np.random.default_rng(seed)) for seed in range(3)]
     model = source.file("model.onnx").read_bytes()

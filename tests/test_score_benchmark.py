@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_bundle
+from conftest import demo_trained_on, make_bundle
 from numpy.typing import NDArray
 
 from service.bundle import read_bundle
@@ -77,7 +77,7 @@ def test_the_table_has_auroc_and_escapes_below_each_formulas_own_threshold() -> 
 @pytest.mark.slow
 def test_the_photos_are_those_that_training_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "flange", good=10, test_good=1, defects_per_kind=1, seed=0)
-    demo = Path(__file__).parents[1] / "models" / "demo" / "1"
+    demo = demo_trained_on(tmp_path / "flange", tmp_path / "models")
     assert main(["--bundle", str(demo), "--data", str(tmp_path / "flange")]) == 0
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split("|")[1:3] for row in rows] == [[" demo/1, 2 good ", f" `{formula}` "] for formula in FORMULAS]
