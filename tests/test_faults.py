@@ -299,7 +299,9 @@ def test_a_lost_device_asks_for_a_new_process_unless_it_comes_back(
         # Golden checks go on failing by themselves.
         wait_for(lambda: client.get("/livez").status_code == 503)
         assert "the backend failed 10 times in a row for part: restart" in client.get("/livez").json()["reason"]
-        assert client.get("/v2/health/live").status_code == 503
+        live = client.get("/v2/health/live")
+        assert (live.status_code, live.json()["live"]) == (503, False)
+        assert "the backend failed 10 times in a row" in live.json()["reason"]
         faulty.fault = None
         wait_for(lambda: client.get("/livez").status_code == 200)
         assert client.get("/readyz").status_code == 200

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from service.bundle import ScoreFormula
 from training.export import InspectionGraph, to_onnx
-from training.scores import TOP_SHARE, WINDOWS, build_score
+from training.scores import TOP_SHARE, WINDOWS, _means, build_score
 
 FORMULAS = get_args(ScoreFormula)
 SIZE = 256
@@ -89,13 +89,24 @@ def test_scores_stay_in_their_range_never_fall_with_the_map_and_do_not_mix_image
     torch.testing.assert_close(alone[0], low[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("formula", "padded"), [("paper", True), ("mean", False)])
-def test_the_mean_of_rows_of_means_is_that_of_the_square(formula: ScoreFormula, padded: bool) -> None:
-    maps = torch.from_numpy(np.random.default_rng(0).random((3, 64, 96), np.float32))  # not square: axes may not swap
-    maps[1, 55:, 90:] = 0.99
-    squares = functional.avg_pool2d(maps[:, None], 21, stride=1, padding=10, count_include_pad=padded)
-    expected = squares.amax(dim=(1, 2, 3))
-    torch.testing.assert_close(build_score(formula)(maps), expected, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("side", [5, 11, 21])
+def test_the_mean_of_rows_of_means_is_that_of_the_square(side: int, padded: bool) -> None:
+    maps = torch.from_numpy(np.random.default_rng(0).random((3, 64, 96), np.float32))
+    squares = functional.avg_pool2d(maps[:, None], side, stride=1, padding=side // 2, count_include_pad=padded)[:, 0]
+    torch.testing.assert_close(_means(maps, side, count_include_pad=padded), squares, rtol=1e-6, atol=1e-6)
+
+
+def test_a_region_of_any_shape_divides_by_what_lies_in_it() -> None:
+    rng = np.random.default_rng(1)
+    keep = rng.random((64, 96)) < 0.7
+    maps = torch.from_numpy(rng.random((2, 64, 96), np.float32) * keep)
+    kept = torch.from_numpy(keep.astype(np.float32))[None]
+    inside, covered = (
+        functional.avg_pool2d(m[:, None], 21, stride=1, padding=10, count_include_pad=False) for m in (maps, kept)
+    )
+    expected = (inside / covered.clamp(min=0.25)).amax(dim=(1, 2, 3)).clamp(max=1.0)
+    torch.testing.assert_close(build_score("mean", keep)(maps), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)

@@ -112,7 +112,7 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
     Raises BenchError where a contender cannot be opened or dies.
     """
     spawn = multiprocessing.get_context("spawn")
-    parameters, macs = parameters_and_macs(subject.models["fp32"])
+    parameters, arithmetic = parameters_and_macs(subject.models["fp32"])
     pools: dict[Contender, ProcessPoolExecutor] = {}
     try:
         for contender in contenders(subject):
@@ -138,7 +138,7 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
         rows = []
         for contender, pool in pools.items():
             timings = [_timing(batch, seconds[contender, batch]) for batch in batches]
-            rate = macs / min(taken for taken, _ in seconds[contender, batches[0]]) * batches[0]
+            rate = arithmetic / min(taken for taken, _ in seconds[contender, batches[0]]) * batches[0]
             memory = pool.submit(_peak_memory_mib).result()
             share = rate / max(probes[contender.precision])
             rows.append(BenchRow(contender.runtime, contender.precision, timings, round(memory, 1), share))
@@ -147,7 +147,7 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
             pool.shutdown()
     return {
         "parameters": parameters,
-        "macs": macs,
+        "macs": arithmetic,
         "threads": threads,
         "rounds": rounds,
         "ceiling_gmac_per_s": {precision: round(max(rates) / 1e9, 1) for precision, rates in probes.items()},
@@ -204,8 +204,8 @@ def subject_of(bundle: Bundle) -> Subject:
 def export_random(widths: tuple[int, int], size: int, folder: Path, *, compact: bool = False) -> Subject:
     """A network of these widths with random weights, in `folder`: time does not depend on what it learned.
 
-    In INT8 the layers stay in float that stayed so in trained networks: the reconstruction's last two, and the one that
-    reads it.
+    In INT8 three layers stay in float, the reconstruction's last two and the one that reads it: the least that trained
+    networks needed.
     """
     from training.export import InspectionGraph, to_onnx
     from training.quantize import observe, to_qdq

@@ -71,8 +71,8 @@ class TopScore(nn.Module):
 def _means(maps: Tensor, side: int, *, count_include_pad: bool = False) -> Tensor:
     """`(N, H, W)` -> the mean of the square window of `side` pixels around each pixel, the same shape.
 
-    A square's mean is the mean of its rows' means. Rows, then columns, are the channels: a square window of 21 on the
-    one channel of a map took OpenVINO a quarter of the whole inference.
+    A square's mean is the mean of its rows' means. Rows, then columns, are the channels: squares on the one channel
+    of a map took OpenVINO as long as all of a narrow network (training/SPEED.md).
     """
     for _ in range(2):
         means = functional.avg_pool2d(
