@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import demo_trained_on, wait_until_loaded
@@ -105,6 +106,17 @@ def test_layers_that_are_asked_for_multiply_integers_and_no_others(
         # Per channel: each has its own scale and uses all of the range.
         assert scale.shape == (integers.shape[0],)
         assert (np.abs(integers.astype(int)).max(axis=(1, 2, 3)) == 127).all()
+
+
+def test_onnx_runtime_runs_in_int8_what_is_written_in_int8(model: bytes, photos: list[Pixels], tmp_path: Path) -> None:
+    names = _convolutions(model)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    data = to_qdq(model, quantization.observe(model, photos), names, "uint8")
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    found = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    # Nothing reads the logits in INT8.
+    assert found["QLinearConv"] == len(names) - 1, found
 
 
 def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(

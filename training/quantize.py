@@ -31,6 +31,7 @@ LARGEST_LOSS = {"image_auroc": 0.002, "pixel_ap": 0.01}
 _SCORE_ERROR = 0.015
 _MOST_FLOAT = 12  # layers; a graph that needs more is not worth its name
 _PROBES = 8  # images on which a layer's damage is measured
+_KEEP_SCALE = ("MaxPool", "Resize", "Concat")  # give no value outside the range of what they read
 
 # What one image (H, W, 3) gives: map (H, W), score.
 Result = tuple[NDArray[np.float32], float]
@@ -200,8 +201,9 @@ def even_channels(model: bytes, calibration: Sequence[Pixels]) -> bytes:
 def to_qdq(model: bytes, ranges: dict[str, Range], layers: Collection[str], activations: Activations) -> bytes:
     """The graph with convolutions `layers` in INT8, as QuantizeLinear and DequantizeLinear around what they read.
 
-    Tensors that a MaxPool or Concat joins share a scale and are quantised before it, so that a runtime can pool and
-    concatenate bytes: 1.4 times faster in ONNX Runtime than quantising behind it (training/SPEED.md).
+    What a MaxPool, Resize or Concat reads and gives shares a scale and is quantised before it too: ONNX Runtime runs a
+    convolution in INT8 only where its output is quantised at once, and pools bytes faster than floats
+    (training/SPEED.md).
     """
     proto = onnx.load_from_string(model)
     graph, makers, weights = proto.graph, _makers(proto), _weights(proto)
@@ -212,7 +214,7 @@ def to_qdq(model: bytes, ranges: dict[str, Range], layers: Collection[str], acti
     for node in graph.node:
         if node.name in layers:
             node.input[1] = _quantize_weights(graph, node.input[1], weights[node.input[1]], nodes)
-        if node.name in layers or node.op_type in ("MaxPool", "Concat"):
+        if node.name in layers or node.op_type in _KEEP_SCALE:
             for i, name in enumerate(node.input):
                 node.input[i] = f"{name}_dequantized" if name in quantized else name
         nodes.append(node)
@@ -237,8 +239,8 @@ def _groups(layers: Sequence[NodeProto], makers: dict[str, NodeProto]) -> dict[s
     def visit(name: str) -> None:
         join(name, name)
         maker = makers.get(name)
-        if maker is not None and maker.op_type in ("MaxPool", "Concat"):
-            for source in maker.input:
+        if maker is not None and maker.op_type in _KEEP_SCALE:
+            for source in maker.input if maker.op_type == "Concat" else maker.input[:1]:
                 join(name, source)
                 visit(source)
 
@@ -289,9 +291,9 @@ def _rebuilt(proto: ModelProto, nodes: list[NodeProto]) -> bytes:
 
 
 def observe(model: bytes, images: Sequence[Pixels]) -> dict[str, Range]:
-    """The ranges of what every convolution reads."""
+    """The ranges of what every convolution reads, and of what is resized for one: a peak may not outlive it."""
     proto = onnx.load_from_string(model)
-    names = list(dict.fromkeys(node.input[0] for node in proto.graph.node if node.op_type == "Conv"))
+    names = list(dict.fromkeys(node.input[0] for node in proto.graph.node if node.op_type in ("Conv", "Resize")))
     proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session = _session(proto.SerializeToString())
     ranges: dict[str, Range] = {}
