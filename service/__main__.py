@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import ssl
 import sys
 from contextlib import suppress
@@ -25,6 +26,9 @@ def main() -> int:
         return run(sys.argv[1:])
     settings = CliApp.run(Settings)
     logs.configure(settings.log_level, settings.log_format)
+    # Every camera keeps a connection: shells allow 1024 files, and one too many takes records and golden images too.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         app = create_app(settings)
     except (KeyFileError, RecordsError, OSError, ValueError) as error:

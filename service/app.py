@@ -211,7 +211,8 @@ async def _keep_checking(station: Station) -> None:
             if not (due or recipe.model.failures):
                 continue
             try:
-                await asyncio.to_thread(station.recipes.verify, name)
+                async with station.changing:
+                    await asyncio.to_thread(station.recipes.verify, name)
             except (BackendError, RecipeNotReadyError):
                 continue
             except GoldenError as error:

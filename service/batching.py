@@ -59,6 +59,7 @@ class Model:
     seconds_per_image: float = 0.0
     failures: int = 0  # in a row
     retired: bool = False
+    refused: bool = False  # by the golden gate: what it gave and gives is not to be trusted
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Batcher:
         now = self._clock()
         if hung := self.hung_s():
             raise BackendError(f"{model.backend.name} has been at one batch for {hung:.0f} s: restart the service")
-        wait = self._expected_wait(now)
+        wait = self._expected_wait(model, now)
         if len(self._jobs) >= self._queue_size and deadline != math.inf:
             raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
         takes = wait + self._own_time(model)
@@ -221,15 +222,20 @@ class Batcher:
                     job.future.set_exception(BackendError(f"{job.model.backend.name} hangs"))
             self._jobs.clear()
 
-    def expected_wait(self) -> float:
-        """Seconds until the device could begin with an image that came now; raises ClosedError while shutting down."""
+    def expected_wait(self, model: Model) -> float:
+        """Seconds until the device could begin with an image for `model` that came now; raises ClosedError while
+        shutting down.
+        """
         with self._changed:
             if self._closing:
                 raise ClosedError("the service is shutting down")
-            return self._expected_wait(self._clock())
+            return self._expected_wait(model, self._clock())
 
-    def _expected_wait(self, now: float) -> float:
+    def _expected_wait(self, model: Model, now: float) -> float:
         self._count_work(now)
+        # Beside what runs; how that slows it down is in its own time.
+        if not self._jobs and len(self._running) < model.backend.lanes:
+            return 0.0
         waiting = sum(job.model.seconds_per_image for job in self._jobs)
         for batch in self._running:
             estimate = sum(job.model.seconds_per_image for job in batch.jobs)

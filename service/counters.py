@@ -38,7 +38,9 @@ class Counters:
             counters.version = version
             counters.recent.clear()
         counters.verdicts[verdict] += 1
-        counters.recent.append(score)
+        # The score of a picture that was not judged says nothing about the parts.
+        if verdict is not Verdict.NOT_INSPECTED:
+            counters.recent.append(score)
 
     def totals(self) -> dict[str, dict[str, int | str]]:
         """Recipe -> count of every verdict, their total, and since when."""

@@ -26,9 +26,10 @@ async def inspections(
 ) -> list[dict[str, Any]]:
     """Recorded inspections, newest first."""
     records = _records(request)
-    return await asyncio.to_thread(
-        records.latest, limit=limit, before=before or time.time() + 1, recipe=recipe, verdict=verdict
-    )
+    async with station_of(request).looking:
+        return await asyncio.to_thread(
+            records.latest, limit=limit, before=before or time.time() + 1, recipe=recipe, verdict=verdict
+        )
 
 
 @router.get("/inspections/{inspection_id}")

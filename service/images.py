@@ -46,8 +46,11 @@ DEFAULT_MAX_PIXELS = 50_000_000
 _EXIF_ORIENTATION = 0x0112
 # Encoders make about ten.
 _MAX_SCANS = 100
+# Segments, bytes between them, or chunks: Pillow walks and keeps each. A profile of 32 MiB has 512 segments, a PNG of
+# 32 MiB from libpng 4096 chunks.
+_MAX_PARTS = 20_000
 # The markers that have a segment, and the end; in the data of a scan FF is followed by 00 or by RST0 to RST7.
-_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xd9-\xdd\xe0-\xef\xfe]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 # Our own limit is checked right after the header; Pillow's global one would only add a second, different error.
@@ -68,10 +71,13 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
         raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded picture as the request body")
     if data[:4] == b"RIFF":
         _check_pixels(_webp_canvas(data), max_pixels)
+    # Before Pillow reads it: what is small may take it long.
+    if data[:2] == b"\xff\xd8":
+        _check_jpeg_parts(data)
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        _check_png_chunks(data)
     header = _read_header(data)
     _check_pixels(header.size, max_pixels)
-    if header.format == "PNG":
-        _check_png_chunks(data)
     pixels: NDArray[Any] | None = _decode_jpeg(data, header) if header.format in {"JPEG", "MPO"} else None
     if pixels is not None:
         return pixels.astype(np.uint8, copy=False)
@@ -125,9 +131,14 @@ def _webp_canvas(data: bytes) -> tuple[int, int]:
 
 
 def _check_png_chunks(data: bytes) -> None:
-    """Refuse a chunk that says it is longer than the file: OpenCV takes the memory before it looks for the bytes."""
-    at = 8
+    """Refuse more chunks than a picture needs, and one that says it is longer than the file: OpenCV takes the memory
+    before it looks for the bytes.
+    """
+    at, chunks = 8, 0
     while at < len(data):
+        chunks += 1
+        if chunks > _MAX_PARTS:
+            raise ImageError("unsupported_image", f"the PNG has more than {_MAX_PARTS} chunks: save it again")
         length = int.from_bytes(data[at : at + 4], "big")
         if at + 12 + length > len(data):
             raise ImageError("corrupt_image", f"the PNG is damaged or cut short: no room for a chunk of {length} bytes")
@@ -136,15 +147,23 @@ def _check_png_chunks(data: bytes) -> None:
         at += 12 + length
 
 
-def _check_jpeg_scans(data: bytes) -> None:
-    """Refuse more scans than a picture needs: each costs a pass over all pixels, however few bytes it has."""
-    scans, at = 0, 2
+def _check_jpeg_parts(data: bytes) -> None:
+    """Refuse more scans than a picture needs, each costs a pass over all pixels, however few bytes it has; and more
+    segments, or bytes that belong to none.
+    """
+    scans, parts, at = 0, 0, 2
     while (found := _JPEG_MARKER.search(data, at)) and (marker := data[found.end() - 1]) != _END_OF_IMAGE:
+        # Behind the start of a scan comes its data.
+        parts += 1 if scans else 1 + found.start() - at
+        if parts > _MAX_PARTS:
+            raise ImageError("unsupported_image", f"the JPEG has more than {_MAX_PARTS} segments: save it again")
         scans += marker == _START_OF_SCAN
         if scans > _MAX_SCANS:
             raise ImageError("unsupported_image", f"the JPEG has more than {_MAX_SCANS} scans: save it as baseline")
         # Over the segment: thumbnails and profiles in it have markers of their own.
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    if not scans:
+        raise ImageError("corrupt_image", "the JPEG is damaged or cut short: it has no picture")
 
 
 def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:
@@ -152,7 +171,6 @@ def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:
 
     Turned pictures and CMYK are checked here and decoded again by OpenCV, for its rules.
     """
-    _check_jpeg_scans(data)
     try:
         pixels = simplejpeg.decode_jpeg(data, "CMYK" if header.mode == "CMYK" else "RGB", strict=True)
         upright = header.getexif().get(_EXIF_ORIENTATION, 1) == 1

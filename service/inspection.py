@@ -108,7 +108,7 @@ class Inspector:
         """Raises ProblemError where a picture that comes now cannot make its deadline: before its body is read."""
         with as_problems():
             self._batcher.admit(recipe.model, deadline)
-            self._codec.admit(deadline - self._batcher.expected_wait())
+            self._codec.admit(deadline - self._batcher.expected_wait(recipe.model))
 
     async def inspect_all(
         self,
@@ -151,7 +151,8 @@ class Inspector:
         self._metrics.verdicts.labels(recipe.name, inspection.verdict).inc()
         for fault in inspection.faults:
             self._metrics.faults.labels(recipe.name, fault.split(":")[0]).inc()
-        self._metrics.scores.labels(recipe.name).observe(inspection.score)
+        if inspection.verdict is not Verdict.NOT_INSPECTED:
+            self._metrics.scores.labels(recipe.name).observe(inspection.score)
         self._counters.add(recipe.name, recipe.version, inspection.verdict, inspection.score)
 
     @contextmanager
@@ -191,6 +192,8 @@ class Inspector:
         seconds["postprocess"] = time.monotonic() - clock
         if time.monotonic() > deadline:
             raise DeadlinePassedError("the result came after the deadline")
+        if recipe.model.refused:
+            raise UntrustedResultError(f"recipe {recipe.name!r} failed its golden images meanwhile")
         # From here on nothing waits and nothing fails: every picture gets its verdict.
         found = []
         for picture, result, (verdict, regions, heatmap) in zip(pictures, results, judged, strict=True):

@@ -107,6 +107,7 @@ class Metrics:
         """Make the families of recipes tell of exactly those in `store`."""
         self._model.clear()
         self._recipe_ready.clear()
+        self.drift.clear()
         for name in list(store.failed):
             self._recipe_ready.labels(name).set(0)
         for name, recipe in list(store.ready.items()):

@@ -31,7 +31,7 @@ from service.recipes import Recipe
 from service.replies import stored
 from service.settings import Settings
 from service.station import choose_recipe, station_of, why_not_alive, why_not_ready
-from service.uploads import read_body
+from service.uploads import arrival, read_body
 
 _Output = Literal["anomaly_map", "score", "verdict"]
 _DATATYPES: dict[_Output, str] = {"anomaly_map": "FP32", "score": "FP32", "verdict": "BYTES"}
@@ -154,7 +154,8 @@ async def infer(
     recipe, station = order.recipe, order.station
     body = await order.read(read_body)
     split = len(body) if inference_header_content_length is None else inference_header_content_length
-    asked, pictures = await asyncio.to_thread(_parse, body, split, recipe, station.settings)
+    async with arrival(order.deadline):
+        asked, pictures = await asyncio.to_thread(_parse, body, split, recipe, station.settings)
     if x_trigger_id is not None and len(pictures) != 1:
         raise ProblemError("invalid_request", f"X-Trigger-Id is of one image, not of {len(pictures)}")
     if asked.inputs[0].name == "image":

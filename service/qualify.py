@@ -54,7 +54,10 @@ async def qualify(
     recipe: str | None = None,
     required: float = 0.999,
 ) -> Qualification:
-    """Send `images` in turn at `rate_hz`; passes where the share `required` was inspected before its deadline."""
+    """Send `images` in turn at `rate_hz`; passes where the share `required` was inspected before its deadline.
+
+    A picture that the station would not judge (its faults say why) was not inspected.
+    """
     outcomes: list[tuple[float, Outcome]] = []
     started = time.perf_counter() + 0.05
     count = round(rate_hz * seconds)
@@ -74,7 +77,7 @@ async def qualify(
         tasks += [asyncio.create_task(one(index)) for index in range(first, min(count, first + window))]
     await asyncio.gather(*tasks)
     elapsed = time.perf_counter() - started
-    inspected = [late for late, outcome in outcomes if outcome.status == 200]
+    inspected = [late for late, outcome in outcomes if _problem(outcome) is None]
     in_time = sum(late <= deadline_ms for late in inspected)
     return Qualification(
         rate_hz=rate_hz,
@@ -83,7 +86,7 @@ async def qualify(
         sent=count,
         in_time=in_time,
         verdicts=dict(Counter(str(outcome.verdict) for _, outcome in outcomes)),
-        problems=dict(Counter(_problem(outcome) for _, outcome in outcomes if outcome.status != 200)),
+        problems=dict(Counter(filter(None, (_problem(outcome) for _, outcome in outcomes)))),
         latency_ms=_percentiles(inspected),
         goodput_hz=round(in_time / elapsed, 3),
         passed=in_time >= required * count,
@@ -115,8 +118,13 @@ def write_record(qualification: Qualification, file: Path, *, url: str) -> None:
     file.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _problem(outcome: Outcome) -> str:
-    return str(outcome.reply.get("code", "no_answer"))
+def _problem(outcome: Outcome) -> str | None:
+    """Why a picture was not inspected: a problem's code, or the names of its faults."""
+    if outcome.status != 200:
+        return str(outcome.reply.get("code", "no_answer"))
+    if outcome.verdict is not Verdict.NOT_INSPECTED:
+        return None
+    return ",".join(fault.split(":")[0] for fault in outcome.reply.get("faults", [])) or "not_inspected"
 
 
 def _percentiles(values: list[float]) -> dict[str, float]:

@@ -119,7 +119,8 @@ async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recip
     if not station.recipes.loaded:
         raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
     try:
-        recipe = await asyncio.to_thread(change, station.recipes)
+        async with station.changing:
+            recipe = await asyncio.to_thread(change, station.recipes)
     except UnknownRecipeError as error:
         raise ProblemError("unknown_recipe", str(error)) from error
     except (RecipeNotReadyError, GoldenError) as error:

@@ -122,9 +122,10 @@ class RecipeStore:
                 recipe = self._open(self._models_dir / name / version)
             except Exception as error:
                 raise ActivationError(_reason(name, error)) from error
-            if before is None or before.version != version:
+            if read_active(self._models_dir / name)[:1] != [version]:
+                last = before.version if before and before.version != version else None
                 try:
-                    _write_active(self._models_dir / name, version, before.version if before else None)
+                    _write_active(self._models_dir / name, version, last)
                 except OSError as error:
                     self._close(recipe.model)
                     raise ActivationError(str(error)) from error
@@ -165,8 +166,9 @@ class RecipeStore:
     def verify(self, name: str) -> Recipe:
         """Run the golden gate on the version in service.
 
-        A recipe that gives other numbers, or cannot be checked, stops serving: GoldenError. One whose backend does not
-        run at all stays, not ready, and may recover: BackendError.
+        A recipe that gives other numbers, or cannot be checked, stops serving, and what it is still asked for gets no
+        verdict: GoldenError. One whose backend does not run at all stays, not ready, and may recover, as one whose
+        files are out of reach stays: BackendError.
         """
         with self._changing:
             recipe = self.get(name)
@@ -175,6 +177,11 @@ class RecipeStore:
             except (BackendError, ClosedError):
                 raise
             except Exception as error:
+                # Too many open files, a share that is away: says nothing about the recipe.
+                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                    log.error("recipe %s: its golden images cannot be read now: %s", name, error)
+                    raise BackendError(f"the golden images cannot be read now: {error}") from error
+                recipe.model.refused = True
                 del self.ready[name]
                 self.failed[name] = _reason(name, error)
                 self._batcher.retire(recipe.model)

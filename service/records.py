@@ -126,6 +126,7 @@ class Records:
         self._pictures: deque[tuple[str, bytes | Pixels]] = deque()  # of committed rows
         self._written = 0  # commits and pictures, tried to the end
         self._writer: sqlite3.Connection | None = None
+        self._inode = 0
         try:
             self._images.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection:
@@ -217,9 +218,12 @@ class Records:
         log.error("%s takes nothing more: %d records are lost", self._file, lost)
 
     def _connect(self) -> sqlite3.Connection:
+        missing = not self._file.exists()
         connection = sqlite3.connect(self._file, timeout=5)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        if missing:
+            connection.executescript(_SCHEMA)
         return connection
 
     def _write_all(self) -> None:
@@ -310,6 +314,8 @@ class Records:
             # As young as the newest record that has it.
             path.touch()
             return sha256
+        # Not the folder of the records: one that is away may be a disk that is.
+        self._images.mkdir(exist_ok=True)
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".new")
         try:
@@ -358,10 +364,22 @@ class Records:
         return len(rows) == _EXPIRED_ROWS
 
     def _connection(self) -> sqlite3.Connection:
-        """The connection of the thread that writes."""
+        """The connection of the thread that writes, to the file that is there: a deleted one would take every row."""
+        if self._writer is not None and self._file_inode() != self._inode:
+            log.error(
+                "%s was moved or deleted: what it had is gone from the records, new ones go to a new file", self._file
+            )
+            self._disconnect()
         if self._writer is None:
             self._writer = self._connect()
+            self._inode = self._file_inode()
         return self._writer
+
+    def _file_inode(self) -> int:
+        try:
+            return self._file.stat().st_ino
+        except FileNotFoundError:
+            return 0
 
     def _disconnect(self) -> None:
         if self._writer is not None:

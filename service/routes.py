@@ -178,7 +178,8 @@ async def metrics(request: Request) -> Response:
     station.metrics.queue_depth.set(station.batcher.depth)
     station.metrics.ready.set(why_not_ready(station) is None)
     station.metrics.show_recipes(station.recipes)
-    for recipe in station.recipes.ready.values():
+    # A copy: another thread may activate a recipe meanwhile.
+    for recipe in list(station.recipes.ready.values()):
         good_scores = recipe.bundle.manifest.thresholds.calibration.good_scores
         if (drift := station.counters.drift(recipe.name, good_scores)) is not None:
             station.metrics.drift.labels(recipe.name).set(drift)

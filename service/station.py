@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -33,6 +34,9 @@ class Station:
     triggers: Triggers
     counters: Counters
     drain: Drain
+    # Inspections need the threads that these use: a change of a recipe, or a look through the records, takes one.
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def station_of(request: Request) -> Station:

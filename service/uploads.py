@@ -21,6 +21,8 @@ FIELD = "image"
 # The bodies of all requests under way may be as large together as this many of the largest.
 _LARGEST_TOGETHER = 8
 _RETRY_AFTER_S = 1.0
+# Seconds for a body, however late its answer may be.
+_ARRIVAL_S = 30.0
 
 
 @dataclass
@@ -66,12 +68,16 @@ class Body:
 
 @asynccontextmanager
 async def arrival(deadline: float) -> AsyncIterator[None]:
-    """Bounds the reading of a body by the deadline: a sender that trickles must not hold the request for ever."""
+    """Bounds the reading of a body by the deadline, and by _ARRIVAL_S: a sender that trickles must not hold the room
+    of all bodies for as long as it says.
+    """
+    left = deadline - time.monotonic()
     try:
-        async with asyncio.timeout(deadline - time.monotonic()):
+        async with asyncio.timeout(min(left, _ARRIVAL_S)):
             yield
     except TimeoutError:
-        raise ProblemError("deadline_passed", "the deadline passed while the picture was arriving") from None
+        what = "the deadline" if left <= _ARRIVAL_S else f"{_ARRIVAL_S:g} s"
+        raise ProblemError("deadline_passed", f"{what} passed while the picture was arriving") from None
 
 
 async def read_image(request: Request, limit: int) -> bytes:

@@ -306,9 +306,15 @@ def test_runs_side_by_side_share_the_device_in_the_estimates(make_batcher: Calla
     assert model.seconds_per_image == pytest.approx(0.1)
     backend.release = threading.Semaphore(0)
     occupy(batcher, model)
-    with pytest.raises(OverloadedError, match="the result would take 330 ms"):
-        batcher.submit(model, image(), clock.now + 0.3)
-    batcher.submit(model, image(), clock.now + 0.4)
+    # Beside what runs: nothing to wait for, and half of the device.
+    with pytest.raises(OverloadedError, match="the result would take 200 ms"):
+        batcher.submit(model, image(), clock.now + 0.19)
+    batcher.submit(model, image(), clock.now + 0.21)
+    assert backend.started.acquire(timeout=30)
+    # Behind both: what they have left, with caution, and half of the device again.
+    with pytest.raises(OverloadedError, match="the result would take 460 ms"):
+        batcher.submit(model, image(), clock.now + 0.45)
+    batcher.submit(model, image(), clock.now + 0.47)
     backend.release.release(10)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import httpx2
@@ -75,6 +76,13 @@ def test_commands_against_a_running_service(models: Path, tmp_path: Path, capsys
         assert "PASS: 40 of 40" in capsys.readouterr().out
         assert run(["qualify", str(tmp_path / "text.png"), *flags]) == 1
         assert "FAIL: 0 of 40" in capsys.readouterr().out
+        # A lens cap passes nothing, in time or not.
+        (tmp_path / "dark.png").write_bytes(png(gray(0)))
+        assert run(["limits", "part", "--quality", "dark_max=0.5", *url]) == 0
+        assert run(["qualify", str(tmp_path / "dark.png"), *flags]) == 1
+        told = capsys.readouterr().out
+        assert "FAIL: 0 of 40" in told
+        assert re.search(r"not inspected: .*too dark.* 40", told), told
 
 
 def test_latency_counts_from_the_due_time_not_from_the_send() -> None:

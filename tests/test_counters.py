@@ -32,6 +32,14 @@ def test_drift_is_small_for_the_same_distribution_and_large_for_another() -> Non
     assert _filled(np.ones(500)).drift("part", calibration) == 1.0
 
 
+def test_drift_is_not_told_from_pictures_that_were_not_judged() -> None:
+    counters = _filled(np.full(500, 0.1))
+    for _ in range(500):
+        counters.add("part", "1", Verdict.NOT_INSPECTED, 0.9)
+    assert counters.drift("part", [0.1] * 50) == 0.0
+    assert counters.totals()["part"]["NOT_INSPECTED"] == 500
+
+
 def test_drift_says_nothing_from_too_little_or_from_another_version() -> None:
     counters = _filled(np.full(49, 0.1))
     assert counters.drift("part", [0.1] * 50) is None

@@ -1,4 +1,5 @@
 import io
+import zlib
 from pathlib import Path
 
 import cv2
@@ -135,6 +136,32 @@ def test_what_looks_like_scans_in_other_places_of_a_jpeg_counts_for_nothing() ->
         thumbnail = data[:2] + _segment(0xE1, b"Exif\0\0" + looks) + _segment(0xFE, looks) + data[2:]
         for same in (thumbnail, data + looks, data.replace(b"\xff\xda", b"\xff\xff\xff\xda")):
             np.testing.assert_array_equal(decode(same), decode(data))
+
+
+@pytest.mark.parametrize("many", ["segments", "filling", "markers without a segment", "chunks"])
+def test_many_small_parts_before_a_picture_are_refused_before_pillow_reads_them(
+    many: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow walks and keeps each: 16 MiB of them took a thread for 10 s and half a gigabyte."""
+    data, head = (png(PICTURE), 33) if many == "chunks" else (encode(PICTURE, ".jpg"), 2)
+    unit = {
+        "segments": b"\xff\xe5\0\2",
+        "filling": b"\xff",
+        "markers without a segment": b"\xff\xf0",
+        "chunks": bytes(4) + b"prVt" + zlib.crc32(b"prVt").to_bytes(4, "big"),
+    }[many]
+    if many != "markers without a segment":  # libjpeg knows none
+        np.testing.assert_array_equal(decode(data[:head] + unit * 19_900 + data[head:]), decode(data))
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("Pillow read it"))
+    with pytest.raises(ImageError, match="has more than 20000") as refused:
+        decode(data[:head] + unit * 20_001 + data[head:])
+    assert refused.value.code == "unsupported_image"
+
+
+def test_a_jpeg_that_is_all_filling_is_refused_before_pillow_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("Pillow read it"))
+    with pytest.raises(ImageError, match="it has no picture"):
+        decode(b"\xff\xd8" + b"\xff" * 1_000_000)
 
 
 def test_the_pixel_limit_counts_before_decoding() -> None:

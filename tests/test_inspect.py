@@ -19,7 +19,9 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from service.app import create_app
+from service.golden import GoldenError
 from service.problems import PROBLEMS, ProblemBody
+from service.recipes import RecipeStore
 from service.replies import InspectionReply
 from service.settings import Settings
 
@@ -230,6 +232,31 @@ def test_nan_from_the_backend_is_never_ok(models: Path, monkeypatch: pytest.Monk
         assert_problem(post(client, GOOD), 500, "untrusted_result")
         poisoned.clear()
         assert post(client, GOOD).json()["verdict"] == "OK"
+
+
+def test_a_picture_under_way_gets_no_verdict_from_a_recipe_that_fails_its_golden_images(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = threading.Event()
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, scores = brightness(images)
+        return maps, scores + 0.1 if wrong.is_set() else scores
+
+    _with_backend(monkeypatch, FakeBackend(run))
+    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
+        wait_until_loaded(client)
+        store: RecipeStore = client.app_state["station"].recipes
+
+        def check_meanwhile(*_: object, **__: object) -> list[object]:
+            wrong.set()
+            with pytest.raises(GoldenError):
+                store.verify("part")
+            return []
+
+        monkeypatch.setattr("service.inspection.find_regions", check_meanwhile)
+        assert_problem(post(client, GOOD), 500, "untrusted_result")
+        assert_problem(post(client, GOOD), 409, "recipe_not_ready")
 
 
 def test_backend_failure_is_503_and_readiness_goes_until_it_recovers(

@@ -12,6 +12,7 @@ from service.backends import Backend, BackendError, open_backend
 from service.batching import Batcher
 from service.bundle import Bundle
 from service.golden import GoldenError
+from service.images import Pixels
 from service.recipes import ActivationError, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 
 
@@ -240,6 +241,14 @@ def test_activation_rollback_and_restart_keep_the_chosen_version(tmp_path: Path,
     assert _load(tmp_path, batcher).get("part").version == "b"
 
 
+def test_activating_the_version_in_service_keeps_it_over_a_restart(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path, version="a")
+    store = _load(tmp_path, batcher)
+    assert store.activate("part", "a").version == "a"
+    make_bundle(tmp_path, version="b")
+    assert _load(tmp_path, batcher).get("part").version == "a"
+
+
 def test_rollback_serves_the_version_before_one_that_cannot_be_loaded(tmp_path: Path, batcher: Batcher) -> None:
     make_bundle(tmp_path, version="a")
     damaged = make_bundle(tmp_path, version="b")
@@ -323,6 +332,22 @@ def test_verification_takes_a_recipe_that_changed_its_mind_out_of_service(tmp_pa
         store.verify("part")
     with pytest.raises(RecipeNotReadyError, match="score is off"):
         store.get("part")
+
+
+def test_golden_images_out_of_reach_for_a_while_say_nothing_about_the_recipe(
+    tmp_path: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path)
+    store = _load(tmp_path, batcher)
+
+    def read(path: Path) -> Pixels:
+        raise OSError(24, "Too many open files", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.golden.read", read)
+        with pytest.raises(BackendError, match=r"cannot be read now: .*Too many open files"):
+            store.verify("part")
+    assert store.verify("part") is store.get("part")
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "text"])

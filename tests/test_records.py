@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -117,6 +118,20 @@ def test_a_commit_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCa
     wait_for(lambda: records.image("id-1") == b"picture")
     records.close(wait_s=600)
     assert lost == []
+
+
+def test_records_go_on_in_a_new_file_where_theirs_was_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    records.add(_record(1, b"one"))
+    wait_for(lambda: records.image("id-1"))
+    for path in tmp_path.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert records.find("id-1") is None
+    records.add(_record(2, b"two"))
+    wait_for(lambda: records.image("id-2"))
+    records.close(wait_s=600)
+    assert records.find("id-2") is not None
+    assert "was moved or deleted" in caplog.text
 
 
 def test_a_picture_that_cannot_be_kept_costs_only_itself(tmp_path: Path) -> None:

@@ -74,8 +74,11 @@ def open_fastest(bundle: Bundle, candidates: Sequence[Candidate], *, threads: in
     choice = _read(path, key)
     if choice is None:
         choice = _measure(bundle, candidates, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, choice.model_dump_json(indent=2) + "\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, choice.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            log.warning("auto: not kept, the next start measures again: %s (INSPECT_CACHE_DIR)", error)
     log.info("auto: %s of %s", choice.chosen, _told(choice.measured))
     chosen = next(candidate for candidate in candidates if str(candidate) == choice.chosen)
     return open_on_cpu(bundle, chosen, threads=threads)
