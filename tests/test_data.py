@@ -14,6 +14,7 @@ from training.data import (
     require_readable,
     split,
 )
+from training.textures import load_textures
 
 
 def _write(path: Path, value: int = 128, size: int = 40) -> None:
@@ -56,6 +57,37 @@ def test_label_masks_count_where_they_are_not_zero(tmp_path: Path) -> None:
     labels[40:50, 40:50] = 2
     cv2.imwrite(str(tmp_path / "labels.png"), labels)
     assert np.array_equal(read_mask(tmp_path / "labels.png", 64), labels > 0)
+
+
+def test_masks_of_16_bits_and_jpeg_masks_count_like_others(tmp_path: Path) -> None:
+    defect = np.zeros((64, 64), np.uint8)
+    defect[16:40, 8:24] = 1
+    cv2.imwrite(str(tmp_path / "labels.png"), defect.astype(np.uint16))
+    cv2.imwrite(str(tmp_path / "white.png"), defect.astype(np.uint16) * 65535)
+    cv2.imwrite(str(tmp_path / "soft.JPG"), defect * 254, [cv2.IMWRITE_JPEG_QUALITY, 75])
+    for name in ("labels.png", "white.png", "soft.JPG"):
+        assert np.array_equal(read_mask(tmp_path / name, 64), defect == 1), name
+
+
+def test_names_in_capitals_and_folders_of_editors_are_no_obstacle(tmp_path: Path) -> None:
+    for name in ("test/good/1.PNG", "test/crack/1.PNG", "ground_truth/crack/1_MASK.PNG"):
+        _write(tmp_path / name, 255)
+    for stray in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        _write(tmp_path / "test" / stray / "1.png", 255)
+    crack, good = labelled_images(tmp_path)
+    assert (crack.mask, good.mask) == (tmp_path / "ground_truth/crack/1_MASK.PNG", None)
+
+
+def test_unreadable_textures_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        _write(tmp_path / f"{number}.png", 50 * number)
+    (tmp_path / "1.png").write_bytes(b"text")
+    assert load_textures(tmp_path, 8, limit=0, seed=0)[:, 0, 0, 0].tolist() == [0, 100]
+    assert "1 of 3 textures cannot be read and are left out" in capsys.readouterr().err
+    for number in (0, 2):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="3 of 3 textures cannot be read"):
+        load_textures(tmp_path, 8, limit=0, seed=0)
 
 
 def test_masks_may_be_named_like_their_photos(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "train", train_command)
     command.add_argument("--data", type=Path, required=True, help=_DATA)
-    command.add_argument("--recipe", required=True, help="name of the recipe")
+    command.add_argument("--recipe", help="name of the recipe; default that of the folder")
     command.add_argument("--run", type=Path, help="folder for checkpoint and statistics; default runs/RECIPE")
     _training_flags(command, "edge")
     _setting_flags(command, TrainConfig, SimulatorConfig)

@@ -102,6 +102,7 @@ def run_command(command: Callable[[argparse.Namespace], None], options: argparse
 
 def train_command(options: argparse.Namespace) -> None:
     """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
+    options.recipe = options.recipe or options.data.resolve().name
     run: Path = options.run or Path("runs") / options.recipe
     config = _config(options)
     photos = good_images(options.data)

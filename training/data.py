@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,20 +85,24 @@ def labelled_images(folder: Path) -> list[LabelledImage]:
     test = folder / "test"
     if not test.is_dir():
         raise DataError(f"{folder}: no test/ folder, so nothing to evaluate on")
-    for kind in sorted(p for p in test.iterdir() if p.is_dir()):
+    # What editors and file servers leave behind is no kind of defect.
+    for kind in sorted(p for p in test.iterdir() if p.is_dir() and not p.name.startswith((".", "@", "__"))):
+        masks = folder / "ground_truth" / kind.name
+        there = {path.name.lower(): path for path in masks.iterdir()} if masks.is_dir() else {}
         for path in find_images(kind):
-            mask = None if kind.name == "good" else _mask_of(path, folder / "ground_truth" / kind.name)
+            mask = None if kind.name == "good" else _mask_of(path, masks, there)
             found.append(LabelledImage(path, kind.name, mask))
     if not any(image.is_defect for image in found) or all(image.is_defect for image in found):
         raise DataError(f"{test}: evaluation needs good parts in test/good and defects beside it")
     return found
 
 
-def _mask_of(path: Path, folder: Path) -> Path:
+def _mask_of(path: Path, folder: Path, there: Mapping[str, Path]) -> Path:
+    """The mask of a photo among the files `there`, by name in lower case."""
     names = [f"{path.stem}{ending}{suffix}" for ending in ("_mask", "") for suffix in (".png", *sorted(SUFFIXES))]
     for name in names:
-        if (folder / name).is_file():
-            return folder / name
+        if name.lower() in there:
+            return there[name.lower()]
     raise DataError(f"{folder / names[0]}: no ground truth for {path}")
 
 
@@ -111,18 +117,27 @@ def require_readable(images: list[LabelledImage], size: int) -> None:
 def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
     """Ground truth `(size, size)`: bilinear resize, then only full pixels count, as in the authors' evaluation.
 
-    Where no pixel is white the mask holds labels, and all but 0 are a defect.
+    Where no pixel is white the mask holds labels, and all but 0 are a defect. Of a JPEG, whose black and white are not
+    quite, all that is nearer to white.
     """
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     if mask is None:
         raise DataError(f"{path}: not a readable mask image")
-    if mask.max() < 255:
+    if mask.dtype == np.uint16:
+        # The upper byte of a label is 0.
+        mask = (np.right_shift(mask, 8) if mask.max() > 255 else mask).astype(np.uint8)
+    if path.suffix.lower() in {".jpg", ".jpeg"}:
+        mask = np.where(mask > 127, 255, 0).astype(np.uint8)
+    elif mask.max() < 255:
         mask = np.where(mask > 0, 255, 0).astype(np.uint8)
     return np.asarray(cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) == 255)
 
 
-def load_images(paths: list[Path], size: int, what: str) -> Tensor:
-    """Decode and resize to uint8 `(N, 3, size, size)` RGB with a progress bar; DataError names all unreadable files."""
+def load_images(paths: list[Path], size: int, what: str, *, all_needed: bool = True) -> Tensor:
+    """Decode and resize to uint8 `(N, 3, size, size)` RGB with a progress bar; DataError names all unreadable files.
+
+    Where not `all_needed`, they are left out with a warning as long as others are there.
+    """
     out = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
 
     def load(index: int) -> str | None:
@@ -135,9 +150,14 @@ def load_images(paths: list[Path], size: int, what: str) -> Tensor:
 
     with ThreadPoolExecutor(4) as pool:
         jobs = pool.map(load, range(len(paths)))
-        problems = [
-            problem for problem in tqdm(jobs, f"reading {what}", len(paths), leave=False, unit="img") if problem
-        ]
+        outcomes = list(tqdm(jobs, f"reading {what}", len(paths), leave=False, unit="img"))
+    problems = [problem for problem in outcomes if problem]
+    if problems and not all_needed and len(problems) < len(paths):
+        tqdm.write(
+            f"warning: {len(problems)} of {len(paths)} {what} cannot be read and are left out: {problems[0]}",
+            file=sys.stderr,
+        )
+        return out[[problem is None for problem in outcomes]]
     if problems:
         raise DataError(
             f"{len(problems)} of {len(paths)} {what} cannot be read: replace or remove them, then run the same command "

@@ -23,7 +23,10 @@ LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # of R, G, B (BT.601)
 
 
 def load_textures(folder: Path | None, size: int, *, limit: int, seed: int) -> Tensor:
-    """Textures uint8 `(N, 3, size, size)`: at most `limit` (0: all) images below `folder`, else procedural ones."""
+    """Textures uint8 `(N, 3, size, size)`: at most `limit` (0: all) images below `folder`, else procedural ones.
+
+    Files that cannot be read are left out: any texture will do.
+    """
     generator = torch.Generator().manual_seed(seed)
     if folder is None:
         return procedural_textures(limit or 200, size, generator)
@@ -31,7 +34,7 @@ def load_textures(folder: Path | None, size: int, *, limit: int, seed: int) -> T
     if 0 < limit < len(paths):
         chosen = torch.randperm(len(paths), generator=generator)[:limit].sort().values
         paths = [paths[i] for i in chosen.tolist()]
-    return load_images(paths, size, "textures")
+    return load_images(paths, size, "textures", all_needed=False)
 
 
 def procedural_textures(count: int, size: int, generator: torch.Generator) -> Tensor:
