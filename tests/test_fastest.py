@@ -98,6 +98,15 @@ def test_a_damaged_choice_is_measured_again(machine: _Machine, bundle: Bundle, t
     assert len(machine.opened) == 6
 
 
+def test_a_cache_that_cannot_be_written_keeps_no_recipe_from_serving(
+    machine: _Machine, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "fastest").symlink_to("/proc/nowhere")
+    assert _open(bundle, tmp_path) == "openvino"
+    assert "not kept, the next start measures again" in caplog.text
+
+
 def test_a_precision_that_was_asked_for_is_the_only_candidate_or_an_error(bundle: Bundle, tmp_path: Path) -> None:
     assert cpu_candidates(bundle, "ort-cpu", "auto") == [SLOW]
     with pytest.raises(BackendError, match=r"auto with precision int8 was asked for: .* has fp32"):

@@ -142,7 +142,7 @@ def test_what_looks_like_scans_in_other_places_of_a_jpeg_counts_for_nothing() ->
 def test_many_small_parts_before_a_picture_are_refused_before_pillow_reads_them(
     many: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pillow walks and keeps each: 16 MiB of them took a thread for 10 s and half a gigabyte."""
+    """Pillow walks and keeps each: 32 MiB of segments took a thread for 22 s and 1.2 GB."""
     data, head = (png(PICTURE), 33) if many == "chunks" else (encode(PICTURE, ".jpg"), 2)
     unit = {
         "segments": b"\xff\xe5\0\2",

@@ -51,6 +51,12 @@ def test_invented_recipes_make_no_new_series(client: TestClient) -> None:
     assert len(_samples(client)) <= before + 2
 
 
+def test_drift_of_a_version_that_no_longer_serves_is_not_told(client: TestClient) -> None:
+    metrics = client.app_state["station"].metrics
+    metrics.drift.labels("part").set(1.0)
+    assert "inspect_score_drift{" not in client.get("/metrics").text
+
+
 def test_buckets_start_at_a_millisecond() -> None:
     assert SECONDS[0] == 0.001
     assert list(SECONDS) == sorted(SECONDS)

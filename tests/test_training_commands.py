@@ -40,6 +40,9 @@ def _refusal(parts: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> st
 
 def test_names_that_no_bundle_may_have_are_refused(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "recipe 'M8 bolt': take letters, digits" in _refusal(parts, capsys, "--recipe", "M8 bolt")
+    unnamed = parts.rename(parts.with_name("M6 bolt"))
+    assert "recipe 'M6 bolt': take letters, digits" in _refusal(unnamed, capsys)
+    unnamed.rename(parts)
     assert "version '../1': take letters" in _refusal(parts, capsys, "--recipe", "bolt", "--version", "../1")
     (parts.parent / "models" / "bolt" / "1").mkdir(parents=True)
     there = _refusal(parts, capsys, "--recipe", "bolt", "--version", "1")
