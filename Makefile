@@ -10,7 +10,7 @@ serve: $(VENV)/.service
 	@$(VENV)/bin/python -m service --banner true
 
 # Helm's library is written in Go, whose runtime has crashed the process of a whole test run: it gets one of its own.
-HELM_TESTS = $(wildcard tests/test_helm*.py) tests/test_observability.py
+HELM_TESTS = $(wildcard tests/deployment/test_helm*.py) tests/deployment/test_observability.py
 test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .

@@ -11,11 +11,11 @@ import uvicorn
 from pydantic_settings import CliApp
 
 from service import logs
-from service.access import KeyFileError
 from service.app import create_app
-from service.draining import DrainingServer
-from service.records import RecordsError
+from service.http.access import KeyFileError
+from service.http.draining import DrainingServer
 from service.settings import Settings
+from service.station.records import RecordsError
 
 
 def main() -> int:

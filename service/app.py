@@ -20,27 +20,30 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from service import history, oip, recipe_routes
-from service.access import Access
-from service.backends import Backend, BackendError, open_backend
-from service.batching import Batcher, yield_to_requests
-from service.bundle import Bundle
-from service.codec import Codec
-from service.counters import Counters
-from service.docs import add_docs
-from service.draining import Drain
-from service.golden import GoldenError
-from service.inspection import Inspector
-from service.middleware import RequestContext
-from service.monitoring import Metrics
-from service.problems import PROBLEMS, ProblemBody, ProblemError, problem_response
-from service.recipes import RecipeNotReadyError, RecipeStore
-from service.records import Records
-from service.routes import router
+from service.backends.base import Backend, BackendError
+from service.backends.golden import GoldenError
+from service.backends.opening import open_backend
+from service.bundle.folder import Bundle
+from service.http import health, inspect, open_inference
+from service.http import recipes as recipe_routes
+from service.http import records as record_routes
+from service.http.access import Access
+from service.http.context import Station
+from service.http.docs import add_docs
+from service.http.draining import Drain
+from service.http.middleware import RequestContext
+from service.http.problems import PROBLEMS, ProblemBody, problem_response
 from service.settings import Settings
-from service.station import Station
-from service.tracing import telemetry
-from service.triggers import Triggers
+from service.station.batching import Batcher, yield_to_requests
+from service.station.counters import Counters
+from service.station.decode_pool import Codec
+from service.station.inspection import Inspector
+from service.station.monitoring import Metrics
+from service.station.problem import ProblemError
+from service.station.recipes import RecipeNotReadyError, RecipeStore
+from service.station.records import Records
+from service.station.tracing import telemetry
+from service.station.triggers import Triggers
 
 log = logging.getLogger("draem_inspect")
 
@@ -52,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError,
     RecordsError, and OSError or ValueError for a bad key to trust. `app.state.drain` is how its server says goodbye.
     """
-    metrics = Metrics()
+    metrics = Metrics(PROBLEMS)
     access = Access(settings.api_keys_file)
     records = _open_records(settings, metrics)
     drain = Drain()
@@ -66,10 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=telemetry(),
     )
     app.state.drain = drain
-    app.include_router(router)
-    app.include_router(recipe_routes.router)
-    app.include_router(history.router)
-    app.include_router(oip.router)
+    for routes in (inspect, recipe_routes, record_routes, health, open_inference):
+        app.include_router(routes.router)
     app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
     add_docs(app)
     app.add_middleware(RequestContext, metrics=metrics, drain=drain)
@@ -167,7 +168,7 @@ def _signature_check(settings: Settings) -> Callable[[Bundle], None]:
     if settings.trusted_key is None:
         return lambda bundle: None
     # Only needed where signatures are required.
-    from service.signing import load_public_key, require_signature
+    from service.bundle.signing import load_public_key, require_signature
 
     key = load_public_key(settings.trusted_key)
     return lambda bundle: require_signature(bundle, key)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.backends import BackendChoice, EnginePolicy, PrecisionChoice
+from service.backends.base import BackendChoice, EnginePolicy, PrecisionChoice
 
 
 def _none(value: object) -> object:

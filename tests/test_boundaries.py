@@ -17,4 +17,4 @@ def test_the_service_loads_neither_torch_nor_training() -> None:
 
 
 def test_a_bundle_can_be_read_without_web_server_or_runtime() -> None:
-    assert not _loaded("import service.bundle") & {"fastapi", "onnxruntime", "cv2", "torch"}
+    assert not _loaded("import service.bundle.folder") & {"fastapi", "onnxruntime", "cv2", "torch"}

@@ -9,9 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from service.bundle import ScoreFormula
-from training.ablations import ABLATIONS
-from training.anomalies import SimulatorConfig
+from service.bundle.manifest import ScoreFormula
 from training.commands import (
     NO_FLAGS,
     ablate_command,
@@ -25,8 +23,10 @@ from training.commands import (
     run_command,
     train_command,
 )
-from training.config import PRESETS, TrainConfig
-from training.reproduce import PAPER
+from training.experiments.ablations import ABLATIONS
+from training.experiments.reproduce import PAPER
+from training.methods.draem.config import PRESETS, TrainConfig
+from training.methods.draem.simulator import SimulatorConfig
 
 _DATA = "good photos, or a folder in MVTec layout"
 
@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--reconstructive", type=Path, required=True, help="the authors' *.pckl")
     command.add_argument("--discriminative", type=Path, required=True, help="the authors' *_seg.pckl")
     command.add_argument("--size", type=int, default=256)
-    command.add_argument("--score", choices=get_args(ScoreFormula), default="paper", help="see training/scores.py")
+    command.add_argument(
+        "--score", choices=get_args(ScoreFormula), default="paper", help="see training/bundling/scores.py"
+    )
     _place_flags(command)
     _bundle_flags(command)
 

@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.backends import Backend, BackendError, Candidate, open_on_cpu
-from service.bundle import Bundle, Precision, replace_file
-from service.golden import GoldenError, golden_images, require_golden
+from service.backends.base import Backend, BackendError, Candidate
+from service.backends.golden import GoldenError, golden_images, require_golden
+from service.backends.opening import open_on_cpu
+from service.bundle.folder import Bundle, replace_file
+from service.bundle.manifest import Precision
 
 _SECONDS = 0.5  # of each candidate
 _MOST_RUNS = 15

@@ -9,9 +9,9 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from service.backends import BackendError
+from service.backends.base import BackendError
 from service.backends.lanes import Lanes
-from service.bundle import InputSpec, Precision
+from service.bundle.manifest import InputSpec, Precision
 
 # What the layers that the file does not quantise compute in. Without a hint OpenVINO takes bfloat16 where the CPU has
 # it, and says so nowhere. In int8 it is asked to: the few layers left took a sixth of the time in float32.

@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.backends import BackendError
+from service.backends.base import BackendError
 from service.backends.lanes import Lanes
-from service.bundle import InputSpec, Precision
+from service.bundle.manifest import InputSpec, Precision
 
 _SIGNATURE = {"image": "tensor(uint8)", "anomaly_map": "tensor(float)", "score": "tensor(float)"}
 

@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.backends import BackendError
-from service.bundle import InputSpec, Precision
+from service.backends.base import BackendError
+from service.bundle.manifest import InputSpec, Precision
 
 GpuChoice = Literal["ort-cuda", "ort-tensorrt"]
 Providers = list[tuple[str, dict[str, str]]]
@@ -38,7 +38,7 @@ def provider_options(
         "cudnn_conv_algo_search": "EXHAUSTIVE",
         "cudnn_conv_use_max_workspace": "1",
         "do_copy_in_default_stream": "1",
-        # fp32 means fp32, as in service.engines.
+        # fp32 means fp32, as in service.backends.engines.
         "use_tf32": "0",
         "enable_cuda_graph": "1",
     }

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends import BackendError, EnginePolicy
-from service.bundle import Bundle, InputSpec, Precision
-from service.cuda import Cuda
-from service.engines import Library, load_engine, make_logger, open_library, signature
+from service.backends.base import BackendError, EnginePolicy
+from service.backends.cuda import Cuda
+from service.backends.engines import Library, load_engine, make_logger, open_library, signature
+from service.bundle.folder import Bundle
+from service.bundle.manifest import InputSpec, Precision
 
 
 def open_tensorrt(

@@ -1,0 +1,95 @@
+"""The golden gate: the backend that runs must reproduce the golden images of its bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.folder import Bundle
+from service.bundle.manifest import Precision, Tolerance
+from service.images.decoding import Pixels, read, resize
+
+# Map float32 (H, W) and score.
+Found = tuple[NDArray[np.float32], float]
+
+
+class GoldenError(Exception):
+    """The backend does not reproduce a golden image; the message says which and by how much."""
+
+
+@dataclass(frozen=True)
+class _Golden:
+    """An image as the graph takes it, with what the trained network made of it."""
+
+    name: str
+    image: Pixels
+    anomaly_map: np.ndarray
+    score: float
+
+
+def golden_images(bundle: Bundle) -> list[Pixels]:
+    """The golden images as the graph takes them."""
+    size = bundle.manifest.input.height, bundle.manifest.input.width
+    return [resize(read(bundle.file(golden.image)), *size) for golden in bundle.manifest.golden]
+
+
+def require_golden(bundle: Bundle, precision: Precision, run: Callable[[Pixels], list[Found]]) -> None:
+    """Give every golden image to `run`, which returns its map and score, or those of several runs; raises GoldenError
+    where one of them is above the tolerance that the manifest has for this precision.
+    """
+    for golden in _goldens(bundle):
+        for found in run(golden.image):
+            _compare(golden.name, found, golden, bundle.manifest.tolerances[precision])
+
+
+def require_golden_batches(
+    bundle: Bundle, precision: Precision, run: Callable[[list[Pixels]], list[Found]], largest: int
+) -> None:
+    """Give batches of 2, 3, … `largest` golden images to `run`, which returns map and score of each; raises as above.
+
+    The images take turns: where there are several, no place of a batch has that of its neighbour, nor the one that it
+    had in the batch before, whose map may still be there.
+    """
+    goldens = list(_goldens(bundle))
+    turns = cycle(goldens)
+    for size in range(2, largest + 1):
+        batch = list(islice(turns, size))
+        if size % len(goldens) == 0:
+            next(turns)
+        found = run([golden.image for golden in batch])
+        for place, (golden, one) in enumerate(zip(batch, found, strict=True), 1):
+            name = f"{golden.name}, image {place} of a batch of {size}"
+            _compare(name, one, golden, bundle.manifest.tolerances[precision])
+
+
+def _goldens(bundle: Bundle) -> Iterator[_Golden]:
+    for golden, image in zip(bundle.manifest.golden, golden_images(bundle), strict=True):
+        anomaly_map = _read_map(bundle.file(golden.anomaly_map))
+        yield _Golden(f"{bundle.path}: {golden.image}", image, anomaly_map, golden.score)
+
+
+def _read_map(file: Path) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise GoldenError(f"{file}: the golden map cannot be read ({error}): copy the bundle again") from error
+    return found
+
+
+def _compare(name: str, found: Found, golden: _Golden, tolerance: Tolerance) -> None:
+    anomaly_map, score = found
+    if anomaly_map.shape != golden.anomaly_map.shape:
+        raise GoldenError(f"{name}: the map is {anomaly_map.shape}, the golden one {golden.anomaly_map.shape}")
+    score_error = abs(score - golden.score)
+    map_error = float(np.abs(anomaly_map - golden.anomaly_map).max())
+    # Not "error > tolerance": NaN must fail too.
+    if not (score_error <= tolerance.score and map_error <= tolerance.anomaly_map):
+        raise GoldenError(
+            f"{name}: score is off by {score_error:.2e} (allowed {tolerance.score:.0e}), "
+            f"map by {map_error:.2e} (allowed {tolerance.anomaly_map:.0e})"
+        )

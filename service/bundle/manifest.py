@@ -1,0 +1,146 @@
+"""The manifest: what a bundle says of itself. An unknown field or a wrong type is refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+# bf16 is not a file of its own: a runtime that can rounds the fp32 graph as it goes.
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+# How the graph makes its score of its map; training.bundling.scores has the formulas.
+ScoreFormula = Literal["paper", "mean", "windows", "top"]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class BundleError(Exception):
+    """The bundle cannot be used; the message names the file and the reason."""
+
+
+def _relative_inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or ".." in parts or path == MANIFEST:
+        raise ValueError(f"{path!r} is not a path inside the bundle")
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(_relative_inside)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FileEntry(_Strict):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class InputSpec(_Strict):
+    """What the graph's `image` input expects; anything else is resized to it by `service.images.decoding.resize`."""
+
+    height: Annotated[int, Field(ge=32, le=4096)]
+    width: Annotated[int, Field(ge=32, le=4096)]
+    interpolation: Literal["linear"] = "linear"
+    color: Literal["RGB"] = "RGB"
+
+
+class Calibration(_Strict):
+    """How the thresholds were found: `false_rejects` of `good_images` held-out good parts score at or above reject.
+
+    `false_reject_interval` is the exact two-sided 95 % Clopper-Pearson interval of that rate; the escape fields are the
+    same for defects that score below review, where labelled or simulated defects were at hand. `good_scores` are the
+    held-out good parts' scores, sorted: what drift is measured against.
+    """
+
+    target_false_reject_rate: UnitInterval
+    good_images: Annotated[int, Field(ge=0)]
+    false_rejects: Annotated[int, Field(ge=0)]
+    false_reject_interval: tuple[UnitInterval, UnitInterval]
+    defect_images: Annotated[int, Field(ge=0)] = 0
+    defect_source: Literal["none", "simulated", "labelled"] = "none"
+    escapes: Annotated[int, Field(ge=0)] = 0
+    escape_interval: tuple[UnitInterval, UnitInterval] = (0.0, 1.0)
+    good_scores: list[UnitInterval] = []
+    warning: str | None = None
+
+
+class QualityLimits(_Strict):
+    """What a picture must be like to be judged; `service.images.quality` measures it and learns it from good photos."""
+
+    sharpness_min: Annotated[float, Field(ge=0.0)]
+    contrast_min: Annotated[float, Field(ge=0.0)]
+    brightness_min: Annotated[float, Field(ge=0.0, le=255.0)]
+    brightness_max: Annotated[float, Field(ge=0.0, le=255.0)]
+    dark_max: UnitInterval
+    bright_max: UnitInterval
+    aspect_min: Annotated[float, Field(gt=0.0)]
+    aspect_max: Annotated[float, Field(gt=0.0)]
+
+
+class Thresholds(_Strict):
+    """score < review is OK, review <= score < reject is REVIEW, score >= reject is NG; `pixel` cuts regions."""
+
+    review: UnitInterval
+    reject: UnitInterval
+    pixel: UnitInterval
+    min_area: Annotated[int, Field(ge=0)] = 0  # regions of fewer pixels, at the input size, are not reported
+    calibration: Calibration
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Thresholds:
+        if self.review > self.reject:
+            raise ValueError(f"thresholds.review {self.review} is above thresholds.reject {self.reject}")
+        return self
+
+
+class GoldenImage(_Strict):
+    image: FilePath
+    anomaly_map: FilePath
+    score: UnitInterval
+
+
+class Tolerance(_Strict):
+    """Largest absolute difference from the golden values that a backend may show."""
+
+    score: Annotated[float, Field(gt=0.0, le=0.1)]
+    anomaly_map: Annotated[float, Field(gt=0.0, le=0.5)]
+
+
+class Manifest(_Strict):
+    format_version: Literal[1]
+    recipe: Name
+    version: Name
+    method: Name
+    created: datetime
+    git_revision: str | None
+    input: InputSpec
+    score_formula: ScoreFormula
+    thresholds: Thresholds
+    quality: QualityLimits
+    models: Annotated[dict[Precision, FilePath], Field(min_length=1)]
+    opset: Annotated[int, Field(ge=17)]
+    keep_mask: FilePath | None = None  # picture of where anomalies count; it is inside the graph already
+    golden: Annotated[list[GoldenImage], Field(min_length=1)]
+    tolerances: dict[Precision, Tolerance]
+    metrics: dict[str, JsonValue] | None = None
+    training: dict[str, JsonValue] = {}
+    signature: str | None = None  # Ed25519 over the rest of the manifest, base64; see service.bundle.signing
+    files: dict[FilePath, FileEntry]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Manifest:
+        named = {*self.models.values(), *(f for g in self.golden for f in (g.image, g.anomaly_map))}
+        named |= {self.keep_mask} if self.keep_mask else set()
+        if missing := sorted(named - self.files.keys()):
+            raise ValueError(f"no sha256 for {', '.join(missing)}")
+        if without := sorted(self.models.keys() - self.tolerances.keys()):
+            raise ValueError(f"no golden tolerance for precision {', '.join(without)}")
+        return self

@@ -1,0 +1,76 @@
+"""The station: everything a request needs, made and closed by the app's lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from service.http.access import Access
+from service.http.draining import Drain
+from service.settings import Settings
+from service.station.batching import Batcher
+from service.station.counters import Counters
+from service.station.inspection import Inspector
+from service.station.monitoring import Metrics
+from service.station.problem import ProblemError
+from service.station.recipes import Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
+from service.station.records import Records
+from service.station.triggers import Triggers
+
+
+@dataclass
+class Station:
+    """What the routes need; made and closed by the app's lifespan."""
+
+    settings: Settings
+    metrics: Metrics
+    batcher: Batcher
+    recipes: RecipeStore
+    inspector: Inspector
+    access: Access
+    records: Records | None
+    triggers: Triggers
+    counters: Counters
+    drain: Drain
+    # Inspections need the threads that these use: a change of a recipe, or a look through the records, takes one.
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+def station_of(request: Request) -> Station:
+    station: Station = request.state.station
+    return station
+
+
+def why_not_ready(station: Station) -> str | None:
+    if station.drain.begun:
+        return "draining: the service is shutting down"
+    return _why_hung(station) or station.recipes.why_not_ready()
+
+
+def why_not_alive(station: Station) -> str | None:
+    """What a new process may cure and this one cannot. Waits for no lock."""
+    return _why_hung(station) or station.recipes.why_not_alive()
+
+
+def _why_hung(station: Station) -> str | None:
+    if hung := station.batcher.hung_s():
+        return f"the device has been at one batch for {hung:.0f} s: restart the service"
+    return None
+
+
+def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:
+    """The recipe of this name, or the default one, in this `version` where one is asked for; raises ProblemError."""
+    if not station.recipes.loaded:
+        raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
+    try:
+        recipe = station.recipes.get(name)
+    except UnknownRecipeError as error:
+        raise ProblemError("unknown_recipe", str(error)) from error
+    except RecipeNotReadyError as error:
+        raise ProblemError("recipe_not_ready", str(error)) from error
+    if version not in {None, recipe.version}:
+        raise ProblemError("unknown_recipe", f"version {version!r} of {name!r} is not in service: {recipe.version} is")
+    return recipe

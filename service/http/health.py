@@ -1,0 +1,92 @@
+"""The routes that say how the station is: alive, ready, what runs, counters, metrics; and the operator's page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.http.context import station_of, why_not_alive, why_not_ready
+from service.http.problems import openapi_responses
+from service.http.replies import backend_reply, recipe_reply
+
+PAGE = Path(__file__).parents[1] / "web" / "index.html"
+
+router = APIRouter()
+
+
+@router.get("/livez")
+async def livez(request: Request) -> JSONResponse:
+    """200 while this process may inspect, now or later; 503 with the reason where only a new one may."""
+    reason = why_not_alive(station_of(request))
+    return JSONResponse({"status": "not alive" if reason else "alive", "reason": reason}, 503 if reason else 200)
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> JSONResponse:
+    """200 when images can be inspected; 503 with the reason otherwise."""
+    station = station_of(request)
+    reason = why_not_ready(station)
+    status = "draining" if station.drain.begun else "not ready" if reason else "ready"
+    return JSONResponse({"status": status, "reason": reason}, 503 if reason else 200)
+
+
+@router.get("/state")
+async def state(request: Request) -> JSONResponse:
+    """What was asked for and what runs: settings, recipes, backend, queue."""
+    station = station_of(request)
+    return JSONResponse(
+        {
+            "ready": why_not_ready(station) is None,
+            "requested_backend": station.settings.backend,
+            "queue_depth": station.batcher.depth,
+            "recipes": [
+                {
+                    **recipe_reply(recipe).model_dump(exclude_none=True),
+                    "backend": backend_reply(recipe).model_dump(),
+                    "ms_per_image": round(1000 * recipe.model.seconds_per_image, 3),
+                    "failures_in_a_row": recipe.model.failures,
+                }
+                for recipe in station.recipes.ready.values()
+            ],
+            "failed": station.recipes.failed,
+        }
+    )
+
+
+@router.get("/counters")
+async def counters(request: Request) -> dict[str, dict[str, int | str]]:
+    """Parts by verdict since the last reset, for every recipe."""
+    return station_of(request).counters.totals()
+
+
+@router.post("/counters/reset", responses=openapi_responses())
+async def reset_counters(request: Request, recipe: str | None = None) -> dict[str, dict[str, int | str]]:
+    """Begin to count again, for one recipe or for all; the Prometheus counters go on."""
+    station = station_of(request)
+    station.access.require(request, "admin")
+    station.counters.reset(recipe)
+    return station.counters.totals()
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus text format."""
+    station = station_of(request)
+    station.metrics.queue_depth.set(station.batcher.depth)
+    station.metrics.ready.set(why_not_ready(station) is None)
+    station.metrics.show_recipes(station.recipes)
+    # A copy: another thread may activate a recipe meanwhile.
+    for recipe in list(station.recipes.ready.values()):
+        good_scores = recipe.bundle.manifest.thresholds.calibration.good_scores
+        if (drift := station.counters.drift(recipe.name, good_scores)) is not None:
+            station.metrics.drift.labels(recipe.name).set(drift)
+    return Response(generate_latest(station.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """The operator's page."""
+    return FileResponse(PAGE, media_type="text/html")

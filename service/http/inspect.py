@@ -1,0 +1,132 @@
+"""HTTP: requests to inspections, inspections to replies."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
+from service.http.problems import ProblemBody, openapi_responses, problem_body
+from service.http.replies import InspectionReply, json_reply, picture_reply, replay, stored
+from service.http.uploads import FIELD, RAW_TYPES, read_image, read_images
+from service.images.decoding import PixelFormat, decode, decode_raw
+from service.station.inspection import HeatmapMode
+from service.station.problem import ProblemError
+
+PAGE = Path(__file__).parent / "web" / "index.html"
+
+router = APIRouter()
+
+
+_MAX_BATCH_FILES = 64
+_IMAGE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "array", "items": _IMAGE}}}
+_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        **{media_type: {"schema": _IMAGE} for media_type in RAW_TYPES},
+        "multipart/form-data": {
+            "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _IMAGE}},
+        },
+    },
+}
+
+
+@router.post(
+    "/inspect",
+    response_model=InspectionReply,
+    responses=openapi_responses(examples=True),
+    openapi_extra={"requestBody": _REQUEST_BODY},
+)
+async def inspect(
+    request: Request,
+    recipe: Annotated[str | None, Query(description="recipe; may be left out where there is one or a default")] = None,
+    heatmap: Annotated[
+        Literal["none", "auto", "overlay", "map", "npy"],
+        Query(description="picture in the reply; auto: overlay for REVIEW and NG"),
+    ] = "none",
+    width: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
+    height: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
+    pixel_format: Annotated[PixelFormat | None, Query(description="of bare pixels, a GenICam name")] = None,
+    x_deadline_ms: DeadlineMs = None,
+    x_part_id: PartId = None,
+    x_trigger_id: TriggerId = None,
+    x_camera_id: CameraId = None,
+) -> Response:
+    """Verdict, score and regions of one image.
+
+    The body is an encoded image, or bare pixels of a `width`, `height` and `pixel_format` (rows without padding).
+    With `Accept: image/png` or `image/jpeg` the reply is the overlay picture itself, the result in `X-` headers.
+
+        curl -F image=@part.png 'http://localhost:8000/inspect?recipe=demo&heatmap=auto'
+        curl --data-binary @part.jpg -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: 80' http://localhost:8000/inspect
+        curl --data-binary @frame.raw -H 'Content-Type: application/octet-stream' \\
+             'http://localhost:8000/inspect?width=2448&height=2048&pixel_format=BayerRG8'
+    """
+    order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id)
+    station = order.station
+    picture = _wanted_picture(request)
+    mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
+    raw = _raw_layout(width, height, pixel_format)
+    data = await order.read(read_image)
+    limit = station.settings.max_pixels
+    decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
+    layout = str(raw or "")
+    async with station.triggers.ask(order.recipe.name, x_trigger_id, data, order.deadline, layout=layout) as asked:
+        if asked.before is not None:
+            return replay(asked.before)
+        (inspection,) = await while_connected(request, order.inspect([decoder], mode))
+        reply = order.conclude(inspection, data, asked.trigger)
+        if x_trigger_id is not None:
+            asked.give(stored(reply))
+    return picture_reply(reply, inspection.heatmap) if picture else json_reply(reply)
+
+
+@router.post(
+    "/inspect/batch",
+    responses=openapi_responses(),
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
+)
+async def inspect_batch(
+    request: Request,
+    recipe: Annotated[str | None, Query(description="recipe; may be left out where there is one or a default")] = None,
+    x_deadline_ms: DeadlineMs = None,
+    x_part_id: PartId = None,
+) -> list[InspectionReply | ProblemBody]:
+    """Several images in one form: one result each, in order; what cannot be inspected is a problem in its place."""
+    order = take_order(request, recipe, x_deadline_ms, part=x_part_id)
+    images = await order.read(partial(read_images, max_files=_MAX_BATCH_FILES))
+
+    async def one(data: bytes) -> InspectionReply | ProblemBody:
+        try:
+            (inspection,) = await order.inspect([partial(decode, data, max_pixels=order.station.settings.max_pixels)])
+        except ProblemError as problem:
+            order.station.metrics.errors.labels(problem.code).inc()
+            return problem_body(problem, request.state.request_id)
+        return order.conclude(inspection, data)
+
+    async def all_of_them() -> list[InspectionReply | ProblemBody]:
+        return list(await asyncio.gather(*(one(data) for data in images)))
+
+    return await while_connected(request, all_of_them())
+
+
+def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat | None) -> dict[str, Any]:
+    given = {"width": width, "height": height, "pixel_format": pixel_format}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ProblemError(
+            "invalid_request", f"bare pixels need width, height and pixel_format: no {', '.join(missing)}"
+        )
+    return {} if missing else given
+
+
+def _wanted_picture(request: Request) -> Literal["png", "jpeg"] | None:
+    accepted = request.headers.get("accept", "")
+    if accepted.startswith("image/png"):
+        return "png"
+    return "jpeg" if accepted.startswith("image/jpeg") else None

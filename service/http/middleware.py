@@ -1,0 +1,75 @@
+"""What every request gets: an id, security headers, and an answer even where the service itself is at fault."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.draining import Drain
+from service.http.problems import problem_response
+from service.http.uploads import Bodies
+from service.station.monitoring import Metrics
+from service.station.problem import ProblemError
+
+log = logging.getLogger("draem_inspect")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
+    ),
+}
+
+
+class RequestContext:
+    """Gives every request an id, echoes it, adds the security headers, and answers for what nothing else caught."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._drain = drain
+        self._bodies = Bodies()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())
+        scope.setdefault("state", {}).update(request_id=request_id, started=time.monotonic())
+
+        begun = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                # A kept connection would be lost with the process: the next request has to find another one.
+                if self._drain.begun:
+                    headers["Connection"] = "close"
+            await send(message)
+
+        # Here and not in an exception handler of the app: Starlette runs that outside of this, without the headers.
+        try:
+            with self._bodies.one_more() as scope["state"]["body"]:
+                await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            log.error("request %s failed", request_id, exc_info=error)
+            if begun:
+                raise
+            self._metrics.errors.labels("internal_error").inc()
+            problem = ProblemError("internal_error", f"an unexpected error; the log has request {request_id}")
+            await problem_response(problem, request_id, scope["path"])(scope, receive, send_with_headers)

@@ -1,0 +1,120 @@
+"""One request for inspection, whatever its protocol: let in, read, worked on while its client waits, put on record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Header, Request
+
+from service.http.context import Station, choose_recipe, station_of
+from service.http.replies import InspectionReply, inspection_reply, stored
+from service.http.uploads import arrival
+from service.images.decoding import Pixels
+from service.station.inspection import Decoder, HeatmapMode, Inspection
+from service.station.problem import ProblemError
+from service.station.recipes import Recipe
+from service.station.records import Record, Trigger
+from service.station.verdicts import Verdict
+
+T = TypeVar("T")
+
+log = logging.getLogger("draem_inspect")
+
+DeadlineMs = Annotated[float | None, Header(ge=1, le=600_000, description="time this request may take")]
+PartId = Annotated[str | None, Header(max_length=128, description="comes back in the reply")]
+TriggerId = Annotated[
+    str | None,
+    Header(
+        min_length=1, max_length=128, description="with the same recipe and picture it gives the same answer, as JSON"
+    ),
+]
+CameraId = Annotated[
+    str | None, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
+]
+
+_LOGGED = ("inspection_id", "request_id", "part_id", "recipe", "version", "verdict", "score")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of which recipe; `started` and `deadline` are on time.monotonic."""
+
+    request: Request
+    station: Station
+    recipe: Recipe
+    started: float
+    deadline: float
+    part: str | None
+    camera: str | None
+
+    async def read(self, reader: Callable[[Request, int], Awaitable[T]]) -> T:
+        """What `reader` makes of the body, under the limits of size and time; raises ProblemError."""
+        async with arrival(self.deadline):
+            return await reader(self.request, self.station.settings.max_upload_bytes)
+
+    async def inspect(self, decoders: Sequence[Decoder], mode: HeatmapMode = "none") -> list[Inspection]:
+        """Inspect pictures that are answered together or not at all; raises ProblemError and then counts nothing."""
+        return await self.station.inspector.inspect_all(
+            decoders, self.recipe, mode, camera=self.camera, started=self.started, deadline=self.deadline
+        )
+
+    def conclude(
+        self, inspection: Inspection, image: bytes | Pixels, trigger: Trigger | None = None
+    ) -> InspectionReply:
+        """Count, record and log a finished inspection; `image` is what is kept of its picture: see Record."""
+        reply = inspection_reply(inspection, self.request.state.request_id, self.part)
+        self.station.inspector.count(inspection)
+        record = stored(reply)
+        if self.station.records is not None:
+            keep = {"none": False, "failed": reply.verdict is not Verdict.OK, "all": True}
+            kept = image if keep[self.station.settings.record_images] else None
+            self.station.records.add(Record(record, time.time(), trigger, kept))
+        log.info("inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply.timings_ms["total"]})
+        return reply
+
+
+def take_order(
+    request: Request,
+    recipe: str | None,
+    deadline_ms: float | None,
+    *,
+    part: str | None = None,
+    camera: str | None = None,
+) -> Order:
+    """Let a request in, before its body is read; raises ProblemError where it may not or could not be in time.
+
+    A path with a `version` is only of the recipe in that version.
+    """
+    station = station_of(request)
+    station.access.require(request, "inspect")
+    started: float = request.state.started
+    deadline = started + (deadline_ms or station.settings.deadline_ms) / 1000
+    chosen = choose_recipe(station, recipe, request.path_params.get("version"))
+    station.inspector.admit(chosen, deadline)
+    return Order(request, station, chosen, started, deadline, part, camera)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, cancelled as soon as the client goes away: nobody waits for it."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ProblemError("client_disconnected", "the client went away before the result")
+        return working.result()
+    finally:
+        gone.cancel()
+        working.cancel()
+        # The answer says that the picture is out of the queue: it must be.
+        await asyncio.gather(gone, working, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

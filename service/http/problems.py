@@ -1,0 +1,92 @@
+"""Every error the service can answer with: one table, one body (RFC 9457), always with a verdict."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from service.station.problem import ProblemError
+from service.station.verdicts import Verdict
+
+MEDIA_TYPE = "application/problem+json"
+
+# code: (status, title)
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "empty_image": (400, "No image in the request"),
+    "unsupported_image": (400, "Not an image"),
+    "corrupt_image": (400, "Damaged image"),
+    "unauthorized": (401, "No valid API key"),
+    "forbidden": (403, "Not allowed"),
+    "client_disconnected": (400, "The client went away"),
+    "not_found": (404, "No such address"),
+    "unknown_recipe": (404, "No such recipe"),
+    "method_not_allowed": (405, "Method not allowed here"),
+    "recipe_not_ready": (409, "The recipe is not ready"),
+    "activation_failed": (409, "The version was not activated"),
+    "limits_refused": (409, "The limits were not changed"),
+    "trigger_reused": (409, "The trigger was answered for another picture"),
+    "body_too_large": (413, "Request body too large"),
+    "image_too_large": (413, "Image has too many pixels"),
+    "unsupported_media_type": (415, "Content type not supported"),
+    "invalid_request": (422, "Invalid request"),
+    "overloaded": (429, "Too much to do"),
+    "internal_error": (500, "Internal error"),
+    "untrusted_result": (500, "The result cannot be trusted"),
+    "starting": (503, "Still starting"),
+    "draining": (503, "Shutting down"),
+    "backend_failed": (503, "The backend failed"),
+    "deadline_passed": (504, "Deadline passed"),
+}
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457 problem details; `verdict` is always NOT_INSPECTED."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    verdict: Literal[Verdict.NOT_INSPECTED] = Verdict.NOT_INSPECTED
+    request_id: str | None = None
+    retry_after_ms: int | None = None
+
+
+def problem_body(problem: ProblemError, request_id: str | None) -> ProblemBody:
+    status, title = PROBLEMS[problem.code]
+    return ProblemBody(
+        type=f"urn:draem-inspect:problem:{problem.code}",
+        title=title,
+        status=status,
+        detail=problem.detail,
+        code=problem.code,
+        request_id=request_id,
+        retry_after_ms=None if problem.retry_after_s is None else round(problem.retry_after_s * 1000),
+    )
+
+
+def problem_response(problem: ProblemError, request_id: str | None, path: str = "") -> JSONResponse:
+    """The problem as a response; below `/v2` it also has `error`, where clients of Open Inference look."""
+    body = problem_body(problem, request_id)
+    error = {"error": problem.detail} if path.startswith("/v2/") else {}
+    headers = {"X-Verdict": str(body.verdict)}
+    if problem.retry_after_s is not None:
+        # Whole seconds only; the body has the exact figure.
+        headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
+    return JSONResponse(body.model_dump(exclude_none=True) | error, body.status, headers, MEDIA_TYPE)
+
+
+def openapi_responses(*, examples: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The table as OpenAPI responses, with an example of each problem where there is room for them."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for code, (status, title) in PROBLEMS.items():
+        content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/ProblemBody"}}
+        entry = by_status.setdefault(status, {"description": "", "content": {MEDIA_TYPE: content}})
+        entry["description"] += f"{'; ' if entry['description'] else ''}`{code}`: {title}"
+        if examples:
+            problem = problem_body(ProblemError(code, "what is wrong, and what to do about it"), "line-4.17")
+            value = problem.model_dump(mode="json", exclude_none=True)
+            entry["content"][MEDIA_TYPE].setdefault("examples", {})[code] = {"summary": title, "value": value}
+    return by_status

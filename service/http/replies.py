@@ -1,0 +1,196 @@
+"""What the service answers with: the models of the replies, and how they are made."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import uuid
+from typing import Any, Literal
+
+from fastapi import Response
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from service.bundle.manifest import Precision, QualityLimits
+from service.images.heatmap import Region
+from service.station.inspection import Heatmap, Inspection
+from service.station.recipes import Recipe
+from service.station.verdicts import Verdict
+
+_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class ThresholdsReply(BaseModel):
+    review: float
+    reject: float
+    pixel: float
+    min_area: int
+
+
+class LimitsReply(BaseModel):
+    """Whose limits are in force: the manifest's, or changed ones, since when and by whom."""
+
+    source: Literal["manifest", "changed"]
+    changed: str | None = None
+    by: str | None = None
+
+
+class BackendReply(BaseModel):
+    name: str
+    provider: str
+    precision: Precision
+
+
+class HeatmapReply(BaseModel):
+    format: Literal["overlay", "map", "npy"]
+    media_type: str
+    data: str  # base64
+
+
+_EXAMPLE: dict[str, JsonValue] = {
+    "inspection_id": "0b6f1f5e-3f0a-4f0e-9a55-0d2f2a6c9a11",
+    "request_id": "line-4.17",
+    "part_id": "A 17",
+    "recipe": "demo",
+    "version": "1",
+    "model_sha256": "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8",
+    "verdict": "NG",
+    "score": 0.55,
+    "faults": [],
+    "thresholds": {"review": 0.11, "reject": 0.13, "pixel": 0.5, "min_area": 0},
+    "limits": {"source": "changed", "changed": "2026-01-02T12:00:00+00:00", "by": "Ada from quality"},
+    "regions": [{"x": 126, "y": 101, "width": 41, "height": 56, "area": 1456, "peak": 0.55}],
+    "heatmap": {"format": "overlay", "media_type": "image/png", "data": "iVBORw0KGgo="},
+    "backend": {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"},
+    "timings_ms": {"read": 0.4, "decode": 0.6, "quality": 0.2, "queue": 0.5, "model": 18.3, "postprocess": 0.4},
+}
+
+
+class InspectionReply(BaseModel):
+    """Regions are in pixels of the sent image; times in milliseconds by stage; `faults` of the picture, if any."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    inspection_id: str
+    request_id: str
+    part_id: str | None
+    recipe: str
+    version: str
+    model_sha256: str
+    verdict: Verdict
+    score: float
+    faults: list[str]
+    thresholds: ThresholdsReply
+    limits: LimitsReply
+    regions: list[Region]
+    heatmap: HeatmapReply | None
+    backend: BackendReply
+    timings_ms: dict[str, float]
+
+
+class RecipeReply(BaseModel):
+    recipe: str
+    versions: list[str] = []
+    ready: bool
+    reason: str | None = None
+    version: str | None = None
+    model_sha256: str | None = None
+    thresholds: ThresholdsReply | None = None
+    quality: QualityLimits | None = None
+    limits: LimitsReply | None = None
+    keep_mask: bool = False
+    golden_images: int = 0
+    golden_checked: str | None = None
+
+
+def inspection_reply(inspection: Inspection, request_id: str, part_id: str | None) -> InspectionReply:
+    recipe, picture = inspection.recipe, inspection.heatmap
+    return InspectionReply(
+        inspection_id=str(uuid.uuid4()),
+        request_id=request_id,
+        part_id=part_id,
+        recipe=recipe.name,
+        version=recipe.version,
+        model_sha256=recipe.model_sha256,
+        verdict=inspection.verdict,
+        score=inspection.score,
+        faults=inspection.faults,
+        thresholds=thresholds_reply(recipe),
+        limits=limits_reply(recipe),
+        regions=inspection.regions,
+        heatmap=None
+        if picture is None
+        else HeatmapReply(
+            format=picture.format, media_type=picture.media_type, data=base64.b64encode(picture.data).decode()
+        ),
+        backend=backend_reply(recipe),
+        timings_ms={stage: round(1000 * value, 3) for stage, value in inspection.seconds.items()},
+    )
+
+
+def stored(reply: InspectionReply) -> dict[str, Any]:
+    """A reply as it is kept: without its picture."""
+    return reply.model_dump(mode="json", exclude={"heatmap"}) | {"heatmap": None}
+
+
+def json_reply(reply: InspectionReply) -> Response:
+    return Response(reply.model_dump_json(), media_type="application/json", headers=_result_headers(stored(reply)))
+
+
+def picture_reply(reply: InspectionReply, picture: Heatmap | None) -> Response:
+    if picture is None:
+        raise ValueError("a picture was asked for and none was drawn")
+    return Response(picture.data, media_type=picture.media_type, headers=_result_headers(stored(reply)))
+
+
+def replay(reply: dict[str, Any]) -> Response:
+    """A stored reply as the answer to the same trigger: JSON, whatever the first one was."""
+    headers = _result_headers(reply) | {"X-Replayed": "true"}
+    return Response(json.dumps(reply), media_type="application/json", headers=headers)
+
+
+def _result_headers(reply: dict[str, Any]) -> dict[str, str]:
+    headers = {
+        "X-Verdict": reply["verdict"],
+        "X-Score": f"{reply['score']:.6f}",
+        "X-Recipe": reply["recipe"],
+        "X-Recipe-Version": reply["version"],
+        "X-Model-Sha256": reply["model_sha256"],
+        "X-Limits": reply["limits"]["source"],
+        "Server-Timing": ", ".join(f"{stage};dur={value:.3f}" for stage, value in reply["timings_ms"].items()),
+    }
+    if reply["part_id"] and _PRINTABLE.fullmatch(reply["part_id"]):
+        headers["X-Part-Id"] = reply["part_id"]
+    return headers
+
+
+def recipe_reply(recipe: Recipe) -> RecipeReply:
+    return RecipeReply(
+        recipe=recipe.name,
+        ready=recipe.model.failures == 0,
+        version=recipe.version,
+        model_sha256=recipe.model_sha256,
+        thresholds=thresholds_reply(recipe),
+        quality=recipe.limits.quality,
+        limits=limits_reply(recipe),
+        keep_mask=recipe.bundle.manifest.keep_mask is not None,
+        golden_images=len(recipe.bundle.manifest.golden),
+        golden_checked=recipe.checked.isoformat(timespec="seconds"),
+    )
+
+
+def thresholds_reply(recipe: Recipe) -> ThresholdsReply:
+    limits = recipe.limits.thresholds
+    return ThresholdsReply(review=limits.review, reject=limits.reject, pixel=limits.pixel, min_area=limits.min_area)
+
+
+def limits_reply(recipe: Recipe) -> LimitsReply:
+    change = recipe.limits.change
+    if change is None:
+        return LimitsReply(source="manifest")
+    return LimitsReply(source="changed", changed=change.changed.isoformat(timespec="seconds"), by=change.by)
+
+
+def backend_reply(recipe: Recipe) -> BackendReply:
+    backend = recipe.model.backend
+    return BackendReply(name=backend.name, provider=backend.provider, precision=backend.precision)

@@ -1,0 +1,95 @@
+"""The picture quality gate: a black frame, a lens cap or a blurred part must never be judged, let alone be OK.
+
+Measured on the picture as the network sees it, so that limits learned from training photos hold for any camera
+resolution; costs well under a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+
+from service.bundle.manifest import QualityLimits
+from service.images.decoding import Pixels
+
+_DARK, _BRIGHT = 8, 247
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Sharpness: variance of the Laplacian; contrast: standard deviation; brightness: mean, all of gray 0..255.
+
+    `dark` and `bright` are the shares of clipped pixels, `aspect` is width over height of the picture that was sent.
+    """
+
+    sharpness: float
+    contrast: float
+    brightness: float
+    dark: float
+    bright: float
+    aspect: float
+
+
+def measure(image: Pixels, resized: Pixels) -> Quality:
+    """Quality of a picture `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
+    gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY)
+    # Whole numbers and OpenCV's sums: the same figures as NumPy's of floats, sooner.
+    edges = cv2.Laplacian(gray, cv2.CV_16S)
+    brightness, contrast = cv2.meanStdDev(gray)
+    return Quality(
+        sharpness=cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - (cv2.sumElems(edges)[0] / edges.size) ** 2,
+        contrast=float(contrast[0, 0]),
+        brightness=float(brightness[0, 0]),
+        dark=np.count_nonzero(gray < _DARK) / gray.size,
+        bright=np.count_nonzero(gray > _BRIGHT) / gray.size,
+        aspect=image.shape[1] / image.shape[0],
+    )
+
+
+def brightness_ratio(quality: Quality, limits: QualityLimits) -> float:
+    """Where the brightness lies within the limits: 0 at the lowest, 1 at the highest, beyond them for a faulty picture.
+
+    A lamp that ages shows here long before its first picture is too dark.
+    """
+    span = max(limits.brightness_max - limits.brightness_min, 1.0)
+    return (quality.brightness - limits.brightness_min) / span
+
+
+def learn_limits(good: Sequence[Quality]) -> QualityLimits:
+    """Limits around good photos, wide enough for ordinary change of light, too narrow for blur, glare and darkness."""
+    values = {name: np.array([asdict(quality)[name] for quality in good]) for name in asdict(good[0])}
+    brightness = values["brightness"]
+    slack = 20.0 + float(np.ptp(brightness)) / 2
+    return QualityLimits(
+        sharpness_min=0.4 * float(values["sharpness"].min()),
+        contrast_min=0.5 * float(values["contrast"].min()),
+        brightness_min=max(0.0, float(brightness.min()) - slack),
+        brightness_max=min(255.0, float(brightness.max()) + slack),
+        dark_max=min(1.0, float(values["dark"].max()) + 0.25),
+        bright_max=min(1.0, float(values["bright"].max()) + 0.25),
+        aspect_min=0.95 * float(values["aspect"].min()),
+        aspect_max=1.05 * float(values["aspect"].max()),
+    )
+
+
+def find_faults(quality: Quality, limits: QualityLimits) -> list[str]:
+    """What is wrong with the picture, with the figures; empty for one that may be judged."""
+    q, low, high = quality, "below", "above"
+    checks = (
+        ("blurred: sharpness", q.sharpness, low, limits.sharpness_min),
+        ("no contrast: deviation", q.contrast, low, limits.contrast_min),
+        ("too dark: brightness", q.brightness, low, limits.brightness_min),
+        ("too bright: brightness", q.brightness, high, limits.brightness_max),
+        ("underexposed: share of black pixels", q.dark, high, limits.dark_max),
+        ("overexposed: share of white pixels", q.bright, high, limits.bright_max),
+        ("wrong shape: width over height", q.aspect, low, limits.aspect_min),
+        ("wrong shape: width over height", q.aspect, high, limits.aspect_max),
+    )
+    return [
+        f"{what} {value:.3g} is {side} {limit:.3g}"
+        for what, value, side, limit in checks
+        if (value < limit if side == low else value > limit)
+    ]

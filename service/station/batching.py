@@ -1,0 +1,364 @@
+"""The batcher: images wait in one bounded queue and leave it together for the device.
+
+No timer waits for a batch to fill: whenever the device is free it takes what is queued for the first image's model.
+Load makes batches, an idle line pays nothing. What cannot make its deadline is refused at the door; what expired or was
+cancelled while waiting never reaches the model.
+
+A backend says how many runs it takes side by side. A GPU takes one, from one thread. On a CPU the threads of one run
+wait for each other after every layer, and for the event loop wherever that took a core from one of them: a second run
+fills those gaps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.backends.base import Backend, BackendError
+from service.images.decoding import Pixels
+from service.station.verdicts import DeadlinePassedError
+
+# Most runs side by side, whatever a backend says.
+MAX_LANES = 2
+# Waiting times are taken to be this much longer than estimated: results that are a little late are worth nothing, and
+# all of the work that made them is lost.
+_CAUTION = 1.3
+# Weight of the newest batch in the running estimate of seconds per image.
+_NEWEST = 0.2
+# Seconds after which a run counts as hung: no model that is fit for a line takes that long.
+_HUNG_S = 15.0
+
+
+class OverloadedError(Exception):
+    """The queue is full or too long for the deadline; `retry_after_s` is when it should be short enough."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ClosedError(Exception):
+    """The batcher is shutting down and takes no more work."""
+
+
+@dataclass(eq=False)
+class Model:
+    """A backend with the batcher's running estimate of what one image costs the device, in seconds."""
+
+    backend: Backend
+    seconds_per_image: float = 0.0
+    failures: int = 0  # in a row
+    retired: bool = False
+    refused: bool = False  # by the golden gate: what it gave and gives is not to be trusted
+
+
+@dataclass(frozen=True)
+class Result:
+    """Map float32 `(H, W)` and score of one image, how long it waited and ran, and how many shared its batch."""
+
+    anomaly_map: NDArray[np.float32]
+    score: float
+    queue_s: float
+    model_s: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class _Job:
+    model: Model
+    image: Pixels
+    deadline: float
+    submitted: float
+    future: Future[Result] = field(default_factory=Future)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """A run under way: when it began, and what the device had worked by then."""
+
+    jobs: list[_Job]
+    started: float
+    work_before: float
+
+
+def yield_to_requests() -> None:
+    """Let the calling thread, and those it starts, give way to the rest of the service.
+
+    Inference on the CPU keeps all cores busy; without this a refusal that takes microseconds waits milliseconds.
+    """
+    thread = threading.get_native_id()
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, os.getpid()) + 5)
+
+
+class Batcher:
+    """Takes images from any thread; deadlines are on `clock`."""
+
+    def __init__(
+        self,
+        *,
+        max_batch: int,
+        queue_size: int,
+        idle_tick_s: float = 0.0,
+        on_batch: Callable[[int], None] = lambda size: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_batch = max_batch
+        self._queue_size = queue_size
+        self._idle_tick_s = idle_tick_s or None
+        self._last: _Job | None = None
+        self._on_batch = on_batch
+        self._clock = clock
+        self._jobs: deque[_Job] = deque()
+        self._running: list[_Batch] = []
+        # Seconds that the device has worked, for runs side by side each its share.
+        self._work_s = 0.0
+        self._work_at = clock()
+        self._closing = False
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"device {lane}", daemon=True)
+            for lane in range(MAX_LANES)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Images waiting."""
+        return len(self._jobs)
+
+    def hung_s(self) -> float | None:
+        """How long the device has been at one batch, where that is far too long. Waits for no lock."""
+        # A copy: another thread may take a batch away meanwhile.
+        oldest = max((self._clock() - batch.started for batch in tuple(self._running)), default=0.0)
+        return oldest if oldest > _HUNG_S else None
+
+    def largest_batch(self, model: Model) -> int:
+        """Most images of `model` that share a run."""
+        return min(self._max_batch, model.backend.max_batch_size)
+
+    def submit(self, model: Model, image: Pixels, deadline: float) -> Future[Result]:
+        """Queue one image; cancelling the future takes it out again as long as it waits.
+
+        Without a deadline (infinity: the golden gate) the image is always taken.
+
+        Raises OverloadedError at once where the deadline cannot be met, BackendError where the device hangs,
+        ClosedError while shutting down. The future raises DeadlinePassedError or BackendError. An idle device is
+        always tried: an estimate spoilt by one stall would refuse every image, and no run would ever correct it.
+        """
+        with self._changed:
+            now = self._admit(model, deadline)
+            job = _Job(model, image, deadline, now)
+            self._jobs.append(job)
+            self._changed.notify_all()
+        return job.future
+
+    def submit_batch(self, model: Model, images: Sequence[Pixels]) -> list[Future[Result]]:
+        """Queue up to `largest_batch` images at once, without a deadline: one run has them all, where nobody else
+        sends to this model. Raises as `submit`.
+        """
+        with self._changed:
+            now = self._admit(model, math.inf)
+            jobs = [_Job(model, image, math.inf, now) for image in images]
+            self._jobs.extend(jobs)
+            self._changed.notify_all()
+        return [job.future for job in jobs]
+
+    def retire(self, model: Model) -> bool:
+        """Keep `model` warm no more. False where a run of it is under way: then its memory must not be taken away."""
+        with self._changed:
+            model.retired = True
+            if self._last is not None and self._last.model is model:
+                self._last = None
+            return all(batch.jobs[0].model is not model for batch in self._running)
+
+    def admit(self, model: Model, deadline: float) -> None:
+        """Raises what `submit` would raise now: an image that cannot make its deadline need not be read or decoded."""
+        with self._changed:
+            self._admit(model, deadline)
+
+    def _admit(self, model: Model, deadline: float) -> float:
+        """The time now, where the image may come in; caller holds the lock."""
+        if self._closing:
+            raise ClosedError("the service is shutting down")
+        now = self._clock()
+        if hung := self.hung_s():
+            raise BackendError(f"{model.backend.name} has been at one batch for {hung:.0f} s: restart the service")
+        wait = self._expected_wait(model, now)
+        if len(self._jobs) >= self._queue_size and deadline != math.inf:
+            raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
+        takes = wait + self._own_time(model)
+        late = now + takes - deadline
+        busy = bool(self._jobs or self._running)
+        if now > deadline or (busy and late > 0):
+            raise OverloadedError(
+                f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take {1000 * takes:.0f} ms",
+                max(late, 0.001),
+            )
+        return now
+
+    def close(self, hung_s: float = 20.0) -> None:
+        """Finish what is queued, then stop; a device that hangs for `hung_s` is given up and its images with it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        until = time.monotonic() + hung_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        with self._changed:
+            for job in [*self._jobs, *(job for batch in self._running for job in batch.jobs)]:
+                if not job.future.done():
+                    job.future.set_exception(BackendError(f"{job.model.backend.name} hangs"))
+            self._jobs.clear()
+
+    def expected_wait(self, model: Model) -> float:
+        """Seconds until the device could begin with an image for `model` that came now; raises ClosedError while
+        shutting down.
+        """
+        with self._changed:
+            if self._closing:
+                raise ClosedError("the service is shutting down")
+            return self._expected_wait(model, self._clock())
+
+    def _expected_wait(self, model: Model, now: float) -> float:
+        self._count_work(now)
+        # Beside what runs; how that slows it down is in its own time.
+        if not self._jobs and len(self._running) < model.backend.lanes:
+            return 0.0
+        waiting = sum(job.model.seconds_per_image for job in self._jobs)
+        for batch in self._running:
+            estimate = sum(job.model.seconds_per_image for job in batch.jobs)
+            waiting += max(0.0, estimate - (self._work_s - batch.work_before))
+        return _CAUTION * waiting
+
+    @staticmethod
+    def _own_time(model: Model) -> float:
+        """Seconds that a run of one image takes while its neighbours are running too."""
+        return model.seconds_per_image * min(MAX_LANES, model.backend.lanes)
+
+    def _count_work(self, now: float) -> None:
+        if self._running:
+            self._work_s += (now - self._work_at) / len(self._running)
+        self._work_at = now
+
+    def _work(self, lane: int) -> None:
+        yield_to_requests()
+        while True:
+            with self._changed:
+                batch, tick = None, False
+                while batch is None:
+                    if self._jobs and lane < self._lanes_free():
+                        batch, tick = self._take(), False
+                    elif self._closing and not self._jobs:
+                        self._changed.notify_all()
+                        return
+                    # One thread is enough to keep the device warm.
+                    elif not self._changed.wait(self._idle_tick_s if lane == 0 else None):
+                        batch, tick = self._take_last(), True
+            (self._tick if tick else self._run)(batch)
+
+    def _lanes_free(self) -> int:
+        """Lanes, counted from 0, that may take the first job: all of its backend's, or none while so many are busy."""
+        lanes = self._jobs[0].model.backend.lanes
+        return lanes if len(self._running) < lanes else 0
+
+    def _tick(self, batch: _Batch) -> None:
+        """Run the last image again: clocks and caches that cooled down would make the next part late."""
+        (last,) = batch.jobs
+        with suppress(Exception):
+            last.model.backend.run(last.image[None])
+        self._finish(batch)
+
+    def _take(self) -> _Batch | None:
+        """The oldest job and others for its model, without the cancelled and the expired; caller holds the lock."""
+        jobs: list[_Job] = []
+        others: list[_Job] = []
+        now = self._clock()
+        while self._jobs:
+            job = self._jobs.popleft()
+            if jobs and (job.model is not jobs[0].model):
+                others.append(job)
+                continue
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            # The last in line is tried whatever the estimate says, as on an idle device.
+            hopeless = now + self._own_time(job.model) > job.deadline and bool(jobs or self._jobs)
+            if now > job.deadline or hopeless:
+                job.future.set_exception(DeadlinePassedError("the deadline passed while the image was waiting"))
+                continue
+            jobs.append(job)
+            if len(jobs) == self._most(jobs, now):
+                break
+        self._jobs.extendleft(reversed(others))
+        if not jobs:
+            return None
+        if not jobs[0].model.retired:
+            self._last = jobs[0]
+        return self._begin(jobs, now)
+
+    def _take_last(self) -> _Batch | None:
+        """The last job once more, where the device has nothing to do; caller holds the lock."""
+        if self._last is None or self._jobs or self._running or self._closing:
+            return None
+        return self._begin([self._last], self._clock())
+
+    def _begin(self, jobs: list[_Job], now: float) -> _Batch:
+        self._count_work(now)
+        batch = _Batch(jobs, now, self._work_s)
+        self._running.append(batch)
+        return batch
+
+    def _most(self, jobs: list[_Job], now: float) -> int:
+        """Images that may share this batch: all results come when the whole batch is done, none may be late for it."""
+        model = jobs[0].model
+        limit = self.largest_batch(model)
+        if model.seconds_per_image == 0.0:
+            return limit
+        time_left = min(job.deadline for job in jobs) - now
+        fitting = min(float(limit), time_left / _CAUTION / self._own_time(model))
+        return max(len(jobs), int(fitting))
+
+    def _run(self, batch: _Batch) -> None:
+        jobs, model = batch.jobs, batch.jobs[0].model
+        try:
+            maps, scores = model.backend.run(np.stack([job.image for job in jobs]))
+            if len(maps) != len(jobs) or len(scores) != len(jobs):
+                raise BackendError(f"{len(maps)} maps and {len(scores)} scores for {len(jobs)} images")
+            found = list(zip(jobs, maps, map(float, scores), strict=True))
+        # Whatever a backend raises must reach the waiting requests: a dead thread would leave them without an answer.
+        except Exception as error:
+            self._finish(batch)
+            model.failures += 1
+            for job in jobs:
+                with suppress(InvalidStateError):
+                    job.future.set_exception(BackendError(f"{model.backend.name}: {error}"))
+            return
+        seconds, work = self._finish(batch)
+        model.failures = 0
+        self._on_batch(len(jobs))
+        per_image = work / len(jobs)
+        model.seconds_per_image += (_NEWEST if model.seconds_per_image else 1.0) * (per_image - model.seconds_per_image)
+        for job, anomaly_map, score in found:
+            # A device that hung until `close` gave it up: its images have been answered.
+            with suppress(InvalidStateError):
+                job.future.set_result(Result(anomaly_map, score, batch.started - job.submitted, seconds, len(jobs)))
+
+    def _finish(self, batch: _Batch) -> tuple[float, float]:
+        """Seconds that a batch ran, and its share of the device's work; another may begin."""
+        with self._changed:
+            now = self._clock()
+            self._count_work(now)
+            self._running.remove(batch)
+            self._changed.notify_all()
+            return now - batch.started, self._work_s - batch.work_before

@@ -1,0 +1,77 @@
+"""The threads that decode and draw, with the same admission as the device: no queue without an end.
+
+Decoding a large photo costs more than most networks. Without a limit here an overload would fill this queue with
+work whose deadline passes before the batcher ever sees it, and nobody would be served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from service.station.batching import OverloadedError
+from service.station.verdicts import DeadlinePassedError
+
+T = TypeVar("T")
+
+# Weight of the newest picture in the running estimate of seconds per picture.
+_NEWEST = 0.2
+
+
+class Codec:
+    """Used from one event loop; `threads` decode and as many draw, so that no finished result waits for a decode."""
+
+    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._threads = threads
+        self._clock = clock
+        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._drawing = ThreadPoolExecutor(threads, thread_name_prefix="draw")
+        self._pending: set[Future[Any]] = set()
+        self._seconds = 0.0
+
+    def admit(self, deadline: float) -> None:
+        """Raises OverloadedError where a decode that began now would not be done by `deadline`.
+
+        While a thread is free it is tried: a spoilt estimate would refuse for ever.
+        """
+        pending = len(self._pending)
+        wait = pending * self._seconds / self._threads
+        late = self._clock() + wait + self._seconds - deadline
+        if pending >= self._threads and late > 0:
+            raise OverloadedError(f"{pending} pictures are being decoded already", max(late, 0.001))
+
+    async def decode(self, deadline: float, decoder: Callable[[], T]) -> T:
+        """Run `decoder` in the pool; raises OverloadedError at once, DeadlinePassedError where it waited too long.
+
+        Where the caller is cancelled a decode that has begun goes on, and is pending until its thread is free.
+        """
+        self.admit(deadline)
+        waiting = [decoder]
+
+        def run() -> T:
+            started = self._clock()
+            if started > deadline:
+                raise DeadlinePassedError("the deadline passed while the picture was waiting to be decoded")
+            decoded = waiting.pop()()
+            # Read once: other threads write it too.
+            before, seconds = self._seconds, self._clock() - started
+            self._seconds = before + _NEWEST * (seconds - before) if before else seconds
+            return decoded
+
+        future = self._decoding.submit(run)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        # What is cancelled stays in the pool's queue until its turn comes: not with its picture.
+        future.add_done_callback(lambda _: waiting.clear())
+        return await asyncio.wrap_future(future)
+
+    async def draw(self, work: Callable[[], T]) -> T:
+        """Run `work` in the drawing pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._drawing, work)
+
+    def close(self) -> None:
+        self._decoding.shutdown()
+        self._drawing.shutdown()

@@ -1,0 +1,309 @@
+"""One inspection: bytes -> pixels -> queue -> network -> verdict, regions, picture; with the time each stage took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.backends.base import BackendError
+from service.images.decoding import ImageError, Pixels, encode, resize
+from service.images.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
+from service.images.quality import brightness_ratio, find_faults, measure
+from service.station.batching import Batcher, ClosedError, OverloadedError, Result
+from service.station.cameras import FrozenCameras, digest
+from service.station.counters import Counters
+from service.station.decode_pool import Codec
+from service.station.monitoring import Metrics
+from service.station.problem import ProblemError
+from service.station.recipes import Recipe
+from service.station.tracing import trace_inspection
+from service.station.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
+
+# Gives the picture, RGB uint8 (H, W, 3), or raises ImageError; runs in the pool.
+Decoder = Callable[[], Pixels]
+HeatmapMode = Literal["none", "auto", "overlay", "map", "npy", "jpeg"]
+
+# Seconds that a shadow inspection may take; nothing waits for it.
+_SHADOW_S = 5.0
+_MEDIA_TYPES = {"overlay": "image/png", "map": "image/png", "npy": "application/x-npy", "jpeg": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    format: Literal["overlay", "map", "npy"]
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A finished inspection; `seconds` by stage, `faults` of the picture itself, map float32 `(H, W)`."""
+
+    recipe: Recipe
+    verdict: Verdict
+    score: float
+    anomaly_map: NDArray[np.float32]
+    faults: list[str]
+    regions: list[Region]
+    heatmap: Heatmap | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What is kept of a decoded picture while it waits: large originals would fill the memory."""
+
+    resized: Pixels
+    size: tuple[int, int]
+    preview: Pixels | None
+    faults: list[str]
+    digest: bytes | None
+    quality_s: float
+
+
+@contextmanager
+def as_problems() -> Iterator[None]:
+    """Every way an inspection can fail, as the ProblemError that the client gets."""
+    try:
+        yield
+    except ImageError as error:
+        raise ProblemError(error.code, str(error)) from error
+    except OverloadedError as error:
+        raise ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s) from error
+    except DeadlinePassedError as error:
+        raise ProblemError("deadline_passed", str(error)) from error
+    except TimeoutError as error:
+        raise ProblemError("deadline_passed", "the deadline passed before there was a result") from error
+    except UntrustedResultError as error:
+        raise ProblemError("untrusted_result", str(error)) from error
+    except BackendError as error:
+        raise ProblemError("backend_failed", str(error), retry_after_s=1.0) from error
+    except ClosedError as error:
+        raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0) from error
+
+
+class Inspector:
+    """Decodes and draws in `codec`, so that nothing blocks the event loop, and runs the network through `batcher`."""
+
+    def __init__(
+        self, batcher: Batcher, codec: Codec, metrics: Metrics, counters: Counters, shadows: Mapping[str, Recipe]
+    ) -> None:
+        self._batcher = batcher
+        self._codec = codec
+        self._metrics = metrics
+        self._counters = counters
+        self._shadows = shadows
+        self._comparing: set[asyncio.Task[None]] = set()
+        self._cameras = FrozenCameras()
+
+    def admit(self, recipe: Recipe, deadline: float) -> None:
+        """Raises ProblemError where a picture that comes now cannot make its deadline: before its body is read."""
+        with as_problems():
+            self._batcher.admit(recipe.model, deadline)
+            self._codec.admit(deadline - self._batcher.expected_wait(recipe.model))
+
+    async def inspect_all(
+        self,
+        decoders: Sequence[Decoder],
+        recipe: Recipe,
+        mode: HeatmapMode,
+        *,
+        camera: str | None,
+        started: float,
+        deadline: float,
+    ) -> list[Inspection]:
+        """Inspect what `decoders` give, in order: all of it or none; `started` and `deadline` are on time.monotonic.
+
+        A `camera` that has a name is watched for sending the same picture twice. Raises ProblemError. Counts nothing:
+        see `count`.
+        """
+        seconds = {"read": time.monotonic() - started}
+        attributes: dict[str, str | float] = {"recipe": recipe.name, "version": recipe.version}
+        try:
+            with self._in_flight(len(decoders)), as_problems():
+                # A device that hangs must not keep the line waiting for a verdict.
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
+        except ProblemError as problem:
+            trace_inspection(seconds, started, attributes, problem=problem.code)
+            raise
+        total = time.monotonic() - started
+        for inspection in found:
+            inspection.seconds["total"] = total
+            result = {**attributes, "verdict": str(inspection.verdict), "score": inspection.score}
+            trace_inspection(inspection.seconds, started, result)
+            self._metrics.deadline_used.labels(recipe.name).observe(total / (deadline - started))
+        return found
+
+    def count(self, inspection: Inspection) -> None:
+        """Add an answered picture to the metrics and to the parts by verdict."""
+        recipe = inspection.recipe
+        for stage, value in inspection.seconds.items():
+            self._metrics.seconds.labels(recipe.name, stage).observe(value)
+        self._metrics.verdicts.labels(recipe.name, inspection.verdict).inc()
+        for fault in inspection.faults:
+            self._metrics.faults.labels(recipe.name, fault.split(":")[0]).inc()
+        if inspection.verdict is not Verdict.NOT_INSPECTED:
+            self._metrics.scores.labels(recipe.name).observe(inspection.score)
+        self._counters.add(recipe.name, recipe.version, inspection.verdict, inspection.score)
+
+    @contextmanager
+    def _in_flight(self, pictures: int) -> Iterator[None]:
+        self._metrics.in_flight.inc(pictures)
+        try:
+            yield
+        finally:
+            self._metrics.in_flight.dec(pictures)
+
+    async def _stages(
+        self,
+        decoders: Sequence[Decoder],
+        recipe: Recipe,
+        mode: HeatmapMode,
+        camera: str | None,
+        deadline: float,
+        seconds: dict[str, float],
+    ) -> list[Inspection]:
+        """Each stage for all pictures, then the next; adds to `seconds` what the finished stages took."""
+        clock = time.monotonic()
+        prepare = [partial(self._prepare, decoder, recipe, mode, camera is not None) for decoder in decoders]
+        pictures = await asyncio.gather(*(self._codec.decode(deadline, work) for work in prepare))
+        seconds["decode"] = time.monotonic() - clock
+
+        clock = time.monotonic()
+        results = await self._run_all([picture.resized for picture in pictures], recipe, deadline)
+        seconds["queue"] = time.monotonic() - clock
+
+        clock = time.monotonic()
+        judged = await asyncio.gather(
+            *(
+                self._conclude(picture, recipe, result, mode, deadline)
+                for picture, result in zip(pictures, results, strict=True)
+            )
+        )
+        seconds["postprocess"] = time.monotonic() - clock
+        if time.monotonic() > deadline:
+            raise DeadlinePassedError("the result came after the deadline")
+        if recipe.model.refused:
+            raise UntrustedResultError(f"recipe {recipe.name!r} failed its golden images meanwhile")
+        # From here on nothing waits and nothing fails: every picture gets its verdict.
+        found = []
+        for picture, result, (verdict, regions, heatmap) in zip(pictures, results, judged, strict=True):
+            if self._is_frozen(camera, recipe, picture):
+                verdict = Verdict.NOT_INSPECTED
+            # What the queue did not count, waking up this task, belongs to the waiting.
+            own = seconds | {
+                "decode": seconds["decode"] - picture.quality_s,
+                "quality": picture.quality_s,
+                "queue": seconds["queue"] - result.model_s,
+                "model": result.model_s,
+            }
+            found.append(
+                Inspection(recipe, verdict, result.score, result.anomaly_map, picture.faults, regions, heatmap, own)
+            )
+            self._compare_with_shadow(recipe, picture, verdict)
+        return found
+
+    async def _conclude(
+        self, picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
+    ) -> tuple[Verdict, list[Region], Heatmap | None]:
+        work = partial(_postprocess, picture, recipe, result, mode, deadline)
+        # Nothing to label or to draw: the verdict takes less than the way to another thread and back.
+        if mode == "none" and np.all(result.anomaly_map < recipe.limits.thresholds.pixel):
+            return work()
+        return await self._codec.draw(work)
+
+    async def _run_all(self, images: Sequence[Pixels], recipe: Recipe, deadline: float) -> list[Result]:
+        futures: list[Future[Result]] = []
+        try:
+            # Extended one by one: where a submit raises, those before it are in the list.
+            futures.extend(self._batcher.submit(recipe.model, image, deadline) for image in images)
+            return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+        finally:
+            # One that fails takes the others out of the queue: nobody would get their results.
+            for future in futures:
+                future.cancel()
+
+    def _is_frozen(self, camera: str | None, recipe: Recipe, picture: _Picture) -> bool:
+        """Compare and remember in one step, with the verdict: a picture that got none may be sent again, and of two
+        that are the same and under way together the second is frozen.
+        """
+        if camera is None or picture.digest is None:
+            return False
+        frozen = self._cameras.is_frozen(camera, recipe.name, picture.digest)
+        if frozen:
+            picture.faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
+        return frozen
+
+    def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, watched: bool) -> _Picture:
+        image = decoder()
+        resized = resize(image, *recipe.shape)
+        clock = time.monotonic()
+        quality = measure(image, resized)
+        limits = recipe.limits.quality
+        faults = find_faults(quality, limits)
+        self._metrics.brightness.labels(recipe.name).observe(brightness_ratio(quality, limits))
+        watched_digest = digest(resized) if watched else None
+        quality_s = time.monotonic() - clock
+        return _Picture(
+            resized=resized,
+            size=(image.shape[0], image.shape[1]),
+            preview=preview(image) if mode in {"auto", "overlay", "jpeg"} else None,
+            faults=faults,
+            digest=watched_digest,
+            quality_s=quality_s,
+        )
+
+    def _compare_with_shadow(self, recipe: Recipe, picture: _Picture, verdict: Verdict) -> None:
+        """Ask the shadow version, if there is one, after the fact and only while nobody waits for the device."""
+        shadow = self._shadows.get(recipe.name)
+        if shadow is None or self._batcher.depth:
+            return
+
+        async def compare() -> None:
+            deadline = time.monotonic() + _SHADOW_S
+            image = resize(picture.resized, *shadow.shape)
+            try:
+                result = await asyncio.wrap_future(self._batcher.submit(shadow.model, image, deadline))
+                evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
+                other = judge(evidence, shadow.limits.thresholds, shadow.shape)
+            except (OverloadedError, ClosedError, DeadlinePassedError, UntrustedResultError, BackendError):
+                other = Verdict.NOT_INSPECTED
+            self._metrics.shadow.labels(recipe.name, verdict, other).inc()
+
+        task = asyncio.create_task(compare())
+        # The event loop itself keeps no task alive.
+        self._comparing.add(task)
+        task.add_done_callback(self._comparing.discard)
+
+
+def _postprocess(
+    picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
+) -> tuple[Verdict, list[Region], Heatmap | None]:
+    thresholds = recipe.limits.thresholds
+    evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
+    verdict = judge(evidence, thresholds, recipe.shape)
+    regions = find_regions(result.anomaly_map, thresholds.pixel, picture.size, min_area=thresholds.min_area)
+    if mode == "auto":
+        mode = "none" if verdict is Verdict.OK else "overlay"
+    return verdict, regions, _draw(picture, result, thresholds.pixel, mode)
+
+
+def _draw(picture: _Picture, result: Result, threshold: float, mode: HeatmapMode) -> Heatmap | None:
+    if mode == "npy":
+        return Heatmap("npy", _MEDIA_TYPES[mode], to_npy(result.anomaly_map))
+    if mode == "map":
+        return Heatmap("map", _MEDIA_TYPES[mode], encode(draw_map(result.anomaly_map), ".png"))
+    if mode == "none" or picture.preview is None:
+        return None
+    overlay = draw_overlay(picture.preview, result.anomaly_map, threshold)
+    return Heatmap("overlay", _MEDIA_TYPES[mode], encode(overlay, ".jpg" if mode == "jpeg" else ".png"))

@@ -1,0 +1,133 @@
+"""What the pictures of a recipe version are judged by: the manifest's thresholds and quality limits, or changed ones.
+
+A change is made by an administrator without a new version. It belongs to one version, since the scores of another
+network mean something else, and is kept in `models/<recipe>/LIMITS-<version>.json`, beside ACTIVE. A file that cannot
+be read or makes no sense is an error, never passed over: the recipe would judge by limits that nobody wants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from service.bundle.folder import replace_file
+from service.bundle.manifest import Manifest, Name, QualityLimits, Thresholds, UnitInterval
+
+QualityName = Literal[
+    "sharpness_min",
+    "contrast_min",
+    "brightness_min",
+    "brightness_max",
+    "dark_max",
+    "bright_max",
+    "aspect_min",
+    "aspect_max",
+]
+
+
+class LimitsError(Exception):
+    """The limits cannot be used; the message names the file or the value, and the remedy."""
+
+
+class LimitsChange(BaseModel):
+    """New values of some limits; null takes the manifest's value again, what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    review: UnitInterval | None = None
+    reject: UnitInterval | None = None
+    pixel: UnitInterval | None = None
+    min_area: Annotated[int, Field(ge=0)] | None = None
+    quality: dict[QualityName, float | None] = {}
+
+
+class StoredChange(LimitsChange):
+    """The file: what differs from the manifest of `version`, since when and by whom."""
+
+    version: Name
+    changed: AwareDatetime
+    by: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits in force; `change` is None where they are the manifest's."""
+
+    thresholds: Thresholds
+    quality: QualityLimits
+    change: StoredChange | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, change: StoredChange | None = None) -> Self:
+        """The manifest's limits with `change` applied; raises LimitsError where they contradict each other."""
+        if change is None:
+            return cls(manifest.thresholds, manifest.quality)
+        values = change.model_dump(exclude={"version", "changed", "by", "quality"}, exclude_none=True)
+        try:
+            thresholds = Thresholds.model_validate(dict(manifest.thresholds) | values)
+            quality = QualityLimits.model_validate(dict(manifest.quality) | _given(change.quality))
+        except ValidationError as error:
+            raise LimitsError(_first(error)) from error
+        for name in ("brightness", "aspect"):
+            low, high = getattr(quality, f"{name}_min"), getattr(quality, f"{name}_max")
+            if low > high:
+                raise LimitsError(f"quality.{name}_min {low} is above quality.{name}_max {high}")
+        return cls(thresholds, quality, change)
+
+
+def read_limits(folder: Path, manifest: Manifest) -> Limits:
+    """The limits of a version of the recipe in `folder`; raises LimitsError, OSError."""
+    file = _file(folder, manifest.version)
+    try:
+        change = StoredChange.model_validate_json(file.read_bytes())
+        if change.version != manifest.version:
+            raise LimitsError(f"it is of version {change.version}")
+        return Limits.of(manifest, change)
+    except FileNotFoundError:
+        return Limits.of(manifest)
+    except (ValidationError, LimitsError) as error:
+        reason = _first(error) if isinstance(error, ValidationError) else str(error)
+        reset = f"POST /recipes/{manifest.recipe}/limits/reset"
+        raise LimitsError(f"{file}: {reason}: repair it, or go back to the manifest's limits with {reset}") from error
+
+
+def change_limits(folder: Path, manifest: Manifest, change: LimitsChange, by: str) -> Limits:
+    """Apply and store `change`, made by `by`, on top of earlier ones; raises LimitsError and then changes nothing."""
+    before = read_limits(folder, manifest).change
+    kept = before.model_dump(exclude={"version", "changed", "by"}) if before else {"quality": {}}
+    quality = _given(kept["quality"] | change.quality)
+    values = kept | change.model_dump(exclude_unset=True) | {"quality": quality}
+    if not quality and all(value is None for name, value in values.items() if name != "quality"):
+        reset_limits(folder, manifest.version)
+        return Limits.of(manifest)
+    stored = StoredChange(**values, version=manifest.version, changed=datetime.now(UTC), by=by)
+    limits = Limits.of(manifest, stored)
+    file = _file(folder, manifest.version)
+    try:
+        replace_file(file, stored.model_dump_json(exclude_none=True, indent=2) + "\n")
+    except OSError as error:
+        raise LimitsError(f"{file}: cannot be written: {error.strerror}") from error
+    return limits
+
+
+def reset_limits(folder: Path, version: str) -> None:
+    """Forget the change of a version."""
+    _file(folder, version).unlink(missing_ok=True)
+
+
+def _file(folder: Path, version: str) -> Path:
+    return folder / f"LIMITS-{version}.json"
+
+
+def _given(values: dict[Any, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

@@ -1,0 +1,121 @@
+"""Prometheus metrics of one station, on a registry of its own. Labels are recipes, stages, verdicts, codes: no ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+
+from service.station.recipes import RecipeStore
+from service.station.verdicts import Verdict
+
+STAGES = ("read", "decode", "quality", "queue", "model", "postprocess", "total")
+SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SCORES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class Metrics:
+    """All families; `registry` is what /metrics shows."""
+
+    def __init__(self, problem_codes: Iterable[str]) -> None:
+        self.registry = CollectorRegistry()
+        self.seconds = Histogram(
+            "inspect_stage_seconds",
+            "Time of an inspection by stage; total is from the request's first byte to the finished result",
+            ["recipe", "stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.verdicts = Counter(
+            "inspect_verdicts", "Inspections by verdict", ["recipe", "verdict"], registry=self.registry
+        )
+        self.faults = Counter(
+            "inspect_picture_faults",
+            "Pictures that failed the quality gate, by kind",
+            ["recipe", "fault"],
+            registry=self.registry,
+        )
+        self.errors = Counter("inspect_errors", "Requests that ended in a problem", ["code"], registry=self.registry)
+        # A series that begins with its first event hides that event from rate() and increase().
+        for code in problem_codes:
+            self.errors.labels(code)
+        self.deadline_used = Histogram(
+            "inspect_deadline_used_ratio",
+            "Share of its deadline that a finished inspection took; one that needs more is an error, not here",
+            ["recipe"],
+            buckets=RATIOS,
+            registry=self.registry,
+        )
+        self.brightness = Summary(
+            "inspect_picture_brightness_ratio",
+            "Brightness of pictures within the recipe's limits: 0 at the darkest allowed, 1 at the brightest",
+            ["recipe"],
+            registry=self.registry,
+        )
+        self.refusal_seconds = Histogram(
+            "inspect_refusal_seconds",
+            "Time from the start of a request to its refusal for overload",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.scores = Histogram(
+            "inspect_score", "Anomaly score of inspected images", ["recipe"], buckets=SCORES, registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "inspect_batch_size",
+            "Images in one run of the backend",
+            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
+            registry=self.registry,
+        )
+        self.shadow = Counter(
+            "inspect_shadow_verdicts",
+            "Verdicts of a shadow version beside those of the version in service",
+            ["recipe", "verdict", "shadow_verdict"],
+            registry=self.registry,
+        )
+        self.records_lost = Counter(
+            "inspect_records_lost", "Inspections that could not be recorded", registry=self.registry
+        )
+        self.record_images_lost = Counter(
+            "inspect_record_images_lost",
+            "Pictures that could not be kept with their recorded inspection",
+            registry=self.registry,
+        )
+        self.drift = Gauge(
+            "inspect_score_drift",
+            "Kolmogorov-Smirnov distance of the newest scores from calibration's good parts, 0 to 1",
+            ["recipe"],
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge("inspect_queue_depth", "Images waiting for the backend", registry=self.registry)
+        self.in_flight = Gauge("inspect_in_flight", "Inspections being worked on", registry=self.registry)
+        self.ready = Gauge("inspect_ready", "1 when /readyz answers 200", registry=self.registry)
+        self._recipe_ready = Gauge(
+            "inspect_recipe_ready",
+            "1 for a recipe that can inspect, 0 for one that was refused or whose backend fails",
+            ["recipe"],
+            registry=self.registry,
+        )
+        self._model = Gauge(
+            "inspect_model_info",
+            "1 for the recipe version in service, with what runs it",
+            ["recipe", "version", "backend", "provider", "precision", "model_sha256"],
+            registry=self.registry,
+        )
+
+    def show_recipes(self, store: RecipeStore) -> None:
+        """Make the families of recipes tell of exactly those in `store`."""
+        self._model.clear()
+        self._recipe_ready.clear()
+        self.drift.clear()
+        for name in list(store.failed):
+            self._recipe_ready.labels(name).set(0)
+        for name, recipe in list(store.ready.items()):
+            backend = recipe.model.backend
+            self._recipe_ready.labels(name).set(not recipe.model.failures)
+            self._model.labels(
+                name, recipe.version, backend.name, backend.provider, backend.precision, recipe.model_sha256
+            ).set(1)
+            for verdict in Verdict:
+                self.verdicts.labels(name, verdict)

@@ -1,0 +1,111 @@
+"""Idempotent triggers: a line that asks twice about one picture gets one inspection and the same answer.
+
+A trigger is of one recipe and one picture. Lines count their parts, begin again at 1 and know nothing of each other: an
+answer is never given to another picture, and not after its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from service.images.decoding import Pixels
+from service.station.problem import ProblemError
+from service.station.records import Answer, Records, Trigger
+
+_REMEMBERED = 10_000
+
+
+class Asked:
+    """A trigger with what it got `before`, or room for what it gets now."""
+
+    def __init__(self, trigger: Trigger | None, before: dict[str, Any] | None = None) -> None:
+        self.trigger = trigger
+        self.before = before
+        self.given: dict[str, Any] | None = None
+
+    def give(self, reply: dict[str, Any]) -> None:
+        self.given = reply
+
+
+class Triggers:
+    """The same trigger gives the same answer for `hours`: while it is worked on, afterwards, and after a restart."""
+
+    def __init__(self, records: Records | None, *, hours: float) -> None:
+        self._records = records
+        self._hours = hours
+        self._running: dict[tuple[str, str], asyncio.Event] = {}
+        # Records are written a moment after the answer; until then it is here.
+        self._recent: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+
+    @asynccontextmanager
+    async def ask(
+        self, recipe: str, trigger_id: str | None, picture: bytes | Pixels, deadline: float, *, layout: str = ""
+    ) -> AsyncIterator[Asked]:
+        """The answer that a trigger got before for this picture, or room for the one given in this block, which others
+        wait for. Without one (an error) the next request with this trigger is inspected.
+
+        `picture` is as it was sent; bare pixels in another `layout` are another picture. Raises ProblemError where the
+        trigger was answered for another one, or the answer is not there by `deadline` (time.monotonic).
+        """
+        if trigger_id is None:
+            yield Asked(None)
+            return
+        key = recipe, trigger_id
+        async with _until(deadline):
+            sha256 = await asyncio.to_thread(_sha256, picture, layout)
+            while key in self._running:
+                await self._running[key].wait()
+        self._running[key] = asyncio.Event()
+        asked = Asked(Trigger(recipe, trigger_id, sha256))
+        try:
+            async with _until(deadline):
+                last = await self._last_answer(recipe, trigger_id)
+            if last is not None and 0 <= time.time() - last.time < 3600 * self._hours:
+                if last.sha256 != sha256:
+                    raise ProblemError(
+                        "trigger_reused",
+                        f"trigger {trigger_id!r} was answered for another picture of recipe {recipe!r}: give every "
+                        f"picture an X-Trigger-Id of its own; one comes free {self._hours:g} hours after its answer",
+                    )
+                asked.before = last.reply
+            yield asked
+        finally:
+            if asked.given is not None:
+                self._remember(key, Answer(sha256, time.time(), asked.given))
+            self._running.pop(key).set()
+
+    async def _last_answer(self, recipe: str, trigger_id: str) -> Answer | None:
+        recent = self._recent.get((recipe, trigger_id))
+        if recent is None and self._records is not None:
+            return await asyncio.to_thread(self._records.answer_to, recipe, trigger_id)
+        return recent
+
+    def _remember(self, key: tuple[str, str], answer: Answer) -> None:
+        self._recent[key] = answer
+        self._recent.move_to_end(key)
+        if len(self._recent) > _REMEMBERED:
+            self._recent.popitem(last=False)
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise ProblemError(
+            "deadline_passed",
+            "the deadline passed while the first request with this trigger was worked on or looked up",
+        ) from None
+
+
+def _sha256(picture: bytes | Pixels, layout: str) -> str:
+    digest = hashlib.sha256(picture if isinstance(picture, bytes) else picture.data)
+    digest.update(layout.encode())
+    return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""The deployment files, as far as they can be checked without an engine: parsed, validated, compared with the code."""
+
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import tomllib
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+import uvicorn
+import yaml
+from bundles import gray, png
+from certificates import write_certificate
+from images import COMPOSE, DOCKER, NOT_IN_CONTAINERS, ROOT, environment_name, image_environment, merged, run, tool
+from processes import running_service
+
+from service.__main__ import main
+from service.settings import Settings
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "training.Dockerfile"])
+def test_dockerfiles_pass_hadolint(name: str) -> None:
+    run(tool("hadolint"), DOCKER / name)
+
+
+def test_what_the_dockerfiles_copy_is_there_and_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = set()
+    for name in ("Dockerfile", "training.Dockerfile"):
+        for line in (DOCKER / name).read_text().splitlines():
+            if line.startswith("COPY") and "--from" not in line:
+                copied |= {word for word in line.split()[1:-1] if not word.startswith("--")}
+    assert copied == kept
+    assert all((ROOT / name).exists() for name in kept)
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "training.Dockerfile"])
+def test_labels_say_what_an_image_is(name: str) -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]+)"', (DOCKER / name).read_text()))
+    assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (labels["version"], labels["licenses"]) == (project["version"], project["license"])
+
+
+def test_compose_files_follow_the_specification() -> None:
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE, DOCKER / "compose.gpu.yaml")
+
+
+def test_every_setting_can_be_given_to_the_container() -> None:
+    composed = set(yaml.safe_load(COMPOSE.read_text())["services"]["service"]["environment"])
+    expected = {environment_name(field) for field in Settings.model_fields.keys() - NOT_IN_CONTAINERS}
+    assert composed | image_environment().keys() == expected
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose gives `INSPECT_API_KEYS_FILE=` to the container where no file is named outside."""
+    for field in Settings.model_fields:
+        monkeypatch.setenv(environment_name(field), "")
+    assert Settings() == Settings.model_construct()
+
+
+def test_the_gpu_file_changes_image_backend_and_device_alone() -> None:
+    cpu, gpu = merged(COMPOSE), merged(COMPOSE, DOCKER / "compose.gpu.yaml")
+    service = gpu["services"]["service"]
+    assert service["build"]["target"] == "gpu"
+    assert service["environment"]["INSPECT_BACKEND"] == "ort-cuda"
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    changed = {key for key in service if service[key] != cpu["services"]["service"].get(key)}
+    assert changed == {"build", "deploy", "environment", "image"}
+
+
+def test_containers_are_hardened_and_reached_from_this_machine_alone() -> None:
+    for name, service in merged(COMPOSE)["services"].items():
+        assert service["read_only"], name
+        assert service["init"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"]["max-size"], name
+        assert {port["host_ip"] for port in service["ports"]} == {"127.0.0.1"}, name
+        for volume in service["volumes"]:
+            assert volume["type"] == "volume" or volume["read_only"], name
+
+
+def test_a_stop_waits_until_the_service_has_drained() -> None:
+    grace = merged(COMPOSE)["services"]["service"]["stop_grace_period"]
+    settings = Settings()
+    assert float(grace.removesuffix("s")) > settings.drain_grace_s + settings.drain_timeout_s
+
+
+def test_mounted_files_are_there() -> None:
+    for name, service in merged(COMPOSE)["services"].items():
+        for volume in service["volumes"]:
+            source = volume["source"]
+            if volume["type"] == "bind" and not source.endswith("certificates"):
+                assert Path(source).exists(), (name, source)
+
+
+def test_nginx_gives_up_an_idle_connection_before_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever closes second may be sending a picture on a connection that is closing: a 502."""
+    configured: list[uvicorn.Config] = []
+    monkeypatch.setenv("INSPECT_RECORDS_DIR", "none")
+    monkeypatch.setattr("sys.argv", ["service"])
+    monkeypatch.setattr("service.logs.configure", lambda level, log_format: None)
+    monkeypatch.setattr("service.__main__.DrainingServer.run", lambda server: configured.append(server.config))
+    main()
+    found = re.search(r"^ *keepalive_timeout (\d+)s;", (DOCKER / "nginx" / "nginx.conf").read_text(), re.M)
+    assert found
+    assert configured[0].timeout_keep_alive > int(found[1])
+
+
+@pytest.mark.slow
+def test_nginx_lets_only_known_cameras_through(models: Path, tmp_path: Path) -> None:
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    authority = write_certificate(folder, "clients", None)
+    write_certificate(folder, "server", authority)
+    write_certificate(folder, "camera", authority)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Noise does not compress: more than nginx keeps in memory.
+    picture = png(np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8))
+    assert len(picture) > 5_000_000
+    with running_service(models, tmp_path / "log") as (_, service):
+        text = (DOCKER / "nginx" / "nginx.conf").read_text()
+        text = text.replace("service:8000", f"127.0.0.1:{service.base_url.port}")
+        text = text.replace("8443 ssl", f"127.0.0.1:{port} ssl").replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+        (tmp_path / "nginx.conf").write_text(text)
+        process = subprocess.Popen(
+            [nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"],
+            stderr=subprocess.PIPE,
+        )
+        try:
+            trusted = ssl.create_default_context(cafile=str(folder / "clients.pem"))
+            known = ssl.create_default_context(cafile=str(folder / "clients.pem"))
+            known.load_cert_chain(folder / "camera.pem", folder / "camera.key")
+            address = f"https://localhost:{port}/inspect"
+            headers = {"Content-Type": "image/png"}
+            transport = httpx2.HTTPTransport(verify=known, retries=8)
+            with httpx2.Client(transport=transport, headers=headers) as camera:
+                replies = [camera.post(address, content=data) for data in (png(gray(51)), png(gray(204)), picture)]
+            assert [reply.json()["verdict"] for reply in replies] == ["OK", "NG", "NG"]
+            with httpx2.Client(verify=trusted, headers=headers) as stranger:
+                refused = stranger.post(address, content=png(gray(51)))
+            assert refused.status_code == 400
+            assert "No required SSL certificate" in refused.text
+            assert service.get("/counters").json()["part"]["total"] == 3
+        finally:
+            process.terminate()
+            _, errors = process.communicate()
+    assert process.returncode == 0, errors

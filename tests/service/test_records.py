@@ -1,0 +1,293 @@
+import hashlib
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import gray, png, wait_until_loaded
+from fakes import wait_for
+from fastapi.testclient import TestClient
+from processes import running_service
+from replies import assert_problem
+
+from service.app import create_app
+from service.images.decoding import Pixels
+from service.settings import Settings
+from service.station.records import Record, Records, RecordsError, Trigger
+
+HEADERS = {"Content-Type": "image/png"}
+GOOD, BAD = png(gray(51)), png(gray(204))
+
+
+def _record(number: int, image: bytes | Pixels | None = None, *, when: float | None = None) -> Record:
+    reply = {"inspection_id": f"id-{number}", "recipe": "part", "verdict": "OK", "part_id": None}
+    return Record(reply, float(number) if when is None else when, Trigger("part", f"T {number}", f"{number}"), image)
+
+
+def _picture(folder: Path, image: bytes) -> Path:
+    sha256 = hashlib.sha256(image).hexdigest()
+    return folder / "images" / sha256[:2] / sha256
+
+
+def _stall(folder: Path, image: bytes) -> Path:
+    """Make the writing of this picture hang until somebody reads from the path that is returned."""
+    pipe = _picture(folder, image).with_suffix(".new")
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    return pipe
+
+
+def _read(pipe: Path) -> bytes:
+    """What the writer puts into the pipe; a failure where it never opens it."""
+    found: list[bytes] = []
+    reading = threading.Thread(target=lambda: found.append(pipe.read_bytes()), daemon=True)
+    reading.start()
+    reading.join(300)
+    assert found, "nobody writes to the pipe"
+    return found[0]
+
+
+def _client(models: Path, folder: Path, **more: object) -> TestClient:
+    settings = Settings(models_dir=models, records_dir=folder, **more)  # type: ignore[arg-type]
+    return TestClient(create_app(settings))
+
+
+def test_records_are_listed_newest_first_filtered_and_paged(tmp_path: Path) -> None:
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    for number in range(10):
+        records.add(_record(number))
+    records.close(wait_s=600)
+
+    def listed(**query: object) -> list[str]:
+        options = {"limit": 3, "before": 1e9, "recipe": None, "verdict": None, **query}
+        return [reply["inspection_id"] for reply in records.latest(**options)]  # type: ignore[arg-type]
+
+    assert listed() == ["id-9", "id-8", "id-7"]
+    assert listed(before=7.0) == ["id-6", "id-5", "id-4"]
+    assert listed(recipe="other") == listed(verdict="NG") == []
+    found = records.find("id-4")
+    assert found is not None
+    assert found["recipe"] == "part"
+
+
+def test_pictures_stay_under_their_budget_and_the_oldest_go(tmp_path: Path) -> None:
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    for number in range(30):
+        records.add(_record(number, image=bytes([number]) * 1000))
+    records.close(wait_s=600)
+    assert sum(path.stat().st_size for path in (tmp_path / "images").glob("*/*")) <= 10_000
+    assert records.image("id-29") == bytes([29]) * 1000
+    assert records.image("id-0") is None
+    assert records.find("id-0") is not None
+
+
+def test_a_failing_disk_counts_losses_and_recovers(tmp_path: Path) -> None:
+    lost: list[int] = []
+    records = Records(tmp_path / "a", image_budget_bytes=10_000, retry_s=(), on_lost=lost.append)
+    # Before the writer's first connection.
+    (tmp_path / "a").rename(tmp_path / "b")
+    records.add(_record(1, b"picture"))
+    wait_for(lambda: sum(lost) == 1)
+    (tmp_path / "b").rename(tmp_path / "a")
+    records.add(_record(2))
+    wait_for(lambda: records.find("id-2"))
+    # No JSON: an error of another kind.
+    records.add(Record(_record(3).reply | {"regions": object()}, time=3.0, trigger=None, image=None))
+    wait_for(lambda: sum(lost) == 2)
+    records.add(_record(4))
+    records.close(wait_s=600)
+    assert sum(lost) == 2
+    assert records.find("id-4") is not None
+
+
+def test_a_commit_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lost: list[int] = []
+    records = Records(tmp_path, image_budget_bytes=10_000, retry_s=[0.01] * 100_000, on_lost=lost.append)
+    with sqlite3.connect(tmp_path / "inspections.sqlite") as blocker:
+        blocker.execute("ALTER TABLE inspections RENAME TO hidden")
+    records.add(_record(1, b"picture"))
+    wait_for(lambda: caplog.records)
+    with blocker:
+        blocker.execute("ALTER TABLE hidden RENAME TO inspections")
+    blocker.close()
+    wait_for(lambda: records.image("id-1") == b"picture")
+    records.close(wait_s=600)
+    assert lost == []
+
+
+def test_records_go_on_in_a_new_file_where_theirs_was_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    records.add(_record(1, b"one"))
+    wait_for(lambda: records.image("id-1"))
+    for path in tmp_path.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert records.find("id-1") is None
+    records.add(_record(2, b"two"))
+    wait_for(lambda: records.image("id-2"))
+    records.close(wait_s=600)
+    assert records.find("id-2") is not None
+    assert "was moved or deleted" in caplog.text
+
+
+def test_a_picture_that_cannot_be_kept_costs_only_itself(tmp_path: Path) -> None:
+    lost: list[int] = []
+    images_lost: list[None] = []
+    records = Records(
+        tmp_path, image_budget_bytes=10_000, on_lost=lost.append, on_image_lost=lambda: images_lost.append(None)
+    )
+    _picture(tmp_path, b"in the way").parent.write_text("a file where a folder should be")
+    pictures = [b"before", b"in the way", np.zeros((0, 0, 3), np.uint8), b"after", gray(7)]
+    for number, picture in enumerate(pictures):
+        records.add(_record(number, picture))
+    records.close(wait_s=600)
+    assert (lost, len(images_lost)) == ([], 2)
+    assert all(records.find(f"id-{number}") for number in range(5))
+    assert [records.image(f"id-{number}") for number in range(5)] == [b"before", None, None, b"after", png(gray(7))]
+
+
+def test_rows_come_before_pictures_and_what_waits_for_the_disk_is_bounded_in_bytes(tmp_path: Path) -> None:
+    images_lost: list[None] = []
+    records = Records(
+        tmp_path, image_budget_bytes=10_000, waiting_bytes=1500, on_image_lost=lambda: images_lost.append(None)
+    )
+    slow, large, small = bytes(1000), b"l" * 600, b"s" * 500
+    pipe = _stall(tmp_path, slow)
+    records.add(_record(0, slow))
+    wait_for(lambda: records.find("id-0"))
+    assert records.image("id-0") is None
+    records.add(_record(1, large))
+    records.add(_record(2, small))
+    assert len(images_lost) == 1
+    assert _read(pipe) == slow
+    wait_for(lambda: records.image("id-2") == small)
+    assert records.find("id-1") is not None
+    assert records.image("id-1") is None
+    # Room that was taken is free again.
+    records.add(_record(3, b"a" * 1500))
+    records.close(wait_s=600)
+    assert records.image("id-3") is not None
+    assert len(images_lost) == 1
+
+
+def test_a_disk_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path) -> None:
+    lost: list[int] = []
+    records = Records(tmp_path, image_budget_bytes=10_000, on_lost=lost.append)
+    pipe = _stall(tmp_path, b"picture")
+    records.add(_record(0, b"picture"))
+    wait_for(lambda: records.find("id-0"))
+    for number in range(1, 3000):
+        records.add(_record(number))
+    assert 0 < sum(lost) < 2999
+    records.close(wait_s=0.05)
+    assert sum(lost) == 2999
+    assert _read(pipe) == b"picture"
+    records.close(wait_s=600)
+
+
+def test_records_that_are_too_old_go_with_their_pictures(tmp_path: Path) -> None:
+    now = time.time()
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    for number in range(1200):
+        records.add(_record(number, {0: b"old", 1: b"again"}.get(number)))
+    records.close(wait_s=600)
+    for image in (b"old", b"again"):
+        os.utime(_picture(tmp_path, image), (1000, 1000))
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    records.add(_record(5000, b"again", when=now))
+    records.add(_record(5001, when=now - 29 * 86_400))
+    records.close(wait_s=600)
+    assert records.image("id-0") == b"old"
+    records = Records(tmp_path, image_budget_bytes=10_000, days=30)
+    wait_for(lambda: records.find("id-1199") is None)
+    records.close(wait_s=600)
+    kept = records.latest(limit=1000, before=now + 1, recipe=None, verdict=None)
+    assert [reply["inspection_id"] for reply in kept] == ["id-5000", "id-5001"]
+    assert records.image("id-5000") == b"again"
+    assert not _picture(tmp_path, b"old").exists()
+    assert records.answer_to("part", "T 5001") is not None
+    with sqlite3.connect(tmp_path / "inspections.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM triggers").fetchone() == (2,)
+    connection.close()
+
+
+def test_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "inspections.sqlite") as connection:
+        connection.execute(
+            "CREATE TABLE inspections (inspection_id TEXT PRIMARY KEY, time REAL NOT NULL, recipe TEXT NOT NULL, "
+            "verdict TEXT NOT NULL, trigger_id TEXT UNIQUE, part_id TEXT, image_sha256 TEXT, reply TEXT NOT NULL)"
+        )
+        row = ("old", 1.0, "part", "OK", "T 1", None, None, '{"inspection_id": "old"}')
+        connection.execute("INSERT INTO inspections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.close()
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    records.add(_record(1, b"picture"))
+    records.close(wait_s=600)
+    assert records.find("old") == {"inspection_id": "old"}
+    assert records.image("id-1") == b"picture"
+    answer = records.answer_to("part", "T 1")
+    assert answer is not None
+    assert (answer.sha256, answer.time, answer.reply["inspection_id"]) == ("1", 1.0, "id-1")
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecordsError, match="INSPECT_RECORDS_DIR"):
+        Records(tmp_path / "file", image_budget_bytes=1)
+
+
+def test_inspections_can_be_looked_up_with_their_picture(models: Path, tmp_path: Path) -> None:
+    with _client(models, tmp_path / "records") as client:
+        wait_until_loaded(client)
+        good = client.post("/inspect", content=GOOD, headers=HEADERS).json()
+        bad = client.post("/inspect", params={"heatmap": "overlay"}, content=BAD, headers=HEADERS).json()
+        wait_for(lambda: len(client.get("/inspections").json()) == 2)
+        newest, oldest = client.get("/inspections").json()
+        assert (newest["inspection_id"], oldest["inspection_id"]) == (bad["inspection_id"], good["inspection_id"])
+        assert newest["time"] >= oldest["time"]
+        assert [reply["verdict"] for reply in client.get("/inspections?verdict=NG").json()] == ["NG"]
+        stored = client.get(f"/inspections/{bad['inspection_id']}").json()
+        assert stored == {**bad, "heatmap": None}
+        wait_for(lambda: client.get(f"/inspections/{bad['inspection_id']}/image").content == BAD)
+        assert_problem(client.get(f"/inspections/{good['inspection_id']}/image"), 404, "not_found")
+        assert_problem(client.get("/inspections/none"), 404, "not_found")
+
+
+def test_a_lost_picture_is_counted_and_its_address_says_where_to_look(models: Path, tmp_path: Path) -> None:
+    with _client(models, tmp_path / "records") as client:
+        wait_until_loaded(client)
+        _picture(tmp_path / "records", BAD).parent.write_text("a file where a folder should be")
+        bad = client.post("/inspect", content=BAD, headers=HEADERS).json()
+        wait_for(lambda: "inspect_record_images_lost_total 1.0" in client.get("/metrics").text)
+        missing = client.get(f"/inspections/{bad['inspection_id']}/image")
+        assert_problem(missing, 404, "not_found")
+        assert "the log" in missing.json()["detail"]
+        assert "inspect_records_lost_total 0.0" in client.get("/metrics").text
+
+
+def test_the_service_keeps_records_for_90_days(models: Path, tmp_path: Path) -> None:
+    records = Records(tmp_path / "records", image_budget_bytes=10_000)
+    for days in (89, 91):
+        records.add(_record(days, when=time.time() - 86_400 * days))
+    records.close(wait_s=600)
+    with _client(models, tmp_path / "records") as client:
+        wait_until_loaded(client)
+        wait_for(lambda: client.get("/inspections/id-91").status_code == 404)
+        assert client.get("/inspections/id-89").status_code == 200
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_keeps_what_was_recorded_and_the_next_start_works(models: Path, tmp_path: Path) -> None:
+    with running_service(models, tmp_path / "log") as (process, client):
+        ids = [client.post("/inspect", content=BAD, headers=HEADERS).json()["inspection_id"] for _ in range(40)]
+        wait_for(lambda: client.get(f"/inspections/{ids[-1]}/image").content == BAD)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with running_service(models, tmp_path / "log2") as (_, client):
+        kept = {reply["inspection_id"] for reply in client.get("/inspections").json()}
+        assert kept == set(ids)
+        assert client.get(f"/inspections/{ids[0]}/image").content == BAD

@@ -1,0 +1,88 @@
+"""Hand-made stand-ins, shared by the service's tests."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import Precision
+
+Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def brightness(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Map: mean of the channels over 255; score: its largest value."""
+    maps = (images.astype(np.float32).mean(axis=3) / 255).astype(np.float32)
+    return maps, maps.max(axis=(1, 2))
+
+
+class FakeBackend:
+    """Records the size of every batch; waits for `release` before each one when `blocking`."""
+
+    name = "fake"
+    provider = "FakeProvider"
+    precision: Precision = "fp32"
+
+    def __init__(
+        self, run: Run = brightness, *, blocking: bool = False, max_batch_size: int = 8, lanes: int = 1
+    ) -> None:
+        self._run = run
+        self.max_batch_size = max_batch_size
+        self.lanes = lanes
+        self.batches: list[int] = []
+        self.started = threading.Semaphore(0)
+        self.release = threading.Semaphore(0 if blocking else 1_000_000)
+        self.closed = False
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self.batches.append(len(images))
+        self.started.release()
+        assert self.release.acquire(timeout=30), "the test never released this batch"
+        return self._run(images)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def forget_starts(self) -> None:
+        """From now on `started` counts what begins after this."""
+        while self.started.acquire(blocking=False):
+            pass
+
+    def take_one(self, requests: Sequence[threading.Thread]) -> None:
+        """Start the first request and, when it runs here alone, the others."""
+        self.forget_starts()
+        requests[0].start()
+        assert self.started.acquire(timeout=30)
+        for request in requests[1:]:
+            request.start()
+
+
+class FakeClock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Ask again and again; what never comes is a failure, not a test that hangs."""
+    until = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < until, "it never came"
+
+
+def leave_note(file: Path, status: int) -> int:
+    """A job for a queue: leaves a file, then ends with `status`; a negative one is the signal that kills it."""
+    file.touch()
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    return status

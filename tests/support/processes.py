@@ -1,0 +1,51 @@
+"""The service as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+
+
+@contextmanager
+def running_service(
+    models: Path, log: Path, *, verify: ssl.SSLContext | bool = True, **settings: object
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    """`python -m service` on a free port, ready; killed by pid if the test did not end it."""
+    environment = {**os.environ, **{f"INSPECT_{name.upper()}": str(value) for name, value in settings.items()}}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "service", "--port", "0", "--models-dir", str(models)),
+                *("--records-dir", str(log.parent / "records")),
+            ],
+            env=environment,
+            stderr=stream,
+        )
+    try:
+        with httpx2.Client(base_url=_url(process, log), timeout=60, verify=verify) as client:
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.02)
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(3000):
+        if found := re.search(r"running on (https?)://127\.0\.0\.1:(\d+)", log.read_text()):
+            # Certificates are of names.
+            host = "localhost" if found[1] == "https" else "127.0.0.1"
+            return f"{found[1]}://{host}:{found[2]}"
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"the service did not start:\n{log.read_text()}")

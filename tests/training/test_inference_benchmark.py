@@ -1,0 +1,98 @@
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from service.bundle.folder import read_bundle
+from service.bundle.manifest import InputSpec
+from training.__main__ import main
+from training.benchmarks.inference import (
+    BenchError,
+    Subject,
+    export_random,
+    in_openvino,
+    parameters_and_macs,
+    run_bench,
+    subject_of,
+)
+from training.bundling.arithmetic import macs
+from training.methods.draem.networks import Draem
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return export_random((4, 4), 32, tmp_path_factory.mktemp("bench"))
+
+
+def test_arithmetic_is_that_of_the_network(subject: Subject) -> None:
+    parameters, arithmetic = parameters_and_macs(subject.models["fp32"])
+    # BatchNorm is folded: its scale is gone into the weights, its shift into biases that the network has already.
+    weights = sum(p.numel() for p in Draem(4, 4).parameters() if p.ndim == 4)
+    assert weights < parameters < weights * 1.1
+    layers = list(macs(onnx.load(subject.models["fp32"])).values())
+    # The last one gives the difference of the logits, one channel.
+    assert (layers[0], layers[-1]) == (3 * 4 * 9 * 32 * 32, 4 * 1 * 9 * 32 * 32)
+    assert arithmetic == sum(layers) < weights * 32 * 32
+
+
+def test_every_contender_is_timed_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    command = ["bench", "--widths", "4", "4", "--size", "64", "--batch", "1", "2", "--rounds", "3", "--out", str(out)]
+    assert main(command) == 0
+    record = json.loads(out.read_text())
+    rows = {(row["runtime"], row["precision"]): row for row in record["rows"]}
+    assert {("pytorch", "fp32"), ("ort-cpu", "fp32"), ("ort-cpu", "int8")} <= rows.keys()
+    assert (("openvino", "int8") in rows) == bool(find_spec("openvino"))
+    assert ("ort-cpu", "bf16") not in rows
+    for row in rows.values():
+        assert [timing["batch"] for timing in row["timings"]] == [1, 2]
+        assert all(0 < timing["p50_ms"] <= timing["p99_ms"] for timing in row["timings"])
+        assert row["peak_memory_mib"] > 10
+        assert row["ceiling"] > 0
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "| ort-cpu | fp32 |" in capsys.readouterr().out
+
+
+class _Answer(NamedTuple):
+    anomaly_map: torch.Tensor
+    pred_score: torch.Tensor
+
+
+class _Peer(nn.Module):
+    """Answers as anomalib's Draem does, by name."""
+
+    def forward(self, images: torch.Tensor) -> _Answer:
+        mean = images.mean(dim=1)
+        return _Answer(mean, mean.amax(dim=(1, 2)))
+
+
+# OpenVINO reads networks of PyTorch by a trace.
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_a_peer_runs_in_openvino_as_it_does_in_torch() -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    found = in_openvino(_Peer(), InputSpec(height=32, width=48))(images)
+    assert found[0] == pytest.approx(images.mean(axis=3) / 255, abs=5e-3)
+    assert found[1] == pytest.approx(images.mean(axis=3).max() / 255, abs=5e-3)
+
+
+def test_a_contender_that_cannot_be_opened_is_named(subject: Subject, tmp_path: Path) -> None:
+    broken = tmp_path / "model.int8.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(BenchError, match="ort-cpu in int8 ended"):
+        run_bench(replace(subject, models={**subject.models, "int8": broken}), threads=1, batches=[1], rounds=1)
+
+
+def test_an_imported_bundle_is_told_to_give_its_widths() -> None:
+    demo = read_bundle(Path(__file__).parents[2] / "models" / "demo" / "1")
+    assert subject_of(demo).widths == (8, 16)
+    imported = replace(demo, manifest=demo.manifest.model_copy(update={"training": {"imported": ["a", "b"]}}))
+    with pytest.raises(BenchError, match="use --widths"):
+        subject_of(imported)

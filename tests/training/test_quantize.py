@@ -1,0 +1,250 @@
+"""INT8: which layers stay in float, what both CPU runtimes make of it, and the refusal with the figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from bundles import demo_trained_on, wait_until_loaded
+from fastapi.testclient import TestClient
+from onnx import numpy_helper
+
+from service.app import create_app
+from service.backends.base import Backend
+from service.backends.golden import require_golden
+from service.backends.opening import cpu_candidates, open_on_cpu
+from service.bundle.folder import read_bundle
+from service.images.decoding import Pixels
+from service.settings import Settings
+from training.__main__ import main
+from training.bundling import quantize as quantization
+from training.bundling.arithmetic import macs
+from training.bundling.export import InspectionGraph, to_onnx
+from training.bundling.lower_precision import add_precision
+from training.bundling.quantize import (
+    QuantizationError,
+    Quantized,
+    Range,
+    Result,
+    even_channels,
+    observe,
+    quantize,
+    require_figures,
+    runner,
+    to_qdq,
+)
+from training.data.demo_parts import render_good, write_dataset
+from training.methods.draem.compact import CompactDraem
+from training.methods.draem.networks import Draem
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module", params=[Draem, CompactDraem])
+def model(request: pytest.FixtureRequest) -> bytes:
+    """Untrained, one channel of its layers far louder than the others."""
+    torch.manual_seed(0)
+    network = request.param(4, 4).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # statistics are those of the one batch below
+            module.weight.data[0] *= 20
+    network(torch.rand(8, 3, SIZE, SIZE))
+    return to_onnx(InspectionGraph(network.eval()), SIZE)
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Pixels]:
+    return [render_good(np.random.default_rng(seed))[96 : 96 + SIZE, 96 : 96 + SIZE] for seed in range(6)]
+
+
+def _convolutions(model: bytes) -> list[str]:
+    return [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
+
+
+def _error(model: bytes, other: bytes, photos: list[Pixels]) -> float:
+    pairs = [(runner(model)(photo)[0], runner(other)(photo)[0]) for photo in photos]
+    return float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
+
+
+def test_even_channels_are_the_same_function_and_quantise_better(model: bytes, photos: list[Pixels]) -> None:
+    even = even_channels(model, photos)
+    assert _error(model, even, photos) < 5e-4
+    errors = {}
+    for name, graph in (("as it is", model), ("even", even)):
+        ranges = quantization.observe(graph, photos)
+        errors[name] = _error(model, to_qdq(graph, ranges, _convolutions(graph), "uint8"), photos)
+    assert 0 < errors["even"] < errors["as it is"]
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+def test_layers_that_are_asked_for_multiply_integers_and_no_others(
+    model: bytes, photos: list[Pixels], activations: quantization.Activations
+) -> None:
+    names = _convolutions(model)
+    data = to_qdq(model, quantization.observe(model, photos), names[:-2], activations)
+    graph = onnx.load_from_string(data).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            kinds = Counter(makers[name].op_type for name in node.input[:2] if name in makers)
+            assert kinds["DequantizeLinear"] == (2 if node.name in names[:-2] else 0)
+        if node.op_type == "QuantizeLinear":
+            zero = weights[node.input[2]]
+            assert zero.dtype == np.dtype(activations)
+            assert activations == "uint8" or zero == 0
+    for name in names[:-2]:
+        node = next(node for node in graph.node if node.name == name)
+        integers, scale, _ = (weights[i] for i in makers[node.input[1]].input)
+        assert integers.dtype == np.int8
+        # Per channel: each has its own scale and uses all of the range.
+        assert scale.shape == (integers.shape[0],)
+        assert (np.abs(integers.astype(int)).max(axis=(1, 2, 3)) == 127).all()
+
+
+def test_onnx_runtime_runs_in_int8_what_is_written_in_int8(model: bytes, photos: list[Pixels], tmp_path: Path) -> None:
+    names = _convolutions(model)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    data = to_qdq(model, quantization.observe(model, photos), names, "uint8")
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    found = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    # Nothing reads the logits in INT8.
+    assert found["QLinearConv"] == len(names) - 1, found
+
+
+def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(
+    model: bytes, photos: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `figures` gives is made up here: good where one layer of each group that hurts is in float, else bad."""
+    parts = quantization.Labelled(photos[:3], photos[3:], [np.zeros((SIZE, SIZE), np.bool_)] * 3)
+    even = even_channels(model, photos)
+    ranges = quantization.observe(even, photos)
+    alone = {name: _error(even, to_qdq(even, ranges, [name], "uint8"), photos) for name in _convolutions(even)}
+    worst = sorted(alone, key=alone.__getitem__, reverse=True)
+    hurt: list[set[str]] = []
+    in_int8: list[str] = []
+
+    def watched(model: bytes, ranges: dict[str, Range], layers: list[str], _: str) -> bytes:
+        in_int8[:] = layers
+        return to_qdq(model, ranges, layers, "uint8")
+
+    def figures(*_: object) -> dict[str, float]:
+        good = not any(group <= set(in_int8) for group in hurt)
+        return {"image_auroc": 0.99 if good else 0.5, "pixel_ap": 0.8}
+
+    def quantized() -> list[str]:
+        in_int8.clear()
+        return quantize(model, photos, parts, "uint8").float_layers
+
+    monkeypatch.setattr(quantization, "to_qdq", watched)
+    monkeypatch.setattr(quantization, "figures", figures)
+    monkeypatch.setattr(quantization, "_SCORE_ERROR", 1.0)
+    assert quantized() == []
+    hurt = [{worst[0]}, {worst[1]}]
+    assert set(quantized()) == set(worst[:2])
+    hurt = [{worst[3]}]
+    assert quantized() == worst[3:4], "the three before it were not needed"
+    costs = macs(onnx.load_from_string(even))
+    cheap = min(worst, key=costs.__getitem__)
+    costly = next(name for name in worst if costs[name] > costs[cheap])
+    last = max((cheap, costly), key=worst.index)
+    # Both are in float when the last of three that matter is; one of the two is enough.
+    third = next(name for name in worst if worst.index(name) > worst.index(last))
+    monkeypatch.setattr(quantization, "_MOST_FLOAT", len(worst))
+    hurt = [{cheap, costly}, {third}]
+    assert set(quantized()) == {cheap, third}
+    hurt = []
+    monkeypatch.setattr(quantization, "_MOST_FLOAT", 2)
+    monkeypatch.setattr(quantization, "_SCORE_ERROR", 0.0)
+    with pytest.raises(QuantizationError, match=r"scores are off by up to 0\.\d+ \(allowed 0\.0\)"):
+        quantized()
+    hurt = [{worst[-1]}]
+    with pytest.raises(
+        QuantizationError, match=r"INT8 is refused: with .* image_auroc 99\.00 to 50\.00 \(at most 0\.2 less\)"
+    ):
+        quantized()
+
+
+def test_figures_may_fall_by_so_much_and_no_more() -> None:
+    before = {"image_auroc": 0.99, "pixel_ap": 0.8}
+    require_figures("int8", before, {"image_auroc": 0.9881, "pixel_ap": 0.791})
+    for worse in ({"image_auroc": 0.987, "pixel_ap": 0.8}, {"image_auroc": 0.99, "pixel_ap": 0.789}):
+        with pytest.raises(QuantizationError, match=r"pixel_ap 80\.00 to"):
+            require_figures("int8", before, worse)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    write_dataset(folder, good=24, test_good=1, defects_per_kind=1, seed=5)
+    return folder
+
+
+def _run(backend: Backend) -> Callable[[Pixels], list[Result]]:
+    def run(image: Pixels) -> list[Result]:
+        maps, scores = backend.run(image[None])
+        return [(maps[0], float(scores[0]))]
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quantised are two layers here, to save the search for them, then a network that has learned nothing."""
+    copied = demo_trained_on(parts, tmp_path / "models")
+    source = read_bundle(copied)
+    images = [render_good(np.random.default_rng(seed)) for seed in range(3)]
+    model = source.file("model.onnx").read_bytes()
+    layers = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"][4:6]
+    quantized = Quantized(to_qdq(model, observe(model, images), layers, "uint8"), ["node_conv2d"])
+    monkeypatch.setattr("training.commands.quantize_for", lambda *_, **__: quantized)
+    command = ["export", "--bundle", str(copied), "--int8"]
+    assert main(command) == 1
+    assert main([*command, "--data", str(parts)]) == 0
+    bundle = read_bundle(copied.with_name("1-int8"))
+    assert bundle.manifest.models.keys() == {"fp32", "int8"}
+    assert bundle.manifest.thresholds == source.manifest.thresholds
+    record = bundle.manifest.training["int8"]
+    assert isinstance(record, dict)
+    assert record["float_layers"] == ["node_conv2d"]
+    require_figures("int8", record["fp32"], record["onnxruntime"])
+    assert bundle.model_sha256("int8") != bundle.model_sha256("fp32")
+    for candidate in cpu_candidates(bundle, "auto", "int8"):
+        backend = open_on_cpu(bundle, candidate, threads=1)
+        require_golden(bundle, "int8", _run(backend))
+        backend.close()
+    settings = Settings(records_dir=None, models_dir=copied.parents[1], precision="int8", cache_dir=tmp_path / "cache")
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        wait_until_loaded(client)
+        golden = bundle.manifest.golden[0]
+        picture, headers = bundle.file(golden.image).read_bytes(), {"Content-Type": "image/png"}
+        reply = client.post("/inspect", params={"recipe": "demo"}, content=picture, headers=headers).json()
+    assert (reply["version"], reply["backend"]["precision"]) == ("1-int8", "int8")
+    assert reply["model_sha256"] == bundle.model_sha256("int8")
+    assert abs(reply["score"] - golden.score) <= bundle.manifest.tolerances["int8"].score
+    # A version is never overwritten.
+    assert main([*command, "--data", str(parts)]) == 1
+
+    torch.manual_seed(0)
+    other = Quantized(to_onnx(InspectionGraph(CompactDraem(4, 4)).eval(), 256), [])
+    with pytest.raises(QuantizationError, match=r"int8 in onnxruntime is refused: .*image_auroc .* pixel_ap"):
+        add_precision(
+            source,
+            "int8",
+            images,
+            models=tmp_path / "models",
+            version="2",
+            seed=0,
+            quantized=other,
+        )
+    assert not copied.with_name("2").exists()

@@ -1,0 +1,116 @@
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import training.commands
+from service.images.decoding import ImageError
+from training.__main__ import main
+from training.bundling.export import ExportError
+from training.data.demo_parts import write_dataset
+from training.data.folders import DataError
+from training.experiments.reproduce import AVERAGE, PAPER, tabulate
+from training.experiments.results import ResultsError, Row, run_queue
+from training.loop.fit import InterruptedRunError, TrainingError
+
+TINY = ["--size", "64", "--reconstructive-width", "4", "--discriminative-width", "4", "--steps", "3", "--batch", "2"]
+ROW: Row = {"image_auroc": 0.9, "pixel_auroc": 0.8, "pixel_ap": 0.5, "minutes": 3.0}
+
+
+def test_the_papers_columns_have_the_papers_averages() -> None:
+    for i, average in enumerate(AVERAGE["mvtec"]):
+        figures = [paper[i] for paper in PAPER["mvtec"].values()]
+        assert len(figures) == 15
+        assert sum(figures) / 15 == pytest.approx(average, abs=0.06)
+
+
+def test_what_was_not_run_stays_blank_and_so_does_the_average() -> None:
+    lines = {line.split("|")[1].strip(): line for line in tabulate("mvtec", {"bottle/0": ROW}).splitlines()}
+    assert lines["bottle"] == "| bottle | 99.2 | 90.00 | 99.1 | 80.00 | 86.5 | 50.00 | 1 | 3.0 |"
+    assert lines["metal_nut"] == "| metal_nut | 98.7 |  | 99.5 |  | 96.3 |  |  |  |"
+    assert lines["average"] == "| average | 98.0 |  | 97.3 |  | 68.4 |  |  |  |"
+    assert set(PAPER["mvtec"]) < set(lines)
+
+
+def test_seeds_weigh_less_than_categories_in_the_average() -> None:
+    rows = {f"{category}/0": ROW for category in PAPER["mvtec"]}
+    rows |= {f"bottle/{seed}": {**ROW, "image_auroc": 0.6} for seed in (1, 2)}
+    table = tabulate("mvtec", rows)
+    assert "| bottle | 99.2 | 70.00 ± 17.32 |" in table
+    assert f"| average | 98.0 | {(14 * 90 + 70) / 15:.2f} | 97.3 | 80.00 | 68.4 | 50.00 |" in table
+
+
+@pytest.mark.parametrize("failure", [TrainingError, DataError, ExportError, partial(ImageError, "corrupt_image")])
+def test_a_queue_goes_on_past_a_failed_row_and_runs_only_that_again(
+    tmp_path: Path, failure: Callable[[str], Exception]
+) -> None:
+    done: list[str] = []
+    broken = True
+
+    def job(name: str) -> Row:
+        done.append(name)
+        if name == "b" and broken:
+            raise failure("loss is not finite")
+        return {"name": name}
+
+    def queue() -> str:
+        return run_queue({name: lambda name=name: job(name) for name in "abc"}, tmp_path / "r.json", {}, str)  # type: ignore[misc]
+
+    with pytest.raises(ResultsError, match=r"1 of 3 rows failed\nb: loss is not finite"):
+        queue()
+    assert set(json.loads((tmp_path / "r.json").read_text())["rows"]) == {"a", "c"}
+    broken = False
+    queue()
+    assert done == ["a", "b", "c", "b"]
+    assert "'b'" in (tmp_path / "r.md").read_text()
+
+
+def test_an_interruption_stops_the_queue(tmp_path: Path) -> None:
+    def stop() -> Row:
+        raise InterruptedRunError("stopped")
+
+    with pytest.raises(InterruptedRunError):
+        run_queue({"a": stop, "b": lambda: pytest.fail("went on")}, tmp_path / "r.json", {}, str)
+
+
+@pytest.mark.slow
+def test_every_category_that_is_there_is_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    write_dataset(root / "bottle", good=8, test_good=2, defects_per_kind=1, seed=0)
+    shutil.copytree(root / "bottle", root / "metal_nut")
+    shutil.copytree(root / "bottle", root / "flange")
+    out = tmp_path / "figures" / "mvtec.json"
+    command = ["reproduce", "--dataset", "mvtec", "--data", str(root), "--preset", "quick", "--out", str(out), *TINY]
+
+    assert main([*command, "--categories", "bottle"]) == 0
+    first = json.loads(out.read_text())["rows"]
+    assert set(first) == {"bottle/0"}
+    assert main(command) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert set(rows) == {"bottle/0", "metal_nut/0"}
+    assert rows["bottle/0"] == first["bottle/0"]
+    table = capsys.readouterr().out
+    assert f"| bottle | 99.2 | {100 * rows['bottle/0']['image_auroc']:.2f} |" in table
+    assert (tmp_path / "figures" / "mvtec.runs" / "models" / "metal_nut" / "quick-0" / "report.html").is_file()
+
+    # Killed after the bundle was written and before the row was: the bundle is read, not made again.
+    out.write_text(json.dumps({**json.loads(out.read_text()), "rows": {}}))
+    monkeypatch.setattr(training.commands, "train_command", lambda options: pytest.fail("trained again"))
+    assert main(command) == 0
+    assert json.loads(out.read_text())["rows"] == rows
+
+
+def test_missing_and_unknown_categories_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["reproduce", "--dataset", "mvtec", "--data", str(tmp_path), "--out", str(tmp_path / "x.json")]
+    assert main(command) == 1
+    assert f"{tmp_path}: none of bottle, capsule" in capsys.readouterr().err
+    (tmp_path / "bottle" / "train" / "good").mkdir(parents=True)
+    assert main([*command, "--categories", "pill"]) == 1
+    assert f"{tmp_path / 'pill' / 'train' / 'good'}: no such folder" in capsys.readouterr().err
+    assert main([*command, "--categories", "bolt"]) == 1
+    assert "bolt: not in the paper's table" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""Thresholds from held-out good photos, with how sure one can be of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from service.bundle.manifest import Calibration, Thresholds
+
+# REVIEW may take this many times more good parts than NG: a look costs less than a rejected part.
+REVIEW_TO_REJECT = 3.0
+# Good photos with a spot that is all bright would put the pixel threshold at 1, and no region would ever be shown.
+PIXEL_THRESHOLDS = (0.5, 0.9)
+
+
+def calibrate(
+    good_scores: NDArray[np.float32],
+    good_maps: NDArray[np.float32],
+    simulated_scores: NDArray[np.float32],
+    *,
+    false_reject_rate: float,
+    trained_on: bool = False,
+    min_area: int = 0,
+) -> Thresholds:
+    """Thresholds such that at most `false_reject_rate` of future good parts are expected at or above reject.
+
+    Split conformal prediction: with n exchangeable good scores `(n,)`, a new one exceeds the k-th smallest, k = ceil((n
+    + 1)(1 - rate)), with probability at most rate. Where n is too small for that (k > n), reject is put above the
+    largest good score by the distance from their median, and a warning says so. `good_maps` `(n, H, W)` set the pixel
+    threshold; `simulated_scores` `(m,)` of rendered defects only tell the escape rate, they choose nothing.
+    Good photos that the network was `trained_on` score lower than new ones: then a warning is all that is promised.
+    Regions of fewer than `min_area` pixels are not reported; the verdict does not depend on that.
+    """
+    ordered = np.sort(good_scores.astype(np.float64))
+    reject = _upper_limit(ordered, false_reject_rate)
+    review = min(reject, _upper_limit(ordered, min(0.5, REVIEW_TO_REJECT * false_reject_rate), extrapolate=False))
+    rejects = int((good_scores >= reject).sum())
+    escapes = int((simulated_scores < review).sum())
+    needed = math.ceil(1 / false_reject_rate) - 1
+    warnings = []
+    if trained_on:
+        warnings.append(
+            "the network was trained on the photos that set the thresholds: they are too low, and more good parts will "
+            "be rejected than was asked for; calibrate on photos that it has not seen"
+        )
+    if len(ordered) < needed:
+        warnings.append(
+            f"{len(ordered)} held-out good photos cannot show a false-reject rate of {false_reject_rate:.3g}: at least "
+            f"{needed} are needed; thresholds were extrapolated, check them on the line before trusting them"
+        )
+    return Thresholds(
+        review=review,
+        reject=reject,
+        pixel=float(np.clip(np.quantile(good_maps, 0.9999), *PIXEL_THRESHOLDS)),
+        min_area=min_area,
+        calibration=Calibration(
+            target_false_reject_rate=false_reject_rate,
+            good_images=len(good_scores),
+            false_rejects=rejects,
+            false_reject_interval=clopper_pearson(rejects, len(good_scores)),
+            defect_images=len(simulated_scores),
+            defect_source="simulated" if len(simulated_scores) else "none",
+            escapes=escapes,
+            escape_interval=clopper_pearson(escapes, len(simulated_scores)),
+            good_scores=[round(min(1.0, float(score)), 6) for score in ordered],
+            warning="; ".join(warnings) or None,
+        ),
+    )
+
+
+def clopper_pearson(events: int, trials: int) -> tuple[float, float]:
+    """Exact two-sided 95 % confidence interval of a rate; (0, 1) without trials."""
+    if trials == 0:
+        return (0.0, 1.0)
+    interval = binomtest(events, trials).proportion_ci(0.95, method="exact")
+    return (float(interval.low), float(interval.high))
+
+
+def _upper_limit(ordered: NDArray[np.float64], rate: float, *, extrapolate: bool = True) -> float:
+    rank = math.ceil((len(ordered) + 1) * (1 - rate))
+    limit = float(ordered[min(rank, len(ordered)) - 1])
+    if rank > len(ordered) and extrapolate:
+        limit += limit - float(np.median(ordered))
+    # The limit itself is still good: the verdict compares with >=.
+    return min(1.0, float(np.nextafter(np.float32(limit), np.float32(2))))

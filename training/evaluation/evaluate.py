@@ -1,0 +1,176 @@
+"""Figures on a labelled test split, through the graph that is served: in process, or over HTTP from a service."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from torch import nn
+from tqdm import tqdm
+
+from service.backends.base import Backend
+from service.bundle.manifest import Thresholds
+from service.images.decoding import read, resize
+from training.bundling.calibration import clopper_pearson
+from training.data.folders import LabelledImage, read_mask
+from training.evaluation import breakdown
+from training.evaluation.metrics import image_metrics, pixel_metrics
+
+# Gives the anomaly map float32 (H, W) and the score of one image file.
+Scorer = Callable[[Path], tuple[NDArray[np.float32], float]]
+
+PAPER_COLUMNS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro")
+
+
+class EvaluationError(Exception):
+    """The test split could not be scored; the message names the image and the reason."""
+
+
+def backend_scorer(backend: Backend, size: int) -> Scorer:
+    """Score with a backend in this process."""
+
+    def score(path: Path) -> tuple[NDArray[np.float32], float]:
+        maps, scores = backend.run(resize(read(path), size, size)[None])
+        return maps[0], float(scores[0])
+
+    return score
+
+
+def torch_scorer(graph: nn.Module, size: int) -> Scorer:
+    """Score with an inspection graph in torch, on the device that holds it: for networks that become no bundle."""
+    device = next(graph.parameters()).device
+
+    def score(path: Path) -> tuple[NDArray[np.float32], float]:
+        image = torch.from_numpy(resize(read(path), size, size)[None]).to(device)
+        with torch.inference_mode():
+            maps, scores = graph(image)
+        return maps[0].cpu().numpy(), float(scores[0])
+
+    return score
+
+
+def http_scorer(client: httpx2.Client, recipe: str) -> Scorer:
+    """Score by POST /inspect: the file's bytes go out, map and score come back."""
+
+    def score(path: Path) -> tuple[NDArray[np.float32], float]:
+        reply = client.post(
+            "/inspect",
+            params={"recipe": recipe, "heatmap": "npy"},
+            content=path.read_bytes(),
+            headers={"Content-Type": "application/octet-stream", "X-Deadline-Ms": "30000"},
+        )
+        if reply.status_code != httpx2.codes.OK:
+            raise EvaluationError(f"{path}: HTTP {reply.status_code}: {reply.text}")
+        result = reply.json()
+        data = base64.b64decode(result["heatmap"]["data"])
+        return np.load(io.BytesIO(data), allow_pickle=False), float(result["score"])
+
+    return score
+
+
+def evaluate(images: Sequence[LabelledImage], scorer: Scorer, thresholds: Thresholds) -> dict[str, JsonValue]:
+    """The figures of a labelled test split, and what the thresholds make of it: they were not chosen on it."""
+    maps, scores = score_split(images, scorer)
+    is_defect = np.array([image.is_defect for image in images])
+    return {**figures(images, maps, scores, thresholds), **_verdicts(scores, is_defect, thresholds)}
+
+
+def score_split(images: Sequence[LabelledImage], scorer: Scorer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maps `(N, H, W)` and scores `(N,)` of a test split, with a progress bar."""
+    scored = [scorer(image.path) for image in tqdm(images, desc="evaluating", unit="img")]
+    return np.stack([anomaly_map for anomaly_map, _ in scored]), np.array([score for _, score in scored], np.float32)
+
+
+def figures(
+    images: Sequence[LabelledImage],
+    maps: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    thresholds: Thresholds | None = None,
+) -> dict[str, JsonValue]:
+    """All figures of the paper's tables for one category, and rows by type, size and place of the defects."""
+    size = maps.shape[1]
+    masks = np.stack([read_mask(i.mask, size) if i.mask else np.zeros((size, size), np.bool_) for i in images])
+    kinds = np.array([image.defect for image in images])
+    defective = kinds != "good"
+    return {
+        "images": len(images),
+        "data_sha256": fingerprint(images),
+        **image_metrics(scores, defective),
+        **pixel_metrics(maps, masks),
+        **breakdown.tables(kinds[defective], masks[defective], scores[defective], scores[~defective], thresholds),
+    }
+
+
+def _verdicts(
+    scores: NDArray[np.float32], is_defect: NDArray[np.bool_], thresholds: Thresholds
+) -> dict[str, JsonValue]:
+    """Good parts at or above reject, and defects below review, each with its exact 95 % interval."""
+    good, defects = scores[~is_defect], scores[is_defect]
+    false_rejects, escapes = int((good >= thresholds.reject).sum()), int((defects < thresholds.review).sum())
+    return {
+        "good_ok_review_ng": _split(good, thresholds),
+        "defects_ok_review_ng": _split(defects, thresholds),
+        "false_reject_rate": false_rejects / len(good),
+        "false_reject_interval": list(clopper_pearson(false_rejects, len(good))),
+        "escape_rate": escapes / len(defects),
+        "escape_interval": list(clopper_pearson(escapes, len(defects))),
+    }
+
+
+def _split(scores: NDArray[np.float32], thresholds: Thresholds) -> list[JsonValue]:
+    below_review, below_reject = (scores < thresholds.review).sum(), (scores < thresholds.reject).sum()
+    return [int(below_review), int(below_reject - below_review), int(len(scores) - below_reject)]
+
+
+def fingerprint(images: Sequence[LabelledImage]) -> str:
+    """sha256 over defect names and file contents, in order: the same test split gives the same value anywhere."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.defect.encode() + b"\0" + hashlib.sha256(image.path.read_bytes()).digest())
+        if image.mask:
+            digest.update(hashlib.sha256(image.mask.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def markdown(rows: dict[str, dict[str, JsonValue]]) -> str:
+    """Table of named results in percent, one row each."""
+    lines = ["| | " + " | ".join(PAPER_COLUMNS) + " |", "|---" * (len(PAPER_COLUMNS) + 1) + "|"]
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(percent(row.get(column)) for column in PAPER_COLUMNS) + " |")
+        for table in breakdown.TABLES:
+            kinds = row.get(table)
+            for kind, figures in kinds.items() if isinstance(kinds, dict) else ():
+                if isinstance(figures, dict):
+                    lines.append(f"| {name}: {kind} | {percent(figures['image_auroc'])} |" + " |" * 4)
+    lines += [_verdict_line(name, row) for name, row in rows.items() if "escape_rate" in row]
+    return "\n".join(lines)
+
+
+def _verdict_line(name: str, row: dict[str, JsonValue]) -> str:
+    good, defects = _counts(row["good_ok_review_ng"]), _counts(row["defects_ok_review_ng"])
+    rates = f"False rejects {_rate(row, 'false_reject')}, escapes {_rate(row, 'escape')}"
+    return f"\n{name}: of the good parts {good}; of the defects {defects}. {rates}"
+
+
+def _counts(values: JsonValue) -> str:
+    counts = values if isinstance(values, list) else []
+    return ", ".join(f"{count} {verdict}" for count, verdict in zip(counts, ("OK", "REVIEW", "NG"), strict=True))
+
+
+def _rate(row: dict[str, JsonValue], name: str) -> str:
+    interval = row[f"{name}_interval"]
+    low, high = interval if isinstance(interval, list) else (None, None)
+    return f"{percent(row[f'{name}_rate'])} % (95 % interval {percent(low)} to {percent(high)})"
+
+
+def percent(value: JsonValue) -> str:
+    """A rate in percent with two digits; nothing where there is none."""
+    return f"{100 * value:.2f}" if isinstance(value, float) else ""

@@ -1,0 +1,66 @@
+"""Groups of parts with what a network made of them: what a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.images.decoding import Pixels, read
+from training.data.folders import LabelledImage, read_mask
+
+
+@dataclass(frozen=True)
+class Parts:
+    """N parts of one group: scores `(N,)`, maps `(N, H, W)`, names, and how to get a picture or its ground truth.
+
+    `labelled`: people said what they show. Kinds are those of the defects; good parts need neither kinds nor masks.
+    """
+
+    title: str
+    defects: bool
+    names: Sequence[str]
+    scores: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    picture: Callable[[int], Pixels]
+    mask: Callable[[int], NDArray[np.bool_]] | None = None
+    kinds: Sequence[str] = ()
+    labelled: bool = False
+
+    def masks(self) -> NDArray[np.bool_]:
+        """Ground truth `(N, H, W)`; empty on good parts."""
+        found = np.zeros(self.maps.shape, np.bool_)
+        if self.mask:
+            for index in range(len(found)):
+                found[index] = self.mask(index)
+        return found
+
+
+def labelled_parts(
+    images: Sequence[LabelledImage], scored: Mapping[Path, tuple[NDArray[np.float32], float]], size: int
+) -> list[Parts]:
+    """Good and defective test parts with the maps and scores they got; nothing where there are no images."""
+
+    def parts(title: str, defects: bool) -> Parts:
+        chosen = [image for image in images if image.is_defect == defects]
+
+        def mask(index: int) -> NDArray[np.bool_]:
+            file = chosen[index].mask
+            return read_mask(file, size) if file else np.zeros((size, size), np.bool_)
+
+        return Parts(
+            title,
+            defects,
+            [f"{image.defect}/{image.path.name}" for image in chosen],
+            np.array([scored[image.path][1] for image in chosen], np.float32),
+            np.stack([scored[image.path][0] for image in chosen]),
+            lambda index: read(chosen[index].path),
+            mask if defects else None,
+            [image.defect for image in chosen],
+            labelled=True,
+        )
+
+    return [parts("good test parts", False), parts("labelled defects", True)] if images else []

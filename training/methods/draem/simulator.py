@@ -1,0 +1,211 @@
+"""The anomaly simulator of DRÆM: Perlin mask, augmented texture, random opacity (Zavrtanik et al. 2021, eq. 1).
+
+Works on a whole batch on the device that holds the images. All draws come from one CPU generator, so a run can be
+repeated and resumed exactly on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from training.data.simulated_defects import foreground_mask
+from training.methods.draem.perlin import perlin_noise
+from training.methods.draem.textures import AUGMENTERS, LUMA, TEXT_AUGMENTERS, augment_textures, rotate
+
+_GREY_NOISE = 3  # grey levels
+_COLOURED_SHARE = 0.001  # of the pixels
+# Lowest and highest value of the fields that have one.
+_RANGES = {
+    "anomaly_probability": (0.0, 1.0),
+    "perlin_max_exponent": (0, 5),
+    "perlin_threshold": (-1.0, 1.0),
+    "perlin_threshold_max": (-1.0, 1.0),
+    "opacity_min": (0.0, 1.0),
+    "own_texture": (0.0, 1.0),
+    "visible_min": (0.0, 1.0),
+    "rotate_probability": (0.0, 1.0),
+    "rotate_degrees": (0.0, 180.0),
+    "rotate_fill": (0, 255),
+}
+
+
+def require_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """ValueError that names the first field outside of its range."""
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name.replace('_', '-')} {value}: choose {low} to {high}")
+
+
+@dataclass(frozen=True)
+class SimulatorConfig:
+    anomaly_probability: float = 0.5  # share of samples that get a mask at all (some masks come out empty)
+    perlin_max_exponent: int = 5  # lattice resolution per axis 2^0 .. 2^5, drawn per axis
+    perlin_threshold: float = 0.5  # noise above it is anomalous
+    perlin_threshold_max: float = 0.0  # where larger, each mask's threshold is U(perlin_threshold, this)
+    mask_shape: Literal["perlin", "rectangles"] = "perlin"  # rectangles: 1 to 4, as much of the image as Perlin masks
+    opacity_min: float = 0.2  # the texture's share of the blend is U(opacity_min, 1)
+    middling_opacity: bool = False  # N(0.5, 0.1) clipped to [0.2, 0.8] instead of uniform (GLASS, Chen et al. 2024)
+    texture_augmentation: bool = True  # three augmenters on each texture
+    augmenters: Literal["code", "text"] = "code"  # the ten of the authors' code or the seven of the paper's text
+    plain_colours: bool = False  # each texture is one random colour, no image
+    match_grey: bool = False  # where the photos are grey the textures are too: colour would give anomalies away
+    own_texture: float = 0.0  # share of anomalies whose texture is another good photo (0: the paper)
+    mask_combination: bool = False  # union or intersection of two masks for a third each (GLASS, Chen et al. 2024)
+    visible_min: float = 0.0  # masked pixels that the blend changed by less (largest channel, of 1) count as normal
+    rotate_probability: float = 0.3  # good photos are rotated by U(-rotate_degrees, rotate_degrees)
+    rotate_degrees: float = 90.0  # 0 for parts that always lie the same way
+    rotate_fill: int = 0  # grey level of the corners that rotation brings in; 0: the paper, 114: DeSTSeg
+    foreground: bool = False  # anomalies on the part only, where it stands out from a plain background (GLASS)
+
+    def __post_init__(self) -> None:
+        require_ranges(self, _RANGES)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the network sees and must restore, `(N, 3, H, W)` in [0, 1], and the mask `(N, 1, H, W)` of 0 and 1."""
+
+    augmented: Tensor
+    clean: Tensor
+    mask: Tensor
+
+
+def are_grey(photos: Tensor) -> bool:
+    """Whether `(N, 3, H, W)` uint8 RGB shows no colour: channels differ by more than rounding in few pixels."""
+    spread = photos.amax(dim=1) - photos.amin(dim=1)
+    return bool((spread > _GREY_NOISE).float().mean() < _COLOURED_SHARE)
+
+
+class AnomalySimulator:
+    """Draws batches with replacement from good photos and textures, both uint8 `(N, 3, S, S)` on one device."""
+
+    def __init__(self, good: Tensor, textures: Tensor, config: SimulatorConfig, generator: torch.Generator) -> None:
+        if good.shape[1:] != textures.shape[1:]:
+            raise ValueError(f"good photos are {tuple(good.shape[1:])}, textures {tuple(textures.shape[1:])}")
+        self.good = good
+        self.textures = textures
+        self.config = config
+        self.generator = generator
+        self.part = self._part() if config.foreground else None
+        self.grey = config.match_grey and are_grey(good[:32])
+        self._augmenters = AUGMENTERS if config.augmenters == "code" else TEXT_AUGMENTERS
+
+    def batch(self, count: int) -> Batch:
+        clean, part = self._good_photos(count)
+        anomalous = torch.rand(count, generator=self.generator) < self.config.anomaly_probability
+        mask = torch.zeros((count, 1, *clean.shape[2:]), device=clean.device)
+        augmented = clean.clone()
+        chosen = anomalous.nonzero().flatten().to(clean.device)
+        if count := len(chosen):
+            masks = self._masks(count) if part is None else self._masks_on(part.index_select(0, chosen))
+            before = clean.index_select(0, chosen)
+            opacity = self._opacity(count).to(clean.device)
+            after = torch.lerp(before, self._texture(count), masks * opacity)
+            if self.config.visible_min > 0:
+                change = (after - before).abs_().amax(dim=1, keepdim=True)
+                masks *= change >= self.config.visible_min
+            mask[chosen], augmented[chosen] = masks, after
+        return Batch(augmented, clean, mask)
+
+    def _part(self) -> Tensor | None:
+        photos = self.good[:32].permute(0, 2, 3, 1).cpu().numpy()
+        part = foreground_mask(list(photos))
+        return None if part is None else torch.from_numpy(part).to(self.good.device).float()[None, None]
+
+    def _good_photos(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """Photos, some of them rotated, and where the part is on each, `(N, 1, H, W)`; None: anywhere."""
+        photos = self._pick(self.good, count).div_(255)
+        part = None if self.part is None else self.part.repeat(count, 1, 1, 1)
+        turned = self._uniform(count) < self.config.rotate_probability
+        degrees = (self.config.rotate_degrees * (2 * self._uniform(count) - 1))[turned].to(photos.device)
+        chosen = turned.nonzero().flatten().to(photos.device)
+        if self.config.rotate_degrees and len(chosen):
+            photos[chosen] = rotate(photos.index_select(0, chosen), degrees, self.config.rotate_fill / 255)
+            if part is not None:
+                part[chosen] = rotate(part.index_select(0, chosen), degrees).round()
+        return photos, part
+
+    def _opacity(self, count: int) -> Tensor:
+        if self.config.middling_opacity:
+            return (0.5 + 0.1 * torch.randn((count, 1, 1, 1), generator=self.generator)).clamp(0.2, 0.8)
+        return self.config.opacity_min + (1 - self.config.opacity_min) * self._uniform(count, 1, 1, 1)
+
+    def _masks_on(self, part: Tensor) -> Tensor:
+        """Masks within the part; one that misses it is drawn again, up to three times."""
+        masks = self._masks(len(part)) * part
+        for _ in range(3):
+            missed = masks.amax(dim=(1, 2, 3)).eq(0).nonzero().flatten()
+            if not len(missed):
+                break
+            masks[missed] = self._masks(len(missed)) * part.index_select(0, missed)
+        return masks
+
+    def _masks(self, count: int) -> Tensor:
+        masks = self._drawn_masks(count)
+        if not self.config.mask_combination:
+            return masks
+        other = self._drawn_masks(count)
+        how = self._uniform(count, 1, 1, 1).to(masks.device)
+        union, intersection = torch.maximum(masks, other), masks * other
+        # An empty intersection would teach nothing: it falls back to the union.
+        intersection = torch.where(intersection.amax(dim=(1, 2, 3), keepdim=True) > 0, intersection, union)
+        return torch.where(how < 1 / 3, masks, torch.where(how < 2 / 3, union, intersection))
+
+    def _drawn_masks(self, count: int) -> Tensor:
+        return self._rectangles(count) if self.config.mask_shape == "rectangles" else self._perlin_masks(count)
+
+    def _rectangles(self, count: int) -> Tensor:
+        size, device = self.good.shape[-1], self.good.device
+        # Sides of 4 to 24 % of the image: 4.8 % of it is covered on average, as by Perlin masks.
+        sides = 0.04 + 0.2 * self._uniform(count, 4, 2)
+        starts = self._uniform(count, 4, 2) * (1 - sides)
+        drawn = torch.arange(4) < torch.randint(1, 5, (count, 1), generator=self.generator)
+        pixel = (torch.arange(size) + 0.5) / size
+        inside = (pixel >= starts[..., None]) & (pixel < (starts + sides)[..., None])  # (count, 4, 2, size)
+        rows, columns = inside.unbind(dim=2)
+        rectangles = rows[..., :, None] & columns[..., None, :] & drawn[..., None, None]
+        return rectangles.any(dim=1, keepdim=True).float().to(device)
+
+    def _perlin_masks(self, count: int) -> Tensor:
+        size, device = self.good.shape[-1], self.good.device
+        exponents = torch.randint(0, self.config.perlin_max_exponent + 1, (count, 2), generator=self.generator)
+        noise = perlin_noise(2**exponents, size, self.generator, device).unsqueeze(1)
+        # Rotated before the threshold, so the corners that come in (0) are never anomalous.
+        noise = rotate(noise, (180 * self._uniform(count) - 90).to(device))
+        low, high = self.config.perlin_threshold, self.config.perlin_threshold_max
+        threshold = low + (high - low) * self._uniform(count, 1, 1, 1).to(device) if high > low else low
+        return noise.gt_(threshold)
+
+    def _texture(self, count: int) -> Tensor:
+        if self.config.plain_colours:
+            texture = (
+                (255 * self._uniform(count, 3, 1, 1)).round().to(self.good.device).repeat(1, 1, *self.good.shape[2:])
+            )
+        else:
+            texture = self._pick(self.textures, count)
+        own = (self._uniform(count) < self.config.own_texture).nonzero().flatten().tolist()
+        if own:
+            shifts = torch.randint(0, texture.shape[-1], (len(own), 2), generator=self.generator).tolist()
+            photos = self._pick(self.good, len(own))
+            for i, photo, shift in zip(own, photos, shifts, strict=True):
+                # Shifted, so that the photo's own structure lands where it does not belong.
+                texture[i] = photo.roll(shift, dims=(1, 2))
+        if self.config.texture_augmentation:
+            foreign = sorted(set(range(count)) - set(own))
+            texture[foreign] = augment_textures(texture[foreign], self.generator, self._augmenters)
+        if self.grey:
+            texture = (texture * LUMA.to(texture.device)).sum(dim=1, keepdim=True).expand_as(texture)
+        return texture / 255
+
+    def _pick(self, source: Tensor, count: int) -> Tensor:
+        index = torch.randint(0, len(source), (count,), generator=self.generator)
+        return source.index_select(0, index.to(source.device)).float()
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator)

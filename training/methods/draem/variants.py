@@ -1,0 +1,111 @@
+"""The networks of the ablations: one of DRÆM's two alone (Zavrtanik et al. 2021, table 3), used like the whole."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.methods.draem.compact import CompactDraem
+from training.methods.draem.config import TrainConfig
+from training.methods.draem.losses import gaussian_window, ssim_map
+from training.methods.draem.networks import Draem
+
+
+def build_network(config: TrainConfig) -> nn.Module:
+    """The network that `config` asks for, with the authors' random start and `anomaly_prior`."""
+    network = (CompactDraem if config.compact else Draem)(config.reconstructive_width, config.discriminative_width)
+    if config.networks == "reconstructive":
+        return ReconstructiveAlone(network, config.distance)
+    if config.anomaly_prior:
+        _start_at(network.last_layer, config.anomaly_prior)
+    return DiscriminativeAlone(network) if config.networks == "discriminative" else network
+
+
+@torch.no_grad()
+def _start_at(last_layer: nn.Conv2d, prior: float) -> None:
+    """Normal is what the last layer says unless its inputs speak up.
+
+    From the authors' start a narrow network may learn the reverse: anomalous where all its last features are 0. Its
+    maps then end at what the bias has reached, 0.5 in one such training, for Adam moves a bias slowly.
+    """
+    normal, anomalous = last_layer.get_parameter("bias").view(2, -1)
+    normal.fill_(0.5 * math.log((1 - prior) / prior))
+    anomalous.fill_(-0.5 * math.log((1 - prior) / prior))
+
+
+class DiscriminativeAlone(nn.Module):
+    """The discriminative network sees the image twice instead of reconstruction and image.
+
+    So its layers and their sizes stay, and only what the reconstruction adds is taken away.
+    """
+
+    def __init__(self, network: Draem | CompactDraem) -> None:
+        super().__init__()
+        del network.reconstructive
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.network.discriminate(x, x)
+
+
+class ReconstructiveAlone(nn.Module):
+    """The anomaly map is a distance between image and reconstruction, given as the logits it is the softmax of."""
+
+    window: Tensor
+    prewitt: Tensor
+
+    def __init__(self, network: Draem | CompactDraem, distance: Literal["ssim", "msgms"]) -> None:
+        super().__init__()
+        del network.discriminative
+        self.network = network
+        self.distance = distance
+        self.register_buffer("window", gaussian_window(), persistent=False)
+        self.register_buffer("prewitt", prewitt_kernels(), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        reconstruction = self.network.reconstruct(x)
+        if self.training:  # nothing learns from the map
+            return reconstruction, reconstruction.new_zeros((len(x), 2, *x.shape[2:]))
+        if self.distance == "ssim":
+            anomaly_map = (1 - ssim_map(reconstruction, x, self.window).mean(dim=1, keepdim=True)) / 2
+        else:
+            anomaly_map = msgms_distance(reconstruction, x, self.prewitt)
+        anomaly = torch.logit(anomaly_map, eps=1e-6)
+        return reconstruction, torch.cat((torch.zeros_like(anomaly), anomaly), dim=1)
+
+
+def prewitt_kernels() -> Tensor:
+    """Prewitt's derivative filters over 3, along x and along y: `(2, 1, 3, 3)`."""
+    along_x = torch.tensor([[1.0, 0.0, -1.0]]).expand(3, 3) / 3
+    return torch.stack((along_x, along_x.T)).unsqueeze(1).contiguous()
+
+
+def msgms_distance(reconstruction: Tensor, image: Tensor, prewitt: Tensor) -> Tensor:
+    """Distance `(N, 1, H, W)` in [0, 1] by multi-scale gradient magnitude similarity of `(N, C, H, W)` images.
+
+    RIAD (Zavrtanik et al. 2021, Pattern Recognition 112): at four scales, each half the last, 1 - (2 a b + c) / (a^2 +
+    b^2 + c) of the gradient magnitudes a and b, c = 0.0026; enlarged, averaged over scales and channels, 21x21 mean.
+    """
+    size = image.shape[2:]
+    total = torch.zeros_like(image[:, :1])
+    for scale in range(4):
+        if scale:
+            reconstruction, image = functional.avg_pool2d(reconstruction, 2), functional.avg_pool2d(image, 2)
+        a, b = _gradient(reconstruction, prewitt), _gradient(image, prewitt)
+        similarity = (2 * a * b + 0.0026) / (a * a + b * b + 0.0026)
+        distance = 1 - similarity.mean(dim=1, keepdim=True)
+        total = total + functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
+    return functional.avg_pool2d(total / 4, 21, stride=1, padding=10)
+
+
+def _gradient(image: Tensor, prewitt: Tensor) -> Tensor:
+    """Gradient magnitude of every channel; the edge rows and columns count as going on outside."""
+    channels = image.shape[1]
+    padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
+    kernels = prewitt.repeat(channels, 1, 1, 1)
+    both = functional.conv2d(padded, kernels, groups=channels)  # (N, 2C, H, W): x and y of each channel in turn
+    return (both[:, ::2] ** 2 + both[:, 1::2] ** 2).sqrt()
