@@ -60,8 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "import-checkpoint", import_command)
     command.add_argument("--data", type=Path, required=True, help=_DATA)
     command.add_argument("--recipe", required=True, help="name of the recipe")
-    command.add_argument("--reconstructive", type=Path, required=True, help="the authors' *.pckl")
-    command.add_argument("--discriminative", type=Path, required=True, help="the authors' *_seg.pckl")
+    command.add_argument(
+        "--reconstructive", type=Path, required=True, help="the authors' *.pckl, or anomalib's file of both"
+    )
+    command.add_argument("--discriminative", type=Path, help="the authors' *_seg.pckl")
     command.add_argument("--size", type=int, default=256)
     command.add_argument(
         "--score", choices=get_args(ScoreFormula), default="paper", help="see training/bundling/scores.py"

@@ -207,12 +207,12 @@ def _train_unless_finished(options: argparse.Namespace) -> None:
 
 
 def import_command(options: argparse.Namespace) -> None:
-    """Make a bundle from the authors' two checkpoint files; good photos are needed to calibrate the thresholds."""
+    """Make a bundle from the authors' two checkpoint files or anomalib's one; good photos calibrate the thresholds."""
     _require_usable(options, options.size)
     network = load_official(options.reconstructive, options.discriminative)
     paths = good_images(options.data)
     record: dict[str, JsonValue] = {
-        "imported": [options.reconstructive.name, options.discriminative.name],
+        "imported": [file.name for file in (options.reconstructive, options.discriminative) if file],
         TRAINED_ON: True,
     }
     photos = [resize(read(path), options.size, options.size) for path in paths]
