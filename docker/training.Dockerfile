@@ -32,7 +32,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && rm -rf /opt/cyclonedx \
     && useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin inspect \
     && install --directory --owner=inspect --group=inspect /models /runs
-ENV PATH=/opt/draem-inspect/bin:$PATH
+ENV PATH=/opt/draem-inspect/bin:$PATH ORT_DISABLE_TELEMETRY=1
 WORKDIR /runs
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "training"]

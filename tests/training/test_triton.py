@@ -120,6 +120,7 @@ def test_the_kserve_example_follows_its_schema() -> None:
         "runtime": text,
         "protocolVersion": {"enum": ["v2", "grpc-v2"]},
         "storageUri": {"type": "string", "pattern": r"^(pvc|s3|gs|oci|https)://"},
+        "env": {"type": "array"},
         "resources": {"type": "object"},
     }
     properties = {
@@ -142,7 +143,11 @@ def test_the_kserve_example_follows_its_schema() -> None:
     assert (example["apiVersion"], example["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
     assert example.keys() == {"apiVersion", "kind", "metadata", "spec"}
     # What of it becomes a pod is a pod's.
-    container = {"name": "triton", "image": "triton", "resources": predictor["model"]["resources"]}
+    container = {
+        "name": "triton",
+        "image": "triton",
+        **{name: predictor["model"][name] for name in ("resources", "env")},
+    }
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
