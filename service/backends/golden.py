@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Precision, Tolerance
-from service.images.decoding import Pixels, read, resize
+from service.images.decoding import Pixels, read
+from service.images.resizing import fit
 
 # Map float32 (H, W) and score.
 Found = tuple[NDArray[np.float32], float]
@@ -34,8 +35,7 @@ class _Golden:
 
 def golden_images(bundle: Bundle) -> list[Pixels]:
     """The golden images as the graph takes them."""
-    size = bundle.manifest.input.height, bundle.manifest.input.width
-    return [resize(read(bundle.file(golden.image)), *size) for golden in bundle.manifest.golden]
+    return [fit(read(bundle.file(golden.image)), bundle.manifest.input) for golden in bundle.manifest.golden]
 
 
 def require_golden(bundle: Bundle, precision: Precision, run: Callable[[Pixels], list[Found]]) -> None:

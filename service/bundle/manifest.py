@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
+# How a picture gets to the size of the network; service.images.resizing has both.
+Kernel = Literal["area", "linear"]
 # bf16 is not a file of its own: a runtime that can rounds the fp32 graph as it goes.
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # How the graph makes its score of its map; training.bundling.scores has the formulas.
@@ -44,11 +46,11 @@ class FileEntry(_Strict):
 
 
 class InputSpec(_Strict):
-    """What the graph's `image` input expects; anything else is resized to it by `service.images.decoding.resize`."""
+    """What the graph's `image` input expects; `service.images.resizing.fit` resizes anything else to it."""
 
     height: Annotated[int, Field(ge=32, le=4096)]
     width: Annotated[int, Field(ge=32, le=4096)]
-    interpolation: Literal["linear"] = "linear"
+    interpolation: Kernel = "area"
     color: Literal["RGB"] = "RGB"
 
 

@@ -32,8 +32,9 @@ from service.bundle.folder import Bundle, list_versions, read_bundle
 from service.client import AsyncClient
 from service.client.bare import BareClient
 from service.commands.qualify import qualify
-from service.images.decoding import decode, encode, read, resize
+from service.images.decoding import decode, encode, read
 from service.images.quality import measure
+from service.images.resizing import fit, resize
 from service.settings import Settings
 
 
@@ -101,7 +102,7 @@ def _quality_gate_ms(bundle: Bundle, seed: int, requests: int) -> float:
     times = []
     for _ in range(requests):
         started = time.perf_counter()
-        measure(picture, resize(picture, spec.height, spec.width))
+        measure(picture, fit(picture, spec))
         times.append(time.perf_counter() - started)
     return round(1000 * statistics.median(times), 3)
 
@@ -122,7 +123,7 @@ def _bare_backend(bundle: Bundle, images: list[bytes], settings: Settings, cores
     spec = bundle.manifest.input
 
     def prepare(number: int) -> np.ndarray:
-        return resize(decode(images[number % len(images)]), spec.height, spec.width)
+        return fit(decode(images[number % len(images)]), spec)
 
     pixels = np.stack([prepare(number) for number in range(len(images))])
     single = [_timed(backend, pixels[i % len(pixels)][None]) for i in range(requests + 3)][3:]

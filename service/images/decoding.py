@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels and back: the one decoder and the one resize that training, evaluation and service share.
+"""Encoded bytes to pixels and back: the one decoder that training, evaluation and service share.
 
 Pixels are RGB uint8 `(H, W, 3)`. The header is read first (Pillow), so an image is refused for its size before any
 memory is spent on it; OpenCV then decodes. EXIF orientation is applied, an alpha channel is dropped, grayscale becomes
@@ -197,14 +197,6 @@ def read(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
         return decode(path.read_bytes(), max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(error.code, f"{path}: {error}") from error
-
-
-def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """OpenCV INTER_LINEAR to `(height, width, 3)`, aspect not kept, as the authors' data loader does."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-    return resized.astype(np.uint8, copy=False)
 
 
 def encode(pixels: NDArray[np.uint8], extension: Literal[".png", ".jpg"]) -> bytes:

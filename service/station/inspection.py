@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.base import BackendError
-from service.images.decoding import ImageError, Pixels, encode, resize
+from service.images.decoding import ImageError, Pixels, encode
 from service.images.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
 from service.images.quality import brightness_ratio, find_faults, measure
+from service.images.resizing import fit
 from service.station.batching import Batcher, ClosedError, OverloadedError, Result
 from service.station.cameras import FrozenCameras, digest
 from service.station.counters import Counters
@@ -246,7 +247,7 @@ class Inspector:
 
     def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, watched: bool) -> _Picture:
         image = decoder()
-        resized = resize(image, *recipe.shape)
+        resized = fit(image, recipe.bundle.manifest.input)
         clock = time.monotonic()
         quality = measure(image, resized)
         limits = recipe.limits.quality
@@ -271,12 +272,19 @@ class Inspector:
 
         async def compare() -> None:
             deadline = time.monotonic() + _SHADOW_S
-            image = resize(picture.resized, *shadow.shape)
             try:
+                image = fit(picture.resized, shadow.bundle.manifest.input)
                 result = await asyncio.wrap_future(self._batcher.submit(shadow.model, image, deadline))
                 evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
                 other = judge(evidence, shadow.limits.thresholds, shadow.shape)
-            except (OverloadedError, ClosedError, DeadlinePassedError, UntrustedResultError, BackendError):
+            except (
+                ImageError,
+                OverloadedError,
+                ClosedError,
+                DeadlinePassedError,
+                UntrustedResultError,
+                BackendError,
+            ):
                 other = Verdict.NOT_INSPECTED
             self._metrics.shadow.labels(recipe.name, verdict, other).inc()
 

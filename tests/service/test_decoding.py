@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.images.decoding import ImageError, PixelFormat, decode, decode_raw, encode, read, resize
+from service.images.decoding import ImageError, PixelFormat, decode, decode_raw, encode, read
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
 
@@ -220,12 +220,6 @@ def test_read_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "part.png").write_text("text")
     with pytest.raises(ImageError, match=r"part\.png: not a readable"):
         read(tmp_path / "part.png")
-
-
-def test_resize_is_opencv_linear_and_leaves_right_sizes_alone() -> None:
-    expected = cv2.resize(PICTURE, (15, 40), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_array_equal(resize(PICTURE, 40, 15), expected)
-    assert resize(PICTURE, 20, 30) is PICTURE
 
 
 def test_encode_round_trip_keeps_colors() -> None:

@@ -7,8 +7,9 @@ from bundles import gray, make_bundle, png
 from fastapi.testclient import TestClient
 
 from service.bundle.manifest import QualityLimits
-from service.images.decoding import read, resize
+from service.images.decoding import read
 from service.images.quality import find_faults, learn_limits, measure
+from service.images.resizing import resize
 from service.station.cameras import FrozenCameras, digest
 from training.data.demo_parts import render_defect, render_good
 from training.data.folders import good_images

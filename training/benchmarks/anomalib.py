@@ -25,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.images.decoding import Pixels, read, resize
+from service.images.decoding import Pixels, read
+from service.images.resizing import resize
 from training.bundling.export import InspectionGraph
 from training.data.folders import good_images, labelled_images, load_images, read_mask, split
 from training.evaluation.metrics import image_metrics, pixel_metrics

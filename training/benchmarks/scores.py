@@ -25,7 +25,8 @@ from service.backends.base import Backend
 from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, read_bundle
 from service.bundle.manifest import BundleError, ScoreFormula
-from service.images.decoding import Pixels, read, resize
+from service.images.decoding import Pixels, read
+from service.images.resizing import fit
 from training.bundling.calibration import calibrate
 from training.bundling.export import score_images
 from training.bundling.recipe import split_as_trained
@@ -94,7 +95,7 @@ def held_out(bundle: Bundle, data: Path) -> list[Pixels]:
     """The photos of `data` that the bundle's training held out."""
     _, paths = split_as_trained(bundle, data)
     spec = bundle.manifest.input
-    return [resize(read(path), spec.height, spec.width) for path in paths]
+    return [fit(read(path), spec) for path in paths]
 
 
 def compare(bundle: Bundle, backend: Backend, photos: Sequence[Pixels], seed: int) -> dict[ScoreFormula, Scores]:

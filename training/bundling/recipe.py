@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from service.backends.base import Backend
 from service.bundle.folder import Bundle, replace_file
-from service.bundle.manifest import BundleError, ScoreFormula, Thresholds
-from service.images.decoding import Pixels, read, resize
+from service.bundle.manifest import BundleError, InputSpec, ScoreFormula, Thresholds
+from service.images.decoding import Pixels, read
 from service.images.quality import Quality, measure
+from service.images.resizing import resize
 from training.bundling.export import REPORT, HeldOut, Scored, export_bundle
 from training.data.contamination import outlying_scores, unusual_photos
 from training.data.folders import DataError, good_images, labelled_images, listing, split
@@ -150,7 +151,7 @@ def write_recipe(
     tested: dict[Path, tuple[NDArray[np.float32], float]] = {}
 
     def evaluate_exported(backend: Backend, thresholds: Thresholds) -> dict[str, JsonValue]:
-        scorer = backend_scorer(backend, size)
+        scorer = backend_scorer(backend, InputSpec(height=size, width=size))
 
         def remember(path: Path) -> tuple[NDArray[np.float32], float]:
             return tested.setdefault(path, scorer(path))

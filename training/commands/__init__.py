@@ -26,7 +26,8 @@ from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, read_bundle
 from service.bundle.manifest import NAME_PATTERN, BundleError
 from service.bundle.signing import load_private_key
-from service.images.decoding import ImageError, Pixels, read, resize
+from service.images.decoding import ImageError, Pixels, read
+from service.images.resizing import fit, resize
 from training.benchmarks import inference as bench
 from training.bundling.export import ExportError, InspectionGraph, score_with_torch
 from training.bundling.lower_precision import add_precision, quantize_for
@@ -231,7 +232,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
         results["through"] = "http"
     else:
         backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=os.cpu_count() or 1)
-        results = evaluate(images, backend_scorer(backend, bundle.manifest.input.height), thresholds)
+        results = evaluate(images, backend_scorer(backend, bundle.manifest.input), thresholds)
         results["through"] = f"{backend.name} {backend.precision}"
         backend.close()
     print(markdown({bundle.manifest.recipe: results}))
@@ -267,10 +268,9 @@ def _with_lower_precision(bundle: Bundle, options: argparse.Namespace) -> Bundle
     else:
         trained_on, held_out = split_as_trained(bundle, options.data)
         seed = int(str(cast(dict[str, JsonValue], manifest.training["config"])["seed"]))
-    size = manifest.input.height, manifest.input.width
-    photos = [resize(read(path), *size) for path in trained_on]
+    photos = [fit(read(path), manifest.input) for path in trained_on]
     places = {"models": bundle.path.parents[1], "seed": seed, "signing_key": options.sign}
-    held_out_photos = [resize(read(path), *size) for path in held_out]
+    held_out_photos = [fit(read(path), manifest.input) for path in held_out]
     added = {"int8": options.int8, "bf16": options.bf16}
     version = options.version or "-".join([manifest.version, *(name for name, asked in added.items() if asked)])
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from service.images.decoding import ImageError, read, resize
+from service.images.decoding import ImageError, read
+from service.images.resizing import resize
+from training.data.masks import resize_mask
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -115,7 +117,7 @@ def require_readable(images: list[LabelledImage], size: int) -> None:
 
 
 def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
-    """Ground truth `(size, size)`: bilinear resize, then only full pixels count, as in the authors' evaluation.
+    """Ground truth `(size, size)`, resized as `resize_mask` says.
 
     Where no pixel is white the mask holds labels, and all but 0 are a defect. Of a JPEG, whose black and white are not
     quite, all that is nearer to white.
@@ -130,7 +132,7 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
         mask = np.where(mask > 127, 255, 0).astype(np.uint8)
     elif mask.max() < 255:
         mask = np.where(mask > 0, 255, 0).astype(np.uint8)
-    return np.asarray(cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) == 255)
+    return resize_mask(mask, size)
 
 
 def load_images(paths: list[Path], size: int, what: str, *, all_needed: bool = True) -> Tensor:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.images.decoding import read, resize
+from service.images.decoding import read
+from service.images.resizing import resize
 
 
 class RegionError(Exception):

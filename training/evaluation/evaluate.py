@@ -17,8 +17,9 @@ from torch import nn
 from tqdm import tqdm
 
 from service.backends.base import Backend
-from service.bundle.manifest import Thresholds
-from service.images.decoding import read, resize
+from service.bundle.manifest import InputSpec, Thresholds
+from service.images.decoding import read
+from service.images.resizing import fit, resize
 from training.bundling.calibration import clopper_pearson
 from training.data.folders import LabelledImage, read_mask
 from training.evaluation import breakdown
@@ -34,11 +35,11 @@ class EvaluationError(Exception):
     """The test split could not be scored; the message names the image and the reason."""
 
 
-def backend_scorer(backend: Backend, size: int) -> Scorer:
-    """Score with a backend in this process."""
+def backend_scorer(backend: Backend, spec: InputSpec) -> Scorer:
+    """Score with a backend in this process, whose recipe has the input `spec`."""
 
     def score(path: Path) -> tuple[NDArray[np.float32], float]:
-        maps, scores = backend.run(resize(read(path), size, size)[None])
+        maps, scores = backend.run(fit(read(path), spec)[None])
         return maps[0], float(scores[0])
 
     return score

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from service.bundle.manifest import Calibration, ScoreFormula, Thresholds
-from service.images.decoding import Pixels, resize
+from service.images.decoding import Pixels
 from service.images.heatmap import draw_overlay
+from service.images.resizing import resize
 from training.evaluation import breakdown
 from training.evaluation.evaluate import PAPER_COLUMNS, percent
 from training.evaluation.parts import Parts
