@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from service.backends.base import Backend, BackendError
@@ -32,6 +31,7 @@ from service.http.context import Station
 from service.http.docs import add_docs
 from service.http.draining import Drain
 from service.http.middleware import RequestContext
+from service.http.parameters import PlainFiles, refuse_unread
 from service.http.problems import PROBLEMS, ProblemBody, problem_response
 from service.settings import Settings
 from service.station.batching import Batcher, yield_to_requests
@@ -64,14 +64,17 @@ def create_app(settings: Settings) -> FastAPI:
         title="draem-inspect",
         version="0.1.0",
         lifespan=lifespan,
+        # `add_docs` serves both.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(refuse_unread)],
         telemetry=telemetry(),
     )
     app.state.drain = drain
     for routes in (inspect, recipe_routes, record_routes, health, open_inference):
         app.include_router(routes.router)
-    app.mount("/web", StaticFiles(directory=Path(__file__).parent / "web"))
+    app.mount("/web", PlainFiles(directory=Path(__file__).parent / "web"))
     add_docs(app)
     app.add_middleware(RequestContext, metrics=metrics, drain=drain)
     _handle_errors(app, metrics)

@@ -10,8 +10,9 @@ from pathlib import Path
 import fastapi_offline
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from service.http.parameters import PlainFiles
 
 _FILES = Path(fastapi_offline.__file__).parent / "static"
 # Swagger UI sets styles of its own; scripts are its file and the one that starts it, named by its hash.
@@ -22,9 +23,9 @@ _POLICY = (
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve the viewer at `/docs` and its files below `/docs/files`."""
+    """Serve the viewer at `/docs`, its files below `/docs/files`, and what it shows at `/openapi.json`."""
     page = get_swagger_ui_html(
-        openapi_url=str(app.openapi_url),
+        openapi_url="/openapi.json",
         title=app.title,
         swagger_js_url="/docs/files/swagger-ui-bundle.js",
         swagger_css_url="/docs/files/swagger-ui.css",
@@ -34,7 +35,11 @@ def add_docs(app: FastAPI) -> None:
     )
     html = bytes(page.body).decode()
     headers = {"Content-Security-Policy": _POLICY.format(start=_hash_of_inline_script(html))}
-    app.mount("/docs/files", StaticFiles(directory=_FILES))
+    app.mount("/docs/files", PlainFiles(directory=_FILES))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -71,8 +72,13 @@ async def reset_counters(request: Request, recipe: str | None = None) -> dict[st
     return station.counters.totals()
 
 
-@router.get("/metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
+@router.get("/metrics", response_class=Response, responses=openapi_responses())
+async def metrics(
+    request: Request,
+    names: Annotated[
+        list[str] | None, Query(alias="name[]", description="only these series, as Prometheus asks")
+    ] = None,
+) -> Response:
     """Prometheus text format."""
     station = station_of(request)
     station.metrics.queue_depth.set(station.batcher.depth)
@@ -83,7 +89,9 @@ async def metrics(request: Request) -> Response:
         good_scores = recipe.bundle.manifest.thresholds.calibration.good_scores
         if (drift := station.counters.drift(recipe.name, good_scores)) is not None:
             station.metrics.drift.labels(recipe.name).set(drift)
-    return Response(generate_latest(station.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    registry = station.metrics.registry
+    shown = registry.restricted_registry(names) if names else registry
+    return Response(generate_latest(shown), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,16 +11,17 @@ from fastapi import APIRouter, Query, Request, Response
 from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
 from service.http.replies import InspectionReply, json_reply, picture_reply, replay, stored
-from service.http.uploads import FIELD, RAW_TYPES, read_image, read_images
+from service.http.uploads import FIELD, RAW_TYPES, read_image, read_images, refuse_text
 from service.images.decoding import PixelFormat, decode, decode_raw
 from service.station.inspection import HeatmapMode
 from service.station.problem import ProblemError
 
-PAGE = Path(__file__).parent / "web" / "index.html"
-
 router = APIRouter()
 
 
+RecipeName = Annotated[
+    str | None, Query(min_length=1, description="recipe; may be left out where there is one or a default")
+]
 _MAX_BATCH_FILES = 64
 _IMAGE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "array", "items": _IMAGE}}}
@@ -44,7 +44,7 @@ _REQUEST_BODY = {
 )
 async def inspect(
     request: Request,
-    recipe: Annotated[str | None, Query(description="recipe; may be left out where there is one or a default")] = None,
+    recipe: RecipeName = None,
     heatmap: Annotated[
         Literal["none", "auto", "overlay", "map", "npy"],
         Query(description="picture in the reply; auto: overlay for REVIEW and NG"),
@@ -73,6 +73,8 @@ async def inspect(
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
     raw = _raw_layout(width, height, pixel_format)
     data = await order.read(read_image)
+    if not raw:
+        refuse_text(data)
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
     layout = str(raw or "")
@@ -93,7 +95,7 @@ async def inspect(
 )
 async def inspect_batch(
     request: Request,
-    recipe: Annotated[str | None, Query(description="recipe; may be left out where there is one or a default")] = None,
+    recipe: RecipeName = None,
     x_deadline_ms: DeadlineMs = None,
     x_part_id: PartId = None,
 ) -> list[InspectionReply | ProblemBody]:
@@ -103,6 +105,7 @@ async def inspect_batch(
 
     async def one(data: bytes) -> InspectionReply | ProblemBody:
         try:
+            refuse_text(data)
             (inspection,) = await order.inspect([partial(decode, data, max_pixels=order.station.settings.max_pixels)])
         except ProblemError as problem:
             order.station.metrics.errors.labels(problem.code).inc()

@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from service.http.bodies import read_json
 from service.http.context import choose_recipe, station_of, why_not_alive, why_not_ready
 from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.http.problems import openapi_responses
@@ -46,35 +47,48 @@ _NOT_ALIVE: dict[int | str, dict[str, Any]] = {503: {"description": "Only a new 
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready"}}
 _TENSORS: dict[int | str, dict[str, Any]] = {**_RESPONSES, 200: {"content": _BINARY}}
 
+_UNKNOWN = (
+    "not known: a request has id, inputs, outputs and the parameter binary_data_output; an input has name, shape, "
+    "datatype, data and the parameter binary_data_size; an output has name and the parameter binary_data"
+)
+
 router = APIRouter(prefix="/v2")
 
 
-class Parameters(BaseModel, strict=True):
-    """Those of a request, an input and an output that mean something here."""
+class _Strict(BaseModel, strict=True, extra="forbid"):
+    """What is not known is refused: what is passed over in silence could have mattered."""
 
+
+class InputParameters(_Strict):
     binary_data_size: Annotated[int, Field(ge=0)] | None = None
+
+
+class OutputParameters(_Strict):
     binary_data: bool | None = None
+
+
+class RequestParameters(_Strict):
     binary_data_output: bool = False
 
 
-class InputTensor(BaseModel, strict=True):
+class InputTensor(_Strict):
     """`image` UINT8 `[N, H, W, 3]` of the recipe's size, or `image_bytes` BYTES `[N]`, encoded pictures."""
 
     name: Literal["image", "image_bytes"]
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=4)]
     datatype: str
-    parameters: Parameters = Parameters()
+    parameters: InputParameters = InputParameters()
     data: list[Any] | None = None
 
 
-class RequestedOutput(BaseModel, strict=True):
+class RequestedOutput(_Strict):
     name: _Output
-    parameters: Parameters = Parameters()
+    parameters: OutputParameters = OutputParameters()
 
 
-class InferRequest(BaseModel, strict=True):
+class InferRequest(_Strict):
     id: str | None = None
-    parameters: Parameters = Parameters()
+    parameters: RequestParameters = RequestParameters()
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[RequestedOutput], Field(max_length=3)] = []
 
@@ -189,11 +203,9 @@ def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple
     if split > len(body):
         raise ProblemError("invalid_request", f"Inference-Header-Content-Length: {split} of {len(body)} bytes")
     try:
-        asked = InferRequest.model_validate_json(body[:split])
+        asked = InferRequest.model_validate(read_json(body[:split]))
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[:5]
-        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in found)
-        raise ProblemError("invalid_request", details) from error
+        raise ProblemError("invalid_request", _named(error)) from error
     if len({output.name for output in asked.outputs}) < len(asked.outputs):
         raise ProblemError("invalid_request", "outputs: one is named twice")
     tensor = asked.inputs[0]
@@ -210,6 +222,14 @@ def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple
         ]
     except (TypeError, ValueError) as error:
         raise ProblemError("invalid_request", f"{tensor.name}: {error}") from error
+
+
+def _named(error: ValidationError) -> str:
+    """The first things that are wrong, each with its place and, for a name that is not known, those that are."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc']))[:128] or 'body'}: {_UNKNOWN if e['type'] == 'extra_forbidden' else e['msg']}"
+        for e in error.errors(include_url=False, include_context=False, include_input=False)[:5]
+    )
 
 
 def _check_layout(tensor: InputTensor, binary_size: int, recipe: Recipe, max_batch: int) -> None:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from service.http.forms import Part, parse_form
 from service.station.problem import ProblemError
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "application/octet-stream")
 FIELD = "image"
+
+# Names that old browsers, cameras and libraries have for the same; what a picture is, its own bytes say.
+_OTHER_NAMES = {
+    *("image/jpg", "image/jpe", "image/jfif", "image/pjpeg", "image/x-jpeg", "image/x-citrix-jpeg"),
+    *("image/x-png", "image/apng", "image/vnd.mozilla.apng", "image/x-webp", "binary/octet-stream"),
+    *("image/x-bmp", "image/x-ms-bmp", "image/ms-bmp", "image/x-windows-bmp", "image/x-bitmap", "application/bmp"),
+}
+_JSON_HINT = (
+    "; send the bytes of the file itself (`curl --data-binary @part.jpg -H 'Content-Type: image/jpeg'`), not as text; "
+    "JSON with base64 is read by /v2/models/{recipe}/infer alone, as image_bytes"
+)
+# base64 of the first bytes of JPEG, PNG, BMP, RIFF (WebP) and TIFF.
+_BASE64_STARTS = (b"/9j/", b"iVBOR", b"Qk", b"UklGR", b"SUkqA", b"TU0AK")
 
 # The bodies of all requests under way may be as large together as this many of the largest.
 _LARGEST_TOGETHER = 8
@@ -82,14 +93,15 @@ async def arrival(deadline: float) -> AsyncIterator[None]:
 
 async def read_image(request: Request, limit: int) -> bytes:
     """The encoded image of the request, at most `limit` bytes; raises ProblemError."""
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    media_type = _media_type(request.headers.get("content-type", ""))
     if media_type == "multipart/form-data":
-        return _files(await _read_form(request, limit, max_files=1))[0]
-    if media_type not in RAW_TYPES:
+        return (await read_images(request, limit, max_files=1))[0]
+    if media_type not in RAW_TYPES and media_type not in _OTHER_NAMES:
+        hint = _JSON_HINT if media_type.endswith("json") else ""
         raise ProblemError(
             "unsupported_media_type",
             f"Content-Type {media_type or 'is missing'}: send {', '.join(RAW_TYPES)}, or multipart/form-data with the "
-            f"field {FIELD!r}",
+            f"field {FIELD!r}{hint}",
         )
     return await read_body(request, limit)
 
@@ -112,47 +124,43 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def read_images(request: Request, limit: int, *, max_files: int) -> list[bytes]:
     """The encoded images of a multipart form of nothing else, together at most `limit` bytes; raises ProblemError."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    content_type = request.headers.get("content-type", "")
+    if _media_type(content_type) != "multipart/form-data":
         raise ProblemError("unsupported_media_type", f"send multipart/form-data with one or more fields {FIELD!r}")
-    parts = await _read_form(request, limit, max_files=max_files)
-    # One left out would shift the results of those behind it.
-    for number, (name, data) in enumerate(parts, 1):
-        if name != FIELD or data is None:
+    body = await read_body(request, limit)
+    # Room for what is too much, so that it is named.
+    parts = parse_form(content_type, body, max_parts=max_files + 8)
+    if not any(part.name == FIELD for part in parts):
+        raise ProblemError("empty_image", f"the form has no field {FIELD!r}: {_named(parts)}")
+    # One left out would shift the results of those behind it, and what is not read could have mattered.
+    for number, part in enumerate(parts, 1):
+        if part.name != FIELD:
             raise ProblemError(
                 "invalid_request",
-                f"part {number} of the form, {name[:64]!r}, is not a file in the field {FIELD!r}: send every picture "
-                "as one, with a filename, and nothing else",
+                f"part {number} of the form, {part.name[:64]!r}, is not known: a form has pictures in the field "
+                f"{FIELD!r} and nothing else; recipe and heatmap belong into the query",
             )
-    return _files(parts)
+        if part.headers.get("content-transfer-encoding", "binary").strip().lower() not in {"binary", "8bit", "7bit"}:
+            raise ProblemError(
+                "unsupported_media_type",
+                f"part {number} of the form has a Content-Transfer-Encoding: send the bytes as they are",
+            )
+    if len(parts) > max_files:
+        more = "send one, or all of them to /inspect/batch" if max_files == 1 else f"send at most {max_files}"
+        raise ProblemError("invalid_request", f"the form has {len(parts)} pictures: {more}")
+    return [bytes(part.data) for part in parts]
 
 
-def _files(parts: list[tuple[str, bytes | None]]) -> list[bytes]:
-    files = [data for name, data in parts if name == FIELD and data is not None]
-    if not files:
-        raise ProblemError("empty_image", f"the form has no file in the field {FIELD!r}")
-    return files
+def refuse_text(data: bytes) -> None:
+    """Raises ProblemError for a picture that was packed into text, and says how to send it."""
+    start = data[:64].lstrip().removeprefix(b'"')
+    if start.startswith((b"data:", b"{", b"[")) or start.startswith(_BASE64_STARTS):
+        raise ProblemError("unsupported_media_type", f"the picture is text (base64, JSON or a data URL){_JSON_HINT}")
 
 
-async def _read_form(request: Request, limit: int, *, max_files: int) -> list[tuple[str, bytes | None]]:
-    """Name and content of each part, in order; None for a part that is no file."""
-    body = await read_body(request, limit)
-    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
-    if not boundary or b"--" + boundary + b"--" not in body:
-        raise ProblemError("invalid_request", "the multipart form is cut short or names no boundary")
+def _media_type(content_type: str) -> str:
+    return content_type.split(";")[0].strip().lower()
 
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=max_files)
-    # The whole body is in memory and bounded already: no temporary file on disk, no smaller limit for a part.
-    parser.spool_max_size = parser.max_part_size = limit
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise ProblemError("invalid_request", f"the multipart form cannot be read: {error.message}") from error
-    try:
-        return [
-            (name, await part.read() if isinstance(part, UploadFile) else None) for name, part in form.multi_items()
-        ]
-    finally:
-        await form.close()
+def _named(parts: list[Part]) -> str:
+    return f"it has {', '.join(repr(part.name[:64]) for part in parts[:8])}" if parts else "it is empty"
