@@ -112,16 +112,17 @@ async def _lifespan(
         idle_tick_s=settings.idle_tick_s,
         on_batch=metrics.batch_size.observe,
     )
+    triggers = Triggers(records, hours=settings.trigger_hours)
     store = RecipeStore(
         settings.models_dir,
         batcher,
         lambda bundle: _open_giving_way(bundle, settings, threads),
         default=settings.default_recipe,
         check_bundle=check_bundle,
+        on_refused=triggers.distrust,
     )
     counters = Counters()
     inspector = Inspector(batcher, codec, metrics, counters, store.shadows)
-    triggers = Triggers(records, hours=settings.trigger_hours)
     station = Station(settings, metrics, batcher, store, inspector, access, records, triggers, counters, drain)
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))

@@ -78,7 +78,9 @@ async def inspect(
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
     layout = str(raw or "")
-    async with station.triggers.ask(order.recipe.name, x_trigger_id, data, order.deadline, layout=layout) as asked:
+    async with station.triggers.ask(
+        order.recipe.name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout
+    ) as asked:
         if asked.before is not None:
             return replay(asked.before)
         (inspection,) = await while_connected(request, order.inspect([decoder], mode))

@@ -174,8 +174,10 @@ async def infer(
     if x_trigger_id is not None and len(pictures) != 1:
         raise ProblemError("invalid_request", f"X-Trigger-Id is of one image, not of {len(pictures)}")
     if asked.inputs[0].name == "image":
-        order = replace(order, recipe=_of_any_shape(recipe))
-    async with station.triggers.ask(recipe.name, x_trigger_id, pictures[0].sent, order.deadline) as trigger:
+        order = replace(order, recipe=_of_any_shape(recipe), adapt=_of_any_shape)
+    async with station.triggers.ask(
+        recipe.name, x_trigger_id, pictures[0].sent, order.deadline, judge=order.judge
+    ) as trigger:
         if trigger.before is not None:
             return _replay(asked, trigger.before)
         found = await while_connected(request, order.inspect([picture.decode for picture in pictures]))
@@ -296,12 +298,14 @@ def _replay(asked: InferRequest, before: dict[str, Any]) -> Response:
         "score": np.array([before["score"]], "<f4"),
         "verdict": np.array([before["verdict"]]),
     }
-    response = _response(asked, (before["recipe"], before["version"]), arrays)
+    response = _response(asked, (before["recipe"], before["version"]), arrays, replayed=True)
     response.headers["X-Replayed"] = "true"
     return response
 
 
-def _response(asked: InferRequest, model: tuple[str, str], arrays: dict[_Output, NDArray[Any]]) -> Response:
+def _response(
+    asked: InferRequest, model: tuple[str, str], arrays: dict[_Output, NDArray[Any]], *, replayed: bool = False
+) -> Response:
     """The outputs asked for, or all of `arrays`; `model` is name and version."""
     outputs: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -316,7 +320,9 @@ def _response(asked: InferRequest, model: tuple[str, str], arrays: dict[_Output,
             outputs[-1]["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
             outputs[-1]["data"] = array.ravel().tolist()
-    header = {"model_name": model[0], "model_version": model[1], "outputs": outputs}
+    header: dict[str, Any] = {"model_name": model[0], "model_version": model[1], "outputs": outputs}
+    if replayed:
+        header["parameters"] = {"replayed": True}
     text = json.dumps(header if asked.id is None else header | {"id": asked.id}, allow_nan=False).encode()
     media_type = "application/octet-stream" if parts else "application/json"
     headers = {"Inference-Header-Content-Length": str(len(text))} if parts else {}

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Request
@@ -19,6 +19,7 @@ from service.station.inspection import Decoder, HeatmapMode, Inspection
 from service.station.problem import ProblemError
 from service.station.recipes import Recipe
 from service.station.records import Record, Trigger
+from service.station.triggers import Judge
 from service.station.verdicts import Verdict
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ class Order:
     deadline: float
     part: str | None
     camera: str | None
+    # Of the recipe that is chosen, what suits this protocol.
+    adapt: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe)
 
     async def read(self, reader: Callable[[Request, int], Awaitable[T]]) -> T:
         """What `reader` makes of the body, under the limits of size and time; raises ProblemError."""
@@ -62,6 +65,11 @@ class Order:
         return await self.station.inspector.inspect_all(
             decoders, self.recipe, mode, camera=self.camera, started=self.started, deadline=self.deadline
         )
+
+    def judge(self) -> Judge:
+        """What would inspect a picture that comes now; raises ProblemError where nothing does."""
+        version = self.request.path_params.get("version")
+        return Judge.of(self.adapt(choose_recipe(self.station, self.recipe.name, version)))
 
     def conclude(
         self, inspection: Inspection, image: bytes | Pixels, trigger: Trigger | None = None

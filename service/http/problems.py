@@ -27,6 +27,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "activation_failed": (409, "The version was not activated"),
     "limits_refused": (409, "The limits were not changed"),
     "trigger_reused": (409, "The trigger was answered for another picture"),
+    "trigger_outdated": (409, "The trigger was answered by what serves no more"),
     "body_too_large": (413, "Request body too large"),
     "image_too_large": (413, "Image has too many pixels"),
     "unsupported_media_type": (415, "Content type not supported"),

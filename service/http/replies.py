@@ -28,9 +28,10 @@ class ThresholdsReply(BaseModel):
 
 
 class LimitsReply(BaseModel):
-    """Whose limits are in force: the manifest's, or changed ones, since when and by whom."""
+    """Whose limits are in force: the manifest's, or changed ones, since when and by whom; `sha256` is of the values."""
 
     source: Literal["manifest", "changed"]
+    sha256: str
     changed: str | None = None
     by: str | None = None
 
@@ -58,11 +59,17 @@ _EXAMPLE: dict[str, JsonValue] = {
     "score": 0.55,
     "faults": [],
     "thresholds": {"review": 0.11, "reject": 0.13, "pixel": 0.5, "min_area": 0},
-    "limits": {"source": "changed", "changed": "2026-01-02T12:00:00+00:00", "by": "Ada from quality"},
+    "limits": {
+        "source": "changed",
+        "sha256": "9b74c9897bac770ffc029102a200c5de5ee6c1e7bb8bfa0c64a0f2d2b1e0a1a7",
+        "changed": "2026-01-02T12:00:00+00:00",
+        "by": "Ada from quality",
+    },
     "regions": [{"x": 126, "y": 101, "width": 41, "height": 56, "area": 1456, "peak": 0.55}],
     "heatmap": {"format": "overlay", "media_type": "image/png", "data": "iVBORw0KGgo="},
     "backend": {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"},
     "timings_ms": {"read": 0.4, "decode": 0.6, "quality": 0.2, "queue": 0.5, "model": 18.3, "postprocess": 0.4},
+    "replayed": False,
 }
 
 
@@ -86,6 +93,7 @@ class InspectionReply(BaseModel):
     heatmap: HeatmapReply | None
     backend: BackendReply
     timings_ms: dict[str, float]
+    replayed: bool = False
 
 
 class RecipeReply(BaseModel):
@@ -144,9 +152,9 @@ def picture_reply(reply: InspectionReply, picture: Heatmap | None) -> Response:
 
 
 def replay(reply: dict[str, Any]) -> Response:
-    """A stored reply as the answer to the same trigger: JSON, whatever the first one was."""
+    """A stored reply as the answer to the same trigger: JSON, whatever the first one was, and marked."""
     headers = _result_headers(reply) | {"X-Replayed": "true"}
-    return Response(json.dumps(reply), media_type="application/json", headers=headers)
+    return Response(json.dumps(reply | {"replayed": True}), media_type="application/json", headers=headers)
 
 
 def _result_headers(reply: dict[str, Any]) -> dict[str, str]:
@@ -185,10 +193,12 @@ def thresholds_reply(recipe: Recipe) -> ThresholdsReply:
 
 
 def limits_reply(recipe: Recipe) -> LimitsReply:
-    change = recipe.limits.change
+    change, sha256 = recipe.limits.change, recipe.limits.sha256
     if change is None:
-        return LimitsReply(source="manifest")
-    return LimitsReply(source="changed", changed=change.changed.isoformat(timespec="seconds"), by=change.by)
+        return LimitsReply(source="manifest", sha256=sha256)
+    return LimitsReply(
+        source="changed", sha256=sha256, changed=change.changed.isoformat(timespec="seconds"), by=change.by
+    )
 
 
 def backend_reply(recipe: Recipe) -> BackendReply:

@@ -7,8 +7,11 @@ be read or makes no sense is an error, never passed over: the recipe would judge
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -60,6 +63,12 @@ class Limits:
     thresholds: Thresholds
     quality: QualityLimits
     change: StoredChange | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The same for limits that judge every picture alike, whoever set them."""
+        judged = self.thresholds.model_dump(mode="json", exclude={"calibration"})
+        return hashlib.sha256(json.dumps([judged, self.quality.model_dump(mode="json")]).encode()).hexdigest()
 
     @classmethod
     def of(cls, manifest: Manifest, change: StoredChange | None = None) -> Self:

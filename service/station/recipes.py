@@ -73,7 +73,8 @@ class RecipeStore:
     """Every recipe below `models_dir`: ready in one version, or failed with a reason.
 
     `models_dir/<recipe>/ACTIVE` names the version to serve and the one before it; without that file it is the newest.
-    A swap replaces one entry of `ready`: requests that began with the old version finish with it.
+    A swap replaces one entry of `ready`: requests that began with the old version finish with it. `on_refused` is told
+    the name of a recipe that failed its golden images where it serves, or was to.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class RecipeStore:
         *,
         default: str | None,
         check_bundle: Callable[[Bundle], None] = lambda bundle: None,
+        on_refused: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._models_dir = models_dir
         self._batcher = batcher
         self._open_model = open_model
         self._default = default
         self._check_bundle = check_bundle
+        self._on_refused = on_refused
         self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
@@ -107,6 +110,8 @@ class RecipeStore:
                     return
                 except Exception as error:
                     self.failed[name] = _reason(name, error)
+                    if isinstance(error, GoldenError):
+                        self._on_refused(name)
         finally:
             self.loaded = True
 
@@ -183,6 +188,7 @@ class RecipeStore:
                     log.error("recipe %s: its golden images cannot be read now: %s", name, error)
                     raise BackendError(f"the golden images cannot be read now: {error}") from error
                 recipe.model.refused = True
+                self._on_refused(name)
                 del self.ready[name]
                 self.failed[name] = _reason(name, error)
                 self._batcher.retire(recipe.model)

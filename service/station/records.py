@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS triggers (
     PRIMARY KEY (recipe, trigger_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS triggers_by_inspection ON triggers (inspection_id);
+CREATE TABLE IF NOT EXISTS distrusted (recipe TEXT PRIMARY KEY, time REAL NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -167,6 +168,19 @@ class Records:
                 (recipe, trigger_id),
             ).fetchone()
         return None if row is None else Answer(row[0], row[1], json.loads(row[2]))
+
+    def distrust(self, recipe: str, when: float) -> None:
+        """Remember that what a recipe said until `when` (Unix seconds) is not to be said again. Waits for the disk."""
+        try:
+            with closing(self._connect()) as connection, connection:
+                connection.execute("INSERT OR REPLACE INTO distrusted VALUES (?, ?)", (recipe, when))
+        except (OSError, sqlite3.Error):
+            log.exception("%s: that recipe %s failed its golden images is not on record", self._file, recipe)
+
+    def distrusted(self) -> dict[str, float]:
+        """Every recipe that failed its golden images, with the time of the last failure."""
+        with closing(self._connect()) as connection:
+            return dict(connection.execute("SELECT recipe, time FROM distrusted").fetchall())
 
     def latest(self, *, limit: int, before: float, recipe: str | None, verdict: str | None) -> list[dict[str, Any]]:
         """Stored replies older than `before` (Unix seconds), newest first, each with its `time`."""

@@ -1,24 +1,54 @@
 """Idempotent triggers: a line that asks twice about one picture gets one inspection and the same answer.
 
 A trigger is of one recipe and one picture. Lines count their parts, begin again at 1 and know nothing of each other: an
-answer is never given to another picture, and not after its time.
+answer is never given to another picture, and not after its time. It is given again only while what gave it serves: the
+same version, model and limits, ready, and no failed golden image of the recipe since.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from service.images.decoding import Pixels
 from service.station.problem import ProblemError
+from service.station.recipes import Recipe
 from service.station.records import Answer, Records, Trigger
 
 _REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What gives an answer: another one might have given another."""
+
+    version: str
+    model_sha256: str
+    limits_sha256: str
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """Raises ProblemError where the recipe's backend fails at present."""
+        if recipe.model.failures or recipe.model.refused:
+            raise ProblemError("recipe_not_ready", f"the backend of recipe {recipe.name!r} fails: ask again later")
+        return cls(recipe.version, recipe.model_sha256, recipe.limits.sha256)
+
+    def differs_from(self, reply: dict[str, Any]) -> str | None:
+        """What of this did not give the reply; replies of earlier programs do not say what did."""
+        if reply.get("version") != self.version:
+            return f"version {reply.get('version')}, and version {self.version} serves now"
+        if reply.get("model_sha256") != self.model_sha256:
+            return "another model file of this version"
+        if reply.get("limits", {}).get("sha256") != self.limits_sha256:
+            return "other limits than those in force now"
+        return None
 
 
 class Asked:
@@ -42,16 +72,32 @@ class Triggers:
         self._running: dict[tuple[str, str], asyncio.Event] = {}
         # Records are written a moment after the answer; until then it is here.
         self._recent: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+        # Recipes that failed their golden images, with the time: what they said before is not said again.
+        self._distrusted: dict[str, float] = {} if records is None else records.distrusted()
+
+    def distrust(self, recipe: str) -> None:
+        """Give no answer of this recipe again that it gave until now, also after a restart. From any thread."""
+        self._distrusted[recipe] = now = time.time()
+        if self._records is not None:
+            self._records.distrust(recipe, now)
 
     @asynccontextmanager
     async def ask(
-        self, recipe: str, trigger_id: str | None, picture: bytes | Pixels, deadline: float, *, layout: str = ""
+        self,
+        recipe: str,
+        trigger_id: str | None,
+        picture: bytes | Pixels,
+        deadline: float,
+        *,
+        judge: Callable[[], Judge],
+        layout: str = "",
     ) -> AsyncIterator[Asked]:
         """The answer that a trigger got before for this picture, or room for the one given in this block, which others
         wait for. Without one (an error) the next request with this trigger is inspected.
 
-        `picture` is as it was sent; bare pixels in another `layout` are another picture. Raises ProblemError where the
-        trigger was answered for another one, or the answer is not there by `deadline` (time.monotonic).
+        `picture` is as it was sent; bare pixels in another `layout` are another picture. `judge` tells what serves at
+        the moment. Raises ProblemError where the trigger was answered for another picture or by another judge, or the
+        answer is not there by `deadline` (time.monotonic).
         """
         if trigger_id is None:
             yield Asked(None)
@@ -73,12 +119,24 @@ class Triggers:
                         f"trigger {trigger_id!r} was answered for another picture of recipe {recipe!r}: give every "
                         f"picture an X-Trigger-Id of its own; one comes free {self._hours:g} hours after its answer",
                     )
+                self._require_valid(recipe, trigger_id, last, judge())
                 asked.before = last.reply
             yield asked
         finally:
             if asked.given is not None:
                 self._remember(key, Answer(sha256, time.time(), asked.given))
             self._running.pop(key).set()
+
+    def _require_valid(self, recipe: str, trigger_id: str, answer: Answer, judge: Judge) -> None:
+        why = judge.differs_from(answer.reply)
+        if why is None and answer.time <= self._distrusted.get(recipe, -math.inf):
+            why = "the recipe before it failed its golden images"
+        if why is not None:
+            raise ProblemError(
+                "trigger_outdated",
+                f"trigger {trigger_id!r} was answered by {why}: to have the picture inspected, send it with a new "
+                "X-Trigger-Id, or with none",
+            )
 
     async def _last_answer(self, recipe: str, trigger_id: str) -> Answer | None:
         recent = self._recent.get((recipe, trigger_id))
