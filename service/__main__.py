@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import resource
 import ssl
 import sys
 from contextlib import suppress
 
 import uvicorn
-from pydantic_settings import CliApp
 
 from service import logs
 from service.app import create_app
+from service.flags import FlagError
 from service.http.access import KeyFileError
 from service.http.draining import DrainingServer
-from service.settings import Settings
+from service.settings import Settings, add_setting_flags, read_settings
 from service.station.records import RecordsError
 
 
@@ -24,7 +25,12 @@ def main() -> int:
         from service.commands import run
 
         return run(sys.argv[1:])
-    settings = CliApp.run(Settings)
+    try:
+        settings = _settings()
+    except FlagError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
     logs.configure(settings.log_level, settings.log_format)
     # Every camera keeps a connection: shells allow 1024 files, and one too many takes records and golden images too.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -55,6 +61,29 @@ def main() -> int:
         server.run()
     # What uvicorn.run does where the address is taken or the lifespan failed: its log has said why.
     return 0 if server.started else 3
+
+
+def _settings() -> Settings:
+    arguments = sys.argv[1:]
+    # Serving does without the commands' packages.
+    commands = _help_of_commands() if {"-h", "--help"} & set(arguments) else ""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        usage="python -m service [flags]\n       python -m service COMMAND [flags]",
+        description="Serve the recipes. Each flag is also an environment variable; a flag wins over its variable.",
+        epilog=commands,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_setting_flags(parser)
+    return read_settings(vars(parser.parse_args(arguments)))
+
+
+def _help_of_commands() -> str:
+    from service.commands import COMMANDS, summary
+
+    lines = [f"  {name:<17} {summary(command)}" for name, command in COMMANDS.items()]
+    return "\n".join(["commands, each with a --help of its own:", *lines])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.backends.base import BackendChoice, EnginePolicy, PrecisionChoice
+from service.flags import Group, add_flags, read_flags
+
+PREFIX = "INSPECT_"
+# What people look for first.
+GROUPS = (
+    Group(
+        "most used",
+        (
+            *("host", "port", "models_dir", "default_recipe", "backend", "precision"),
+            *("deadline_ms", "records_dir", "api_keys_file", "banner"),
+        ),
+    ),
+)
 
 
 def _none(value: object) -> object:
@@ -19,11 +34,9 @@ class Settings(BaseSettings):
     """One declaration gives flag, environment variable, validation and documentation."""
 
     model_config = SettingsConfigDict(
-        env_prefix="INSPECT_",
+        env_prefix=PREFIX,
         env_ignore_empty=True,
         frozen=True,
-        cli_kebab_case=True,
-        cli_prog_name="python -m service",
     )
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
@@ -119,3 +132,14 @@ class Settings(BaseSettings):
         Literal["text", "json"], Field(description="`text` for people, `json` for machines, one object a line")
     ] = "text"
     banner: Annotated[bool, Field(description="print the address and a curl line to try when ready")] = False
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, Settings, GROUPS, environment=PREFIX)
+
+
+def read_settings(given: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of the environment, and of flags where some were `given`; raises FlagError with a line for each
+    value that cannot be.
+    """
+    return read_flags(Settings, given or {}, environment=PREFIX)

@@ -31,7 +31,7 @@ from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, list_versions, read_bundle
 from service.client import AsyncClient
 from service.client.bare import BareClient
-from service.commands.qualify import qualify
+from service.client.load import qualify
 from service.images.decoding import decode, encode, read
 from service.images.quality import measure
 from service.images.resizing import fit, resize

@@ -1,142 +1,64 @@
-"""Qualification of a station for a line: an open-loop load test that a slow answer cannot flatter.
-
-Pictures are sent at fixed times whether or not earlier ones were answered, and each latency counts from the time the
-picture was due, not from when it was sent (no coordinated omission). What was not answered counts as late.
-"""
+"""`python -m service qualify`: does this station keep its deadline at the rate of the line?"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import platform
-import time
-from collections import Counter
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+import re
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated
 
-import numpy as np
+from pydantic import BeforeValidator, Field
 
-from service.client import Outcome
-from service.station.verdicts import Verdict
+from service.client import AsyncClient
+from service.client.load import qualify, report, write_record
+from service.commands.connection import Connection
+from service.flags import POSITIONAL
 
-
-@dataclass(frozen=True)
-class Qualification:
-    """Figures of one run; latencies in milliseconds from the due time, of all answered pictures."""
-
-    rate_hz: float
-    deadline_ms: float
-    seconds: float
-    sent: int
-    in_time: int
-    verdicts: dict[str, int]
-    problems: dict[str, int]
-    latency_ms: dict[str, float]
-    goodput_hz: float
-    passed: bool
+_UNITS = {"/s": 1.0, "/min": 1 / 60, "ms": 1.0, "s": 1000.0}
 
 
-class Inspects(Protocol):
-    """A client, as far as it is needed here."""
+def _quantity(*units: str) -> BeforeValidator:
+    def parse(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(\D*)", value.strip())
+        if not found or found[2] not in units or float(found[1]) <= 0:
+            raise ValueError(f"is not a number with {' or '.join(units)}")
+        return float(found[1]) * _UNITS[found[2]]
 
-    async def inspect(self, image: bytes, *, recipe: str | None, deadline_ms: float | None) -> Outcome: ...
-
-
-async def qualify(
-    client: Inspects,
-    images: list[bytes],
-    *,
-    rate_hz: float,
-    deadline_ms: float,
-    seconds: float,
-    recipe: str | None = None,
-    required: float = 0.999,
-) -> Qualification:
-    """Send `images` in turn at `rate_hz`; passes where the share `required` was inspected before its deadline.
-
-    A picture that the station would not judge (its faults say why) was not inspected.
-    """
-    outcomes: list[tuple[float, Outcome]] = []
-    started = time.perf_counter() + 0.05
-    count = round(rate_hz * seconds)
-
-    async def one(index: int) -> None:
-        due = started + index / rate_hz
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        left = deadline_ms - 1000 * (time.perf_counter() - due)
-        outcome = await client.inspect(images[index % len(images)], recipe=recipe, deadline_ms=max(1.0, left))
-        outcomes.append((1000 * (time.perf_counter() - due), outcome))
-
-    # Few enough timers at once that the event loop itself is not the load.
-    window = max(1, round(rate_hz))
-    tasks: list[asyncio.Task[None]] = []
-    for first in range(0, count, window):
-        await asyncio.sleep(max(0.0, started + first / rate_hz - 0.5 - time.perf_counter()))
-        tasks += [asyncio.create_task(one(index)) for index in range(first, min(count, first + window))]
-    await asyncio.gather(*tasks)
-    elapsed = time.perf_counter() - started
-    inspected = [late for late, outcome in outcomes if _problem(outcome) is None]
-    in_time = sum(late <= deadline_ms for late in inspected)
-    return Qualification(
-        rate_hz=rate_hz,
-        deadline_ms=deadline_ms,
-        seconds=round(elapsed, 3),
-        sent=count,
-        in_time=in_time,
-        verdicts=dict(Counter(str(outcome.verdict) for _, outcome in outcomes)),
-        problems=dict(Counter(filter(None, (_problem(outcome) for _, outcome in outcomes)))),
-        latency_ms=_percentiles(inspected),
-        goodput_hz=round(in_time / elapsed, 3),
-        passed=in_time >= required * count,
-    )
+    return BeforeValidator(parse)
 
 
-def report(qualification: Qualification) -> str:
-    """PASS or FAIL and the figures, for a person."""
-    q = qualification
-    lines = [
-        f"{'PASS' if q.passed else 'FAIL'}: {q.in_time} of {q.sent} pictures inspected within {q.deadline_ms:g} ms "
-        f"at {q.rate_hz:g}/s for {q.seconds:g} s",
-        "latency ms: " + "  ".join(f"{name} {value:.1f}" for name, value in q.latency_ms.items()),
-        "verdicts: " + "  ".join(f"{name} {count}" for name, count in sorted(q.verdicts.items())),
-    ]
-    if q.problems:
-        lines.append("not inspected: " + "  ".join(f"{name} {count}" for name, count in sorted(q.problems.items())))
-    return "\n".join(lines)
+class Qualify(Connection):
+    """Load a station at a fixed rate and say whether it keeps its deadline. Exit 0: PASS, 1: FAIL."""
+
+    files: Annotated[list[Path], POSITIONAL, Field(description="image files, sent in turn")]
+    rate: Annotated[float, _quantity("/s", "/min"), Field(description="images a time, such as 12/s or 90/min")]
+    deadline: Annotated[float, _quantity("ms", "s"), Field(description="time for one image, such as 80ms or 1s")]
+    recipe: Annotated[str | None, Field(description="recipe; without it the service's default one")] = None
+    seconds: Annotated[float, Field(gt=0, le=86_400, description="seconds that the load lasts")] = 30.0
+    required: Annotated[float, Field(gt=0, le=1, description="share of the images that must be in time")] = 0.999
+    connections: Annotated[int, Field(ge=1, le=10_000, description="most connections at the same time")] = 100
+    record: Annotated[Path | None, Field(description="JSON file for the figures")] = None
 
 
-def write_record(qualification: Qualification, file: Path, *, url: str) -> None:
-    """The figures with machine and date, as JSON."""
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "client_machine": f"{platform.system()} {platform.machine()}",
-        "url": url,
-        **asdict(qualification),
-    }
-    file.write_text(json.dumps(record, indent=2) + "\n")
+def run(request: Qualify) -> int:
+    images = [file.read_bytes() for file in request.files]
 
+    async def load() -> int:
+        async with AsyncClient(request.url, api_key=request.api_key, connections=request.connections) as client:
+            result = await qualify(
+                client,
+                images,
+                rate_hz=request.rate,
+                deadline_ms=request.deadline,
+                seconds=request.seconds,
+                recipe=request.recipe,
+                required=request.required,
+            )
+        print(report(result))
+        if request.record:
+            write_record(result, request.record, url=request.url)
+        return 0 if result.passed else 1
 
-def _problem(outcome: Outcome) -> str | None:
-    """Why a picture was not inspected: a problem's code, or the names of its faults."""
-    if outcome.status != 200:
-        return str(outcome.reply.get("code", "no_answer"))
-    if outcome.verdict is not Verdict.NOT_INSPECTED:
-        return None
-    return ",".join(fault.split(":")[0] for fault in outcome.reply.get("faults", [])) or "not_inspected"
-
-
-def _percentiles(values: list[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    names = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
-    return {name: round(float(np.percentile(values, percent)), 3) for name, percent in names.items()}
-
-
-def exit_code(outcomes: list[Outcome]) -> int:
-    """0 when every picture is OK, 1 when one is not, 2 when one was not inspected."""
-    verdicts = {outcome.verdict for outcome in outcomes}
-    if Verdict.NOT_INSPECTED in verdicts:
-        return 2
-    return 1 if verdicts & {Verdict.REVIEW, Verdict.NG} else 0
+    return asyncio.run(load())

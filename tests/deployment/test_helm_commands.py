@@ -94,9 +94,9 @@ def test_the_engine_step_has_the_words_and_the_settings_of_the_service() -> None
     # After the recipes are there.
     assert [container["name"] for container in containers(pod)] == ["fetch-0", "build-engine", "service"]
     _, build, service = containers(pod)
-    options = commands._parser().parse_args(build["args"])
-    assert options.command is commands.build_engine_command
-    assert options.missing
+    command, request = commands.parse(build["args"])
+    assert command is commands.COMMANDS["build-engine"]
+    assert request.missing
     assert build["env"] == service["env"]
     assert {"name": "cache", "mountPath": "/cache"} in build["volumeMounts"]
 

@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from pydantic_settings import CliApp
 
-from service.settings import Settings
+from service.settings import Settings, read_settings
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -12,7 +11,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_environment_and_flags_set_the_same_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSPECT_MAX_BATCH", "4")
     monkeypatch.setenv("INSPECT_PORT", "9000")
-    settings = CliApp.run(Settings, cli_args=["--port", "9001", "--models-dir", "elsewhere"])
+    settings = read_settings({"port": "9001", "models_dir": "elsewhere"})
     assert (settings.max_batch, settings.port, settings.models_dir) == (4, 9001, Path("elsewhere"))
 
 
