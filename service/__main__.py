@@ -16,7 +16,7 @@ from service.flags import FlagError
 from service.http.access import KeyFileError
 from service.http.draining import DrainingServer
 from service.settings import Settings, add_setting_flags, read_settings
-from service.station.records import RecordsError
+from service.station.database import RecordsError
 
 
 def main() -> int:

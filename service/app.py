@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -208,11 +207,11 @@ async def _load(station: Station) -> None:
 
 async def _keep_checking(station: Station) -> None:
     """Repeat the golden check of recipes that are due, and of those whose backend failed: they may have recovered."""
-    period = timedelta(hours=station.settings.golden_check_hours)
+    period_s = 3600 * station.settings.golden_check_hours
     while True:
         await asyncio.sleep(_CHECK_EVERY_S)
         for name, recipe in list(station.recipes.ready.items()):
-            due = period and datetime.now(UTC) - recipe.checked > period
+            due = period_s and time.monotonic() - recipe.checked_at > period_s
             if not (due or recipe.model.failures):
                 continue
             try:

@@ -55,6 +55,11 @@ def why_not_alive(station: Station) -> str | None:
     return _why_hung(station) or station.recipes.why_not_alive()
 
 
+def troubles(station: Station) -> list[str]:
+    """What is wrong and does not keep pictures from being inspected."""
+    return station.records.troubles() if station.records else []
+
+
 def _why_hung(station: Station) -> str | None:
     if hung := station.batcher.hung_s():
         return f"the device has been at one batch for {hung:.0f} s: restart the service"

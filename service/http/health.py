@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.http.context import station_of, why_not_alive, why_not_ready
+from service.http.context import station_of, troubles, why_not_alive, why_not_ready
 from service.http.problems import openapi_responses
 from service.http.replies import backend_reply, recipe_reply
 
@@ -27,11 +27,11 @@ async def livez(request: Request) -> JSONResponse:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
-    """200 when images can be inspected; 503 with the reason otherwise."""
+    """200 when images can be inspected; 503 with the reason otherwise. `troubles` is what else is wrong."""
     station = station_of(request)
     reason = why_not_ready(station)
     status = "draining" if station.drain.begun else "not ready" if reason else "ready"
-    return JSONResponse({"status": status, "reason": reason}, 503 if reason else 200)
+    return JSONResponse({"status": status, "reason": reason, "troubles": troubles(station)}, 503 if reason else 200)
 
 
 @router.get("/state")
@@ -41,6 +41,7 @@ async def state(request: Request) -> JSONResponse:
     return JSONResponse(
         {
             "ready": why_not_ready(station) is None,
+            "troubles": troubles(station),
             "requested_backend": station.settings.backend,
             "queue_depth": station.batcher.depth,
             "recipes": [

@@ -38,6 +38,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "starting": (503, "Still starting"),
     "draining": (503, "Shutting down"),
     "backend_failed": (503, "The backend failed"),
+    "records_unavailable": (503, "The records cannot be read"),
     "deadline_passed": (504, "Deadline passed"),
 }
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service.http.context import station_of
 from service.http.problems import openapi_responses
+from service.station.database import RecordsError
 from service.station.problem import ProblemError
 from service.station.records import Records
 from service.station.verdicts import Verdict
+
+T = TypeVar("T")
 
 router = APIRouter(responses=openapi_responses())
 
@@ -22,21 +25,23 @@ async def inspections(
     request: Request,
     recipe: str | None = None,
     verdict: Verdict | None = None,
-    before: Annotated[float | None, Query(description="Unix seconds; pass the last `time` to page on")] = None,
+    before: Annotated[float | None, Query(description="those dated before, Unix seconds")] = None,
+    before_id: Annotated[
+        str | None, Query(description="those that came before; pass the last `inspection_id` to page on")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[dict[str, Any]]:
     """Recorded inspections, newest first."""
-    records = _records(request)
-    async with station_of(request).looking:
-        return await asyncio.to_thread(
-            records.latest, limit=limit, before=before or time.time() + 1, recipe=recipe, verdict=verdict
-        )
+    return await _look(
+        request,
+        lambda records: records.latest(limit=limit, before=before, before_id=before_id, recipe=recipe, verdict=verdict),
+    )
 
 
 @router.get("/inspections/{inspection_id}")
 async def inspection(request: Request, inspection_id: str) -> dict[str, Any]:
     """One recorded inspection, as it was answered."""
-    found = await asyncio.to_thread(_records(request).find, inspection_id)
+    found = await _look(request, lambda records: records.find(inspection_id))
     if found is None:
         raise ProblemError("not_found", f"no inspection {inspection_id!r} in the records")
     return found
@@ -45,7 +50,7 @@ async def inspection(request: Request, inspection_id: str) -> dict[str, Any]:
 @router.get("/inspections/{inspection_id}/image", response_class=Response)
 async def image(request: Request, inspection_id: str) -> Response:
     """The bytes that were inspected, where they were kept."""
-    data = await asyncio.to_thread(_records(request).image, inspection_id)
+    data = await _look(request, lambda records: records.image(inspection_id))
     if data is None:
         raise ProblemError(
             "not_found",
@@ -55,9 +60,15 @@ async def image(request: Request, inspection_id: str) -> Response:
     return Response(data, media_type="application/octet-stream")
 
 
-def _records(request: Request) -> Records:
+async def _look(request: Request, question: Callable[[Records], T]) -> T:
+    """What the records say; one look at a time, for inspections need the threads. Raises ProblemError."""
     station = station_of(request)
     station.access.require(request, "inspect")
     if station.records is None:
         raise ProblemError("not_found", "this service keeps no records: set INSPECT_RECORDS_DIR")
-    return station.records
+    records = station.records
+    async with station.looking:
+        try:
+            return await asyncio.to_thread(question, records)
+        except RecordsError as error:
+            raise ProblemError("records_unavailable", str(error), retry_after_s=5.0) from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Recipe:
     model: Model
     checked: datetime
     limits: Limits
+    # On time.monotonic, for what is due: `checked` is of a clock that may be set.
+    checked_at: float = field(default_factory=time.monotonic)
 
     @property
     def name(self) -> str:
@@ -193,7 +196,7 @@ class RecipeStore:
                 self.failed[name] = _reason(name, error)
                 self._batcher.retire(recipe.model)
                 raise GoldenError(self.failed[name]) from error
-            self.ready[name] = replace(recipe, checked=datetime.now(UTC))
+            self.ready[name] = replace(recipe, checked=datetime.now(UTC), checked_at=time.monotonic())
             return self.ready[name]
 
     def change_limits(self, name: str, change: LimitsChange, by: str) -> Recipe:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, tzinfo
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -417,6 +418,22 @@ def test_a_backend_that_changes_its_mind_is_found_by_the_golden_check(
         wait_for(lambda: client.get("/readyz").status_code != 200)
         assert "golden/0.png: score is off" in client.get("/readyz").json()["reason"]
         assert_problem(post(client, GOOD), 409, "recipe_not_ready")
+
+
+def test_golden_checks_go_on_after_a_clock_that_was_ahead_is_put_right(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dates = [datetime(2099, 1, 1, tzinfo=UTC)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return dates.pop() if dates else datetime.now(tz)
+
+    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
+    monkeypatch.setattr("service.station.recipes.datetime", Clock)
+    with _service(models, monkeypatch, FakeBackend(), golden_check_hours=1e-9) as client:
+        wait_for(lambda: not client.get("/state").json()["recipes"][0]["golden_checked"].startswith("2099"))
 
 
 def test_a_full_disk_costs_pictures_and_neither_verdict_nor_record(

@@ -1,0 +1,140 @@
+"""What is away for a while, damaged or deleted: inspections go on, what was lost is counted, and it heals by itself."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from bundles import gray, png, wait_until_loaded
+from fakes import wait_for
+from fastapi.testclient import TestClient
+from replies import assert_problem, post
+
+from service.app import create_app
+from service.settings import Settings
+from service.station.database import RecordsError
+from service.station.records import Record, Records
+
+GOOD, BAD = png(gray(51)), png(gray(204))
+
+
+def _client(models: Path, records: Path) -> TestClient:
+    settings = Settings(models_dir=models, records_dir=records, backend="ort-cpu")
+    return TestClient(create_app(settings), base_url="http://localhost", client=("127.0.0.1", 50000))
+
+
+def _inspect(client: TestClient, image: bytes = BAD, **headers: str) -> str:
+    reply = post(client, image, headers=headers)
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["inspection_id"])
+
+
+def _garble(folder: Path) -> None:
+    """Every page of the file, and no log that could repair it."""
+    file = folder / "inspections.sqlite"
+    size = file.stat().st_size
+    with file.open("r+b") as stream:
+        stream.write(b"x" * size)
+        stream.flush()
+    for suffix in ("-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, _garble], ids=["deleted", "damaged"])
+def test_records_heal_while_inspections_go_on(models: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    folder = tmp_path / "records"
+    with _client(models, folder) as client:
+        wait_until_loaded(client)
+        first = _inspect(client)
+        wait_for(lambda: client.get(f"/inspections/{first}/image").content == BAD)
+        damage(folder)
+        second = _inspect(client, **{"X-Trigger-Id": "T 17"})
+        wait_for(lambda: client.get(f"/inspections/{second}/image").content == BAD)
+        assert _inspect(client, **{"X-Trigger-Id": "T 17"}) == second
+        assert client.get("/readyz").json() == {"status": "ready", "reason": None, "troubles": []}
+        assert "inspect_records_lost_total 0.0" in client.get("/metrics").text
+
+
+def test_a_folder_that_is_away_costs_records_and_no_verdict(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    with _client(models, folder) as client:
+        wait_until_loaded(client)
+        folder.rename(tmp_path / "away")
+        folder.touch()
+        _inspect(client, **{"X-Trigger-Id": "T 17"})
+        detail = assert_problem(client.get("/inspections"), 503, "records_unavailable")["detail"]
+        assert str(folder / "inspections.sqlite") in str(detail)
+        wait_for(lambda: "inspect_records_lost_total 1.0" in client.get("/metrics").text)
+        assert "records are lost" in str(client.get("/readyz").json()["troubles"])
+        assert "records are lost" in str(client.get("/state").json()["troubles"])
+        folder.unlink()
+        (tmp_path / "away").rename(folder)
+        kept = _inspect(client)
+        wait_for(lambda: client.get(f"/inspections/{kept}").status_code == 200)
+        assert client.get("/readyz").json()["troubles"] == []
+
+
+def test_a_station_that_had_records_starts_without_them(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "records"
+    Records(folder, image_budget_bytes=1000).close(wait_s=600)
+    with closing(sqlite3.connect(folder / "inspections.sqlite")) as blocker:
+        blocker.execute("ALTER TABLE inspections RENAME TO hidden")
+        blocker.commit()
+        with _client(models, folder) as client:
+            wait_until_loaded(client)
+            assert "inspections go on, their records are lost until it can" in caplog.text
+            _inspect(client)
+            assert_problem(client.get("/inspections"), 503, "records_unavailable")
+            blocker.execute("ALTER TABLE hidden RENAME TO inspections")
+            blocker.commit()
+            kept = _inspect(client)
+            wait_for(lambda: client.get(f"/inspections/{kept}").status_code == 200)
+
+
+def _later(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "inspections.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [(_garble, "is damaged (file is not a database)"), (_later, "of a later version of the service")]
+)
+def test_a_file_of_no_use_is_set_aside_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], why: str
+) -> None:
+    for name in ("a", "b"):
+        records = Records(tmp_path, image_budget_bytes=1000)
+        records.add(Record({"inspection_id": name, "recipe": "part", "verdict": "OK"}, 1.0, None, None))
+        records.close(wait_s=600)
+        kept = (tmp_path / "inspections.sqlite").read_bytes()
+        change(tmp_path)
+    records = Records(tmp_path, image_budget_bytes=1000)
+    assert records.find("b") is None
+    records.close(wait_s=600)
+    assert caplog.text.count(why) == 2
+    assert len((tmp_path / "inspections.sqlite.2").read_bytes()) == len(kept)
+    assert (tmp_path / "inspections.sqlite.1").exists()
+
+
+def test_a_log_that_was_deleted_takes_no_later_row(tmp_path: Path) -> None:
+    records = Records(tmp_path, image_budget_bytes=1000)
+    for name in ("a", "b"):
+        records.add(Record({"inspection_id": name, "recipe": "part", "verdict": "OK"}, 1.0, None, None))
+        wait_for(lambda name=name: records.find(name))
+        (tmp_path / "inspections.sqlite-wal").unlink()
+    records.close(wait_s=600)
+    with closing(sqlite3.connect(tmp_path / "inspections.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM inspections").fetchone() == (2,)
+
+
+def test_a_new_station_is_told_of_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecordsError, match="INSPECT_RECORDS_DIR"):
+        Records(tmp_path / "file" / "records", image_budget_bytes=1)
