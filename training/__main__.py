@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from service.bundle.manifest import ScoreFormula
 from training.commands import (
-    NO_FLAGS,
     ablate_command,
     bench_command,
     demo_data_command,
@@ -23,20 +22,27 @@ from training.commands import (
     run_command,
     train_command,
 )
-from training.experiments.ablations import ABLATIONS
 from training.experiments.reproduce import PAPER
-from training.methods.draem.config import PRESETS, TrainConfig
-from training.methods.draem.simulator import SimulatorConfig
+from training.methods import METHODS
+from training.methods.protocol import Method
+from training.settings import span
 
 _DATA = "good photos, or a folder in MVTec layout"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parser(_method(arguments)).parse_args(arguments)
     return run_command(options.command, options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _method(arguments: list[str] | None) -> Method[Any]:
+    """The method that the command line names: its presets and settings are flags of the commands that train."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method", choices=METHODS, default=next(iter(METHODS)))
+    return METHODS[first.parse_known_args(arguments)[0].method]
+
+
+def _parser(method: Method[Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
@@ -44,26 +50,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True, help=_DATA)
     command.add_argument("--recipe", help="name of the recipe; default that of the folder")
     command.add_argument("--run", type=Path, help="folder for checkpoint and statistics; default runs/RECIPE")
-    _training_flags(command, "edge")
-    _setting_flags(command, TrainConfig, SimulatorConfig)
+    _training_flags(command, method, "edge")
+    _setting_flags(command, method)
     _place_flags(command)
     _bundle_flags(command)
 
     command = _command(commands, "queue", queue_command)
     command.add_argument("--data", type=Path, nargs="+", required=True, help=f"folders, each: {_DATA}")
     command.add_argument("--runs", type=Path, help="folder of the folders for checkpoints and statistics; default runs")
-    _training_flags(command, "edge")
-    _setting_flags(command, TrainConfig, SimulatorConfig)
+    _training_flags(command, method, "edge")
+    _setting_flags(command, method)
     _place_flags(command)
     _bundle_flags(command)
 
     command = _command(commands, "import-checkpoint", import_command)
     command.add_argument("--data", type=Path, required=True, help=_DATA)
     command.add_argument("--recipe", required=True, help="name of the recipe")
-    command.add_argument(
-        "--reconstructive", type=Path, required=True, help="the authors' *.pckl, or anomalib's file of both"
-    )
-    command.add_argument("--discriminative", type=Path, help="the authors' *_seg.pckl")
+    _method_flag(command, method)
+    for place, (name, what) in enumerate((method.checkpoint.files if method.checkpoint else {}).items()):
+        command.add_argument(f"--{name}", type=Path, required=place == 0, help=what)
     command.add_argument("--size", type=int, default=256)
     command.add_argument(
         "--score", choices=get_args(ScoreFormula), default="paper", help="see training/bundling/scores.py"
@@ -109,25 +114,27 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "bench", bench_command)
     subject = command.add_mutually_exclusive_group(required=True)
     subject.add_argument("--bundle", type=Path, help="models/RECIPE/VERSION")
-    subject.add_argument(
-        "--widths", type=int, nargs=2, metavar=("R", "D"), help="an untrained network; the paper's: 128 64"
-    )
-    command.add_argument("--compact", action="store_true", help="the untrained network is one of 2x2 pixel blocks")
-    command.add_argument("--size", type=int, default=256, help="pixels of the untrained network's input")
+    subject.add_argument("--preset", choices=list(method.presets), help="an untrained network of these settings")
+    _method_flag(command, method)
     command.add_argument("--threads", type=int, default=0, help="of one inference; 0: all cores")
-    command.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8], help="images in one inference")
+    command.add_argument(
+        "--batch", type=int, nargs="+", default=[1, 4, 8], dest="batches", help="images in one inference"
+    )
     command.add_argument("--rounds", type=int, default=50, help="timed inferences of each batch size")
     command.add_argument("--out", type=Path, help="write the figures to this JSON file and a plot beside it")
+
+    _setting_flags(command, method, parts=False, without={"batch"})
 
     command = _command(commands, "ablate", ablate_command)
     command.add_argument("--data", type=Path, action="append", required=True, help="folder in MVTec layout; repeatable")
     command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
     command.add_argument("--imagenet", type=Path, help="folder of ordinary photos: textures of the row of that name")
-    command.add_argument("--only", nargs="+", choices=ABLATIONS, help="these rows; default all", metavar="ROW")
-    command.add_argument("--preset", choices=PRESETS, default="quick", help="networks and schedule")
+    _method_flag(command, method)
+    command.add_argument("--only", nargs="+", choices=method.ablations, help="these rows; default all", metavar="ROW")
+    _preset_flag(command, method, "quick")
     command.add_argument("--seed", type=int, nargs="+", default=[0], dest="seeds", help="one run each; default 0")
     command.add_argument("--out", type=Path, required=True, help="JSON file of the rows; table and runs go beside it")
-    _setting_flags(command, TrainConfig, without={"seed", "networks", "distance", "max_textures"})
+    _setting_flags(command, method, parts=False, without={"seed", "networks", "distance", "max_textures"})
 
     command = _command(commands, "reproduce", reproduce_command)
     command.add_argument("--dataset", choices=PAPER, required=True)
@@ -135,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--categories", nargs="+", help="these only; default all that are there", metavar="CATEGORY")
     command.add_argument("--seed", type=int, nargs="+", default=[0], dest="seeds", help="one run each; default 0")
     command.add_argument("--out", type=Path, required=True, help="JSON file of the rows; all else goes beside it")
-    _training_flags(command, "paper")
-    _setting_flags(command, TrainConfig, SimulatorConfig, without={"seed"})
+    _training_flags(command, method, "paper")
+    _setting_flags(command, method, without={"seed"})
     _bundle_flags(command)
 
     command = _command(commands, "demo-data", demo_data_command)
@@ -151,27 +158,53 @@ def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], 
     return command
 
 
-def _training_flags(command: argparse.ArgumentParser, default: str) -> None:
+def _training_flags(command: argparse.ArgumentParser, method: Method[Any], default: str) -> None:
+    _method_flag(command, method)
     command.add_argument("--textures", type=Path, help="folder of texture images, e.g. DTD; procedural without it")
-    command.add_argument("--preset", choices=PRESETS, default=default)
+    _preset_flag(command, method, default)
     command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     command.add_argument("--compile", action="store_true", help="run the network through torch.compile")
 
 
+def _method_flag(command: argparse.ArgumentParser, method: Method[Any]) -> None:
+    command.add_argument(
+        "--method",
+        choices=METHODS,
+        default=method.name,
+        help=f"the flags below are those of {method.name}; with another --method, --help shows its own",
+    )
+
+
+def _preset_flag(command: argparse.ArgumentParser, method: Method[Any], default: str) -> None:
+    names = list(method.presets)
+    default = default if default in names else names[0]
+    command.add_argument("--preset", choices=names, default=default, help=f"default {default}")
+
+
 def _setting_flags(
-    command: argparse.ArgumentParser,
-    *classes: type[TrainConfig] | type[SimulatorConfig],
-    without: Collection[str] = (),
+    command: argparse.ArgumentParser, method: Method[Any], *, parts: bool = True, without: Collection[str] = ()
 ) -> None:
-    settings = command.add_argument_group("settings that differ from the preset")
-    for cls in classes:
-        kinds = get_type_hints(cls)
-        for f in fields(cls):
-            if f.name not in {*NO_FLAGS, *without}:
-                kind, choices = kinds[f.name], get_args(kinds[f.name]) or None
-                flag = str if choices else _boolean if kind is bool else kind
-                metavar = None if choices else "X"
-                settings.add_argument(f"--{f.name.replace('_', '-')}", type=flag, choices=choices, metavar=metavar)
+    title = f"settings of {method.name} that differ from the preset"
+    _flags_of(command.add_argument_group(title), next(iter(method.presets.values())), parts, without)
+
+
+def _flags_of(group: Any, settings: Any, parts: bool, without: Collection[str]) -> None:
+    kinds = get_type_hints(type(settings))
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value):
+            if parts:
+                _flags_of(group, value, parts, without)
+        elif f.metadata["flag"] and f.name not in without:
+            kind, choices = kinds[f.name], get_args(kinds[f.name]) or None
+            says = f.metadata["says"] + (f" ({span(f)})" if f.metadata["low"] is not None else "")
+            group.add_argument(
+                f"--{f.name.replace('_', '-')}",
+                type=str if choices else _boolean if kind is bool else kind,
+                choices=choices,
+                metavar=None if choices else "X",
+                help=says.replace("%", "%%"),
+            )
 
 
 def _place_flags(command: argparse.ArgumentParser) -> None:

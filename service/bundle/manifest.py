@@ -17,6 +17,8 @@ Kernel = Literal["area", "linear"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # How the graph makes its score of its map; training.bundling.scores has the formulas.
 ScoreFormula = Literal["paper", "mean", "windows", "top"]
+# What a score alone says, rising.
+Band = Literal["OK", "REVIEW", "NG"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -101,6 +103,15 @@ class Thresholds(_Strict):
         if self.review > self.reject:
             raise ValueError(f"thresholds.review {self.review} is above thresholds.reject {self.reject}")
         return self
+
+    def band(self, score: float) -> Band:
+        """Where a score lies, the one place that decides it; whether there is a verdict is for `judge` to say.
+
+        A score that is not a number is in no band below NG.
+        """
+        if score < self.review:
+            return "OK"
+        return "REVIEW" if score < self.reject else "NG"
 
 
 class GoldenImage(_Strict):

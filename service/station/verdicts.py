@@ -61,6 +61,4 @@ def judge(evidence: Evidence, thresholds: Thresholds, shape: tuple[int, int]) ->
         raise DeadlinePassedError("the result came after the deadline")
     if evidence.quality_reasons:
         return Verdict.NOT_INSPECTED
-    if evidence.score < thresholds.review:
-        return Verdict.OK
-    return Verdict.REVIEW if evidence.score < thresholds.reject else Verdict.NG
+    return Verdict(thresholds.band(evidence.score))

@@ -38,6 +38,7 @@ from training.__main__ import main
 from training.bundling.export import InspectionGraph, to_onnx
 from training.bundling.fp16 import to_half
 from training.bundling.quantize import observe, to_qdq
+from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
@@ -74,7 +75,7 @@ def _quantized(model: bytes, folder: Path, **layout: bool) -> bytes:
 @pytest.fixture(scope="module")
 def single() -> bytes:
     torch.manual_seed(0)
-    return to_onnx(InspectionGraph(Draem(8, 8)).eval(), SIZE)
+    return to_onnx(InspectionGraph(AnomalyMap(Draem(8, 8))).eval(), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_int32_biases_and_zero_points_are_refused_by_name(
 def test_engines_are_built_of_every_image_score(score: ScoreFormula, region: bool, tmp_path: Path) -> None:
     keep = np.ones((SIZE, SIZE), np.bool_)
     keep[:30, :20] = False
-    graph = InspectionGraph(Draem(4, 4), keep if region else None, score).eval()
+    graph = InspectionGraph(AnomalyMap(Draem(4, 4)), keep if region else None, score).eval()
     model = to_onnx(graph, SIZE)
     bundle = _with_models(tmp_path, {"fp32": model, "fp16": to_half(model)})
     for precision in bundle.manifest.models:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import service
+import training
 from service.bundle.manifest import Calibration, Thresholds
 from service.station.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
 
@@ -76,16 +77,39 @@ def test_late_results_are_not_judged() -> None:
         _judge(deadline=1.0, now=1.001)
 
 
+def test_a_score_that_is_no_number_is_in_the_worst_band() -> None:
+    assert THRESHOLDS.band(math.nan) == "NG"
+
+
 def test_ok_is_produced_in_one_place_only() -> None:
-    """`Verdict.OK` may be compared with elsewhere, but only `judge` may make or return it."""
-    makers = []
-    for path in Path(service.__file__).parent.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        compared = {id(leaf) for node in ast.walk(tree) if isinstance(node, ast.Compare) for leaf in ast.walk(node)}
-        for node in ast.walk(tree):
-            names_ok = isinstance(node, ast.Attribute) and node.attr == "OK"
-            builds = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Verdict"
-            # The client only repeats what the service said.
-            if (names_ok or builds) and id(node) not in compared and path.name != "client.py":
-                makers.append(path.name)
-    assert makers == ["verdicts.py"]
+    """In both halves: `Thresholds.band` alone names OK, and `judge` alone makes a verdict of it.
+
+    `Verdict.OK` and "OK" may be compared with elsewhere; the client only repeats what the service said.
+    """
+    makers: dict[str, set[str]] = {"names OK": set(), "makes a verdict": set()}
+    for half in (service, training):
+        root = Path(str(half.__file__)).parent
+        for path in root.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            harmless = {
+                id(leaf)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Compare | ast.Subscript)
+                for leaf in ast.walk(node)
+            }
+            for node in ast.walk(tree):
+                if id(node) in harmless or path.parent.name == "client":
+                    continue
+                attribute = (
+                    isinstance(node, ast.Attribute) and node.attr == "OK" and ast.unparse(node.value) == "Verdict"
+                )
+                name = str(path.relative_to(root.parent))
+                if attribute or (isinstance(node, ast.Constant) and node.value == "OK"):
+                    makers["names OK"].add(name)
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Verdict":
+                    makers["makes a verdict"].add(name)
+    assert makers == {
+        # The enumeration's own member, and the band.
+        "names OK": {"service/station/verdicts.py", "service/bundle/manifest.py"},
+        "makes a verdict": {"service/station/verdicts.py"},
+    }

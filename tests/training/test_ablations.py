@@ -2,18 +2,23 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-import training.experiments.ablations
 from training.__main__ import main
 from training.commands.queue import INTERRUPTED
 from training.data.demo_parts import write_dataset
-from training.experiments.ablations import ABLATIONS, Ablation, tabulate
-from training.loop.fit import InterruptedRunError, train
+from training.experiments.ablations import tabulate
+from training.loop.runs import InterruptedRunError
+from training.methods import METHODS
+from training.methods.draem.ablations import ABLATIONS, Ablation
 from training.methods.draem.config import TrainConfig, preset
-from training.methods.draem.simulator import AnomalySimulator, Batch, SimulatorConfig
+from training.methods.draem.lesson import fit
+from training.methods.draem.method import DRAEM
+from training.simulation.simulator import AnomalySimulator, Batch, SimulatorConfig
 
 TINY = ["--size", "64", "--reconstructive-width", "4", "--discriminative-width", "4", "--steps", "3", "--batch", "2"]
 FIGURES = {"image_auroc": 0.987, "pixel_auroc": 0.91, "pixel_ap": 0.5, "pro": 0.8, "minutes": 2.0}
@@ -109,7 +114,7 @@ def test_unknown_fields_of_a_row_are_refused() -> None:
 
 def test_the_table_has_the_papers_figures_and_leaves_blank_what_was_not_run() -> None:
     rows = {"bottle/full/0": FIGURES, "bottle/full/1": {**FIGURES, "image_auroc": 0.967}, "bottle/colours/0": FIGURES}
-    lines = {line.split(":")[0].strip("| "): line for line in tabulate(rows).splitlines()}
+    lines = {line.split(":")[0].strip("| "): line for line in tabulate(DRAEM, rows).splitlines()}
     assert lines["full"].endswith(
         "| 98.0 | 97.3 | 68.4 | 97.70 ± 1.41 | 91.00 ± 0.00 | 50.00 ± 0.00 | 80.00 ± 0.00 | 2 | 2.0 |"
     )
@@ -136,13 +141,13 @@ def test_a_stopped_queue_goes_on_with_the_rows_that_are_missing(
 ) -> None:
     trained: list[TrainConfig] = []
 
-    def stopping_train(config: TrainConfig, *rest: object, **options: object) -> object:
+    def stopping_fit(config: TrainConfig, *rest: Any) -> nn.Module:
         trained.append(config)
         if len(trained) == 3:
             raise InterruptedRunError("stopped")
-        return train(config, *rest, **options)  # type: ignore[arg-type]
+        return fit(config, *rest)
 
-    monkeypatch.setattr(training.experiments.ablations, "train", stopping_train)
+    monkeypatch.setitem(METHODS, "draem", replace(DRAEM, fit=stopping_fit))
     out = tmp_path / "rows.json"
     names = ["--only", "full", "reconstructive-ssim", "reconstructive-msgms", "imagenet"]
     assert _ablate(parts, out, *names) == INTERRUPTED

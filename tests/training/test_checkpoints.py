@@ -13,7 +13,9 @@ from service.backends.ort import OrtBackend
 from service.bundle.manifest import InputSpec
 from training.bundling.export import InspectionGraph, score_images, to_onnx
 from training.data.demo_parts import render_good
-from training.methods.draem.checkpoints import CheckpointError, load_official
+from training.methods.draem.checkpoints import load_official
+from training.methods.draem.lesson import AnomalyMap
+from training.methods.protocol import CheckpointError
 
 
 def _save_states(folder: Path, rec_width: int, seg_width: int) -> tuple[Path, Path]:
@@ -32,7 +34,7 @@ def test_import_export_and_onnxruntime_give_the_authors_map(tmp_path: Path, rec_
     photos = [render_good(np.random.default_rng(seed)) for seed in range(2)]
 
     model = tmp_path / "model.onnx"
-    model.write_bytes(to_onnx(InspectionGraph(load_official(rec, seg)), 256))
+    model.write_bytes(to_onnx(InspectionGraph(AnomalyMap(load_official(rec, seg))), 256))
     scored = score_images(OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=2), photos)
 
     rec_state, seg_state = torch.load(rec, weights_only=True), torch.load(seg, weights_only=True)

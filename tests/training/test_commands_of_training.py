@@ -1,6 +1,8 @@
 """What would end a training is found before its hours, and a bundle knows the photos that it came from."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -8,12 +10,13 @@ import pytest
 import torch
 from bundles import make_bundle
 
-import training.commands
 from service.bundle.folder import Bundle
 from service.bundle.signing import new_keys
 from training.__main__ import main
 from training.bundling.recipe import photos_sha256, split_as_trained, warn_of_darkness
 from training.data.folders import DataError, good_images, split
+from training.methods import METHODS
+from training.methods.draem.method import DRAEM
 
 
 @pytest.fixture
@@ -29,7 +32,10 @@ def parts(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.commands, "train", lambda *rest, **options: pytest.fail("the training began"))
+    def begun(*rest: object) -> NoReturn:
+        pytest.fail("the training began")
+
+    monkeypatch.setitem(METHODS, "draem", replace(DRAEM, fit=begun))
 
 
 def _refusal(parts: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:

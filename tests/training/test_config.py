@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from training.methods.draem.config import TrainConfig, preset
-from training.methods.draem.simulator import SimulatorConfig
+from training.simulation.simulator import SimulatorConfig
 
 
 def test_paper_preset_is_the_authors_code() -> None:

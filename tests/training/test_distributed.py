@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import CPU, TINY, photos, textures
+from tiny_training import CPU, TINY, train
 
 from training.loop import distributed
 from training.loop.distributed import DeviceError, joined
-from training.loop.fit import CHECKPOINT, STATS, TrainingError, simulator_seed, train
+from training.loop.fit import seed_of
+from training.loop.runs import CHECKPOINT, STATS, TrainingError
 
 # What each of two processes does: an unbroken run, one that only the second process is told to stop, and then resumed,
 # and one in which both simulate the same samples.
@@ -19,9 +20,10 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from tiny_training import TINY, photos, textures
+from tiny_training import TINY, train
 from training.loop import distributed, fit
-from training.methods.draem.simulator import AnomalySimulator
+from training.loop.runs import InterruptedRunError
+from training.simulation.simulator import AnomalySimulator
 
 folder = Path(sys.argv[1])
 config = replace(TINY, batch=4, steps=6)
@@ -35,7 +37,7 @@ with distributed.joined("cpu") as device:
         if distributed.rank() == 0:
             (folder / name).mkdir()
     distributed.wait()
-    save("whole", fit.train(config, photos(), textures(), folder / "whole", device=device))
+    save("whole", train(config, folder / "whole"))
 
     drawn = []
     def draw_and_stop(simulator, count):
@@ -45,14 +47,14 @@ with distributed.joined("cpu") as device:
         return draw(simulator, count)
     AnomalySimulator.batch = draw_and_stop
     try:
-        fit.train(config, photos(), textures(), folder / "broken", device=device)
-    except fit.InterruptedRunError:
+        train(config, folder / "broken")
+    except InterruptedRunError:
         (folder / f"stopped-{distributed.rank()}-after-{len(drawn)}-of-{drawn[0]}").touch()
     AnomalySimulator.batch = draw
-    save("broken", fit.train(config, photos(), textures(), folder / "broken", device=device))
+    save("broken", train(config, folder / "broken"))
 
-    fit.simulator_seed = lambda seed, rank: seed
-    save("same", fit.train(config, photos(), textures(), folder / "same", device=device))
+    fit.seed_of = lambda seed, rank: seed
+    save("same", train(config, folder / "same"))
 """
 
 
@@ -102,7 +104,7 @@ def test_gradients_are_averaged(folder: Path, tmp_path: Path) -> None:
     # As many as each of the two has: sums in another order give other roundings, and Adam magnifies them.
     torch.set_num_threads(1)
     try:
-        alone = train(TINY, photos(), textures(), tmp_path, device=CPU).state_dict()
+        alone = train(TINY, tmp_path).state_dict()
     finally:
         torch.set_num_threads(threads)
     together = _parameters(folder, "same", 0)
@@ -125,18 +127,18 @@ def test_a_stop_of_one_process_stops_both_and_resumes_exactly(folder: Path) -> N
 def test_a_run_of_two_processes_is_not_continued_by_one(folder: Path) -> None:
     assert len(torch.load(folder / "whole" / CHECKPOINT, weights_only=True)["generators"]) == 2
     with pytest.raises(TrainingError, match=r"a run of 2 processes, not 1: .*--nproc-per-node 2"):
-        train(TINY, photos(), textures(), folder / "whole", device=CPU)
+        train(TINY, folder / "whole")
 
 
 def test_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world", lambda: 3)
     with pytest.raises(TrainingError, match="--batch 2 cannot be shared by 3 processes"):
-        train(TINY, photos(), textures(), tmp_path, device=CPU)
+        train(TINY, tmp_path)
 
 
 def test_one_process_alone_keeps_the_seed_and_others_differ() -> None:
-    assert simulator_seed(7, 0) == 7
-    assert len({simulator_seed(seed, rank) for seed in range(20) for rank in range(8)}) == 160
+    assert seed_of(7, 0) == 7
+    assert len({seed_of(seed, rank) for seed in range(20) for rank in range(8)}) == 160
 
 
 def test_devices_that_are_not_there_are_named() -> None:

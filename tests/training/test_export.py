@@ -26,11 +26,12 @@ from training.bundling.export import (
 )
 from training.data.demo_parts import render_defect, render_good
 from training.methods.draem.compact import CompactDraem
+from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
 
 
 @pytest.fixture(scope="module")
-def network() -> Draem:
+def network() -> AnomalyMap:
     """Untrained, but with BatchNorm statistics of real pictures so that maps are not flat."""
     torch.manual_seed(0)
     draem = Draem(4, 4).train()
@@ -40,7 +41,7 @@ def network() -> Draem:
         for seed in range(20):
             photo = torch.from_numpy(render_good(np.random.default_rng(seed))).permute(2, 0, 1)[None].float() / 255
             draem(photo)
-    return draem.eval()
+    return AnomalyMap(draem)
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +52,26 @@ def held_out() -> HeldOut:
 
 
 @pytest.fixture(scope="module")
-def open_model(network: Draem, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OrtBackend]:
+def open_model(network: AnomalyMap, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OrtBackend]:
     model = tmp_path_factory.mktemp("model") / "model.onnx"
     model.write_bytes(to_onnx(InspectionGraph(network), 256))
     return lambda: OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=1)
 
 
-def _export(network: Draem, held_out: HeldOut, models: Path, **more: Any) -> Bundle:
-    return export_bundle(network, held_out, recipe="part", version="1", models=models, training={"seed": 0}, **more)
+def _export(network: AnomalyMap, held_out: HeldOut, models: Path, **more: Any) -> Bundle:
+    return export_bundle(
+        network, held_out, recipe="part", version="1", models=models, method="draem", training={"seed": 0}, **more
+    )
 
 
 def test_score_is_the_maximum_of_the_zero_padded_21x21_mean() -> None:
     """A perfect 21x21 defect inside scores 1, in the corner 121/441: the paper's score counts the padding."""
 
     class Perfect(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            bright = (x[:, :1] > 0.5).float() * 200 - 100
-            return x, torch.cat((-bright, bright), dim=1)
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x[:, 0] > 0.5).float()
 
-    graph = InspectionGraph(Perfect())  # type: ignore[arg-type]
+    graph = InspectionGraph(Perfect())
     for at, expected in (((100, 100), 1.0), ((0, 0), 121 / 441)):
         image = torch.zeros((1, 256, 256, 3), dtype=torch.uint8)
         image[0, at[0] : at[0] + (21 if at[0] else 11), at[1] : at[1] + (21 if at[1] else 11)] = 255
@@ -85,7 +87,7 @@ def test_batches_score_like_single_images(open_model: Callable[[], OrtBackend], 
 
 
 def test_batch_norm_is_folded_and_the_map_is_the_networks(
-    network: Draem, open_model: Callable[[], OrtBackend], held_out: HeldOut
+    network: AnomalyMap, open_model: Callable[[], OrtBackend], held_out: HeldOut
 ) -> None:
     kinds = {node.op_type for node in onnx.load_from_string(to_onnx(InspectionGraph(network), 64)).graph.node}
     assert "Conv" in kinds
@@ -101,12 +103,12 @@ def test_the_last_layer_subtracts_the_logits(
     kind: type[Draem | CompactDraem], channels: int, held_out: HeldOut, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    network = kind(4, 4).eval()
+    network = kind(4, 4)
     with torch.no_grad():
         # Logits of some size, which a wrong order of channels would show.
         network.last_layer.weight.mul_(1000)
         network.last_layer.get_parameter("bias").copy_(torch.linspace(0.5, 1, 2 * channels) ** 2)
-    graph, model = InspectionGraph(network), tmp_path / "model.onnx"
+    graph, model = InspectionGraph(AnomalyMap(network)), tmp_path / "model.onnx"
     model.write_bytes(to_onnx(graph, 256))
     proto = onnx.load(model).graph
     last = [node for node in proto.node if node.op_type == "Conv"][-1]
@@ -120,10 +122,10 @@ def test_the_last_layer_subtracts_the_logits(
 def test_parity_refuses_another_network(open_model: Callable[[], OrtBackend], held_out: HeldOut) -> None:
     torch.manual_seed(1)
     with pytest.raises(ExportError, match="differs from torch by"):
-        check_parity(InspectionGraph(Draem(4, 4)).eval(), open_model(), held_out.good)
+        check_parity(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), open_model(), held_out.good)
 
 
-def test_bundle_reproduces_its_golden_values(network: Draem, held_out: HeldOut, tmp_path: Path) -> None:
+def test_bundle_reproduces_its_golden_values(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
     written = _export(network, held_out, tmp_path)
     bundle = read_bundle(tmp_path / "part" / "1")
     assert bundle.manifest == written.manifest
@@ -136,7 +138,7 @@ def test_bundle_reproduces_its_golden_values(network: Draem, held_out: HeldOut, 
         np.testing.assert_allclose(maps[0], np.load(bundle.file(golden.anomaly_map)), atol=1e-4)
 
 
-def test_existing_version_is_kept(network: Draem, held_out: HeldOut, tmp_path: Path) -> None:
+def test_existing_version_is_kept(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
     first = _export(network, held_out, tmp_path).manifest.created
     with pytest.raises(BundleError, match="exists already"):
         _export(network, held_out, tmp_path)
@@ -144,7 +146,7 @@ def test_existing_version_is_kept(network: Draem, held_out: HeldOut, tmp_path: P
     assert [path.name for path in (tmp_path / "part").iterdir()] == ["1"]
 
 
-def test_ignored_areas_are_zero_in_the_graph_itself(network: Draem, held_out: HeldOut, tmp_path: Path) -> None:
+def test_ignored_areas_are_zero_in_the_graph_itself(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
     keep = np.zeros((256, 256), np.bool_)
     keep[:, 128:] = True
     bundle = _export(network, held_out, tmp_path, keep=keep)
@@ -158,7 +160,7 @@ def test_ignored_areas_are_zero_in_the_graph_itself(network: Draem, held_out: He
 
 
 def test_the_bundle_names_its_score_and_its_graph_computes_it(
-    network: Draem, held_out: HeldOut, tmp_path: Path
+    network: AnomalyMap, held_out: HeldOut, tmp_path: Path
 ) -> None:
     bundle = read_bundle(_export(network, held_out, tmp_path, score="top").path)
     assert bundle.manifest.score_formula == "top"
@@ -168,7 +170,7 @@ def test_the_bundle_names_its_score_and_its_graph_computes_it(
 
 
 def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
-    network: Draem, held_out: HeldOut, tmp_path: Path
+    network: AnomalyMap, held_out: HeldOut, tmp_path: Path
 ) -> None:
     for name in ("ours", "theirs"):
         new_keys(tmp_path / f"{name}.pem", tmp_path / f"{name}.pub")

@@ -14,19 +14,18 @@ import pytest
 import torch
 from bundles import make_bundle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import CPU, TINY, photos, textures
+from tiny_training import CLAIMED, CPU, TINY, train
 
-from training.loop.fit import (
+from training.loop.fit import learning_rate
+from training.loop.memory import PeakMemory
+from training.loop.precision import half_type
+from training.loop.runs import (
     CHECKPOINT,
     STATS,
-    PeakMemory,
     TrainingError,
     claim_run,
     disk_full_named,
-    half_type,
-    learning_rate,
     peak_memory,
-    train,
 )
 from training.methods.draem.config import TrainConfig, preset
 
@@ -35,11 +34,9 @@ SCRIPT = """
 import sys, torch
 from dataclasses import replace
 from pathlib import Path
-from tiny_training import TINY, CPU, photos, textures
-from dataclasses import replace
-from training.loop.fit import train
+from tiny_training import TINY, train
 torch.set_num_threads(1)
-train(replace(TINY, steps=int(sys.argv[2])), photos(), textures(), Path(sys.argv[1]), device=CPU, checkpoint_s=0.0)
+train(replace(TINY, steps=int(sys.argv[2])), Path(sys.argv[1]), checkpoint_s=0.0)
 """
 
 
@@ -51,7 +48,7 @@ def test_same_seed_gives_the_same_losses_and_training_lowers_them(tmp_path: Path
     runs = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        train(preset("quick", **{**_tiny(), "steps": 100}), photos(), textures(), tmp_path / name, device=CPU)
+        train(preset("quick", **{**_tiny(), "steps": 100}), tmp_path / name)
         runs.append(_losses(tmp_path / name))
     assert runs[0] == runs[1]
     assert runs[0][-1]["l2"] < 0.5 * runs[0][0]["l2"]
@@ -112,23 +109,28 @@ def test_a_run_is_not_continued_with_other_settings_photos_or_textures_but_may_g
     listed = _listed(tmp_path / "photos", "a.png", "b.png")
     _listed(tmp_path / "textures", "wood.jpg")
     run = tmp_path / "run"
-    claim_run(run, TINY, listed, tmp_path / "textures")
+    claim_run(run, CLAIMED, listed, tmp_path / "textures")
     (run / CHECKPOINT).touch()
-    claim_run(run, replace(TINY, score="top"), listed, tmp_path / "textures")
-    with pytest.raises(TrainingError, match=r'other settings \("lr": 0\.002 before, "lr": 1\.0 now\): remove it'):
-        claim_run(run, replace(TINY, lr=1.0), listed, tmp_path / "textures")
+    claim_run(run, {**CLAIMED, "score": "top"}, listed, tmp_path / "textures")
+    with pytest.raises(TrainingError, match=r"other settings \(lr 0\.002 before, 1\.0 now\): remove it"):
+        claim_run(run, {**CLAIMED, "lr": 1.0}, listed, tmp_path / "textures")
     with pytest.raises(TrainingError, match=r"other photos \(b\.png 5 before, nothing now\)"):
-        claim_run(run, TINY, listed[:1], tmp_path / "textures")
+        claim_run(run, CLAIMED, listed[:1], tmp_path / "textures")
     with pytest.raises(TrainingError, match=r"other textures \(wood\.jpg 5 before, none now\)"):
-        claim_run(run, TINY, listed, None)
+        claim_run(run, CLAIMED, listed, None)
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     listed = _listed(tmp_path / "photos", "a.png")
-    claim = (
-        "import sys; from pathlib import Path; from tiny_training import TINY; from training.loop.fit import claim_run"
-    )
-    claim += "; claim_run(Path(sys.argv[1]), TINY, [], None); print('claimed', flush=True); sys.stdin.read()"
+    claim = """
+import sys
+from pathlib import Path
+from tiny_training import CLAIMED
+from training.loop.runs import claim_run
+claim_run(Path(sys.argv[1]), CLAIMED, [], None)
+print("claimed", flush=True)
+sys.stdin.read()
+"""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path])}
     other = subprocess.Popen(
         [sys.executable, "-c", claim, str(tmp_path / "run")],
@@ -140,10 +142,10 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == "claimed\n"
     with pytest.raises(TrainingError, match="another process trains here"):
-        claim_run(tmp_path / "run", TINY, listed, None)
+        claim_run(tmp_path / "run", CLAIMED, listed, None)
     other.kill()
     other.communicate()
-    claim_run(tmp_path / "run", TINY, listed, None)
+    claim_run(tmp_path / "run", CLAIMED, listed, None)
 
 
 @pytest.mark.parametrize(
@@ -160,15 +162,15 @@ def test_bfloat16_only_where_the_cpu_has_it(
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: not a readable checkpoint"):
-        train(TINY, photos(), textures(), tmp_path, device=CPU)
+        train(TINY, tmp_path)
 
 
 def test_failed_checkpoint_write_names_the_file_and_keeps_the_last(tmp_path: Path) -> None:
-    train(TINY, photos(), textures(), tmp_path, device=CPU)
+    train(TINY, tmp_path)
     before = (tmp_path / CHECKPOINT).read_bytes()
     (tmp_path / f".{CHECKPOINT}.new").mkdir()
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be written"):
-        train(preset("quick", **{**_tiny(), "steps": 8}), photos(), textures(), tmp_path, device=CPU)
+        train(preset("quick", **{**_tiny(), "steps": 8}), tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
@@ -180,7 +182,7 @@ def test_full_disk_names_the_file_and_the_run_goes_on_once_there_is_room(
 ) -> None:
     """A limit on the size of files stands in for the full disk: writing fails in the middle of the file."""
     config = replace(TINY, steps=10)
-    train(replace(config, steps=4), photos(), textures(), tmp_path, device=CPU)
+    train(replace(config, steps=4), tmp_path)
     before = (tmp_path / CHECKPOINT).read_bytes()
     if room is None:
         room = (tmp_path / STATS).stat().st_size + 10
@@ -189,13 +191,13 @@ def test_full_disk_names_the_file_and_the_run_goes_on_once_there_is_room(
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, unlimited[1]))
     try:
         with pytest.raises(TrainingError, match=rf"{re.escape(name)}: cannot be written .*make room"):
-            train(config, photos(), textures(), tmp_path, device=CPU, checkpoint_s=0.0)
+            train(config, tmp_path, checkpoint_s=0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 
-    train(config, photos(), textures(), tmp_path, device=CPU)
+    train(config, tmp_path)
     assert len(_losses(tmp_path)) == 10
 
 
@@ -214,7 +216,7 @@ def test_full_disk_names_the_bundle_and_leaves_no_half_of_it(tmp_path: Path) -> 
 
 
 def test_peak_memory_is_recorded_and_never_falls(tmp_path: Path) -> None:
-    train(TINY, photos(), textures(), tmp_path, device=CPU)
+    train(TINY, tmp_path)
     peak = peak_memory(tmp_path)
     assert 50 < peak.resident < 100_000
     assert peak.gpu == 0
@@ -223,7 +225,7 @@ def test_peak_memory_is_recorded_and_never_falls(tmp_path: Path) -> None:
 
 def test_diverging_loss_stops_and_names_the_step(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"step \d+: loss is not finite"):
-        train(preset("quick", **{**_tiny(), "steps": 50, "lr": 1e30}), photos(), textures(), tmp_path, device=CPU)
+        train(preset("quick", **{**_tiny(), "steps": 50, "lr": 1e30}), tmp_path)
 
 
 def test_paper_schedule_drops_at_80_and_90_percent() -> None:
@@ -253,8 +255,8 @@ def _events(run: Path) -> EventAccumulator:
 
 
 def test_tensorboard_has_losses_rate_and_samples_and_goes_on_after_a_stop(tmp_path: Path) -> None:
-    train(TINY, photos(), textures(), tmp_path, device=CPU)
-    train(replace(TINY, steps=9), photos(), textures(), tmp_path, device=CPU)
+    train(TINY, tmp_path)
+    train(replace(TINY, steps=9), tmp_path)
     events, lines = _events(tmp_path), _losses(tmp_path)
     assert set(events.Tags()["scalars"]) == {"loss/l2", "loss/ssim", "loss/focal", "lr"}
     curve = events.Scalars("loss/focal")

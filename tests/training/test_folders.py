@@ -14,7 +14,7 @@ from training.data.folders import (
     require_readable,
     split,
 )
-from training.methods.draem.textures import load_textures
+from training.simulation.textures import load_textures
 
 
 def _write(path: Path, value: int = 128, size: int = 40) -> None:

@@ -11,13 +11,14 @@ from service.bundle.manifest import InputSpec
 from training.bundling.export import InspectionGraph, to_onnx
 from training.bundling.fp16 import to_half
 from training.data.demo_parts import render_defect
+from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
 
 
 @pytest.fixture(scope="module")
 def single() -> bytes:
     torch.manual_seed(0)
-    return to_onnx(InspectionGraph(Draem(4, 4)).eval(), 256)
+    return to_onnx(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), 256)
 
 
 def test_the_networks_are_half_and_nothing_else_is(single: bytes) -> None:

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from training.__main__ import main
 from training.benchmarks.inference import (
     BenchError,
     Subject,
+    contenders,
     export_random,
     in_openvino,
     parameters_and_macs,
@@ -23,12 +25,15 @@ from training.benchmarks.inference import (
     subject_of,
 )
 from training.bundling.arithmetic import macs
+from training.bundling.export import InspectionGraph, to_onnx
+from training.commands import network_of
+from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return export_random((4, 4), 32, tmp_path_factory.mktemp("bench"))
+    return export_random(partial(AnomalyMap, Draem(4, 4)), 32, tmp_path_factory.mktemp("bench"))
 
 
 def test_arithmetic_is_that_of_the_network(subject: Subject) -> None:
@@ -44,7 +49,8 @@ def test_arithmetic_is_that_of_the_network(subject: Subject) -> None:
 
 def test_every_contender_is_timed_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
-    command = ["bench", "--widths", "4", "4", "--size", "64", "--batch", "1", "2", "--rounds", "3", "--out", str(out)]
+    settings = ["--preset", "paper", "--reconstructive-width", "4", "--discriminative-width", "4", "--size", "64"]
+    command = ["bench", *settings, "--batch", "1", "2", "--rounds", "3", "--out", str(out)]
     assert main(command) == 0
     record = json.loads(out.read_text())
     rows = {(row["runtime"], row["precision"]): row for row in record["rows"]}
@@ -90,9 +96,13 @@ def test_a_contender_that_cannot_be_opened_is_named(subject: Subject, tmp_path: 
         run_bench(replace(subject, models={**subject.models, "int8": broken}), threads=1, batches=[1], rounds=1)
 
 
-def test_an_imported_bundle_is_told_to_give_its_widths() -> None:
+def test_a_bundle_is_timed_beside_its_network_where_its_manifest_tells_the_settings() -> None:
     demo = read_bundle(Path(__file__).parents[2] / "models" / "demo" / "1")
-    assert subject_of(demo).widths == (8, 16)
+    network = network_of(demo)
+    assert network is not None
+    own = onnx.load(demo.file("model.onnx")).graph.initializer
+    ours = onnx.load_from_string(to_onnx(InspectionGraph(network()).eval(), 64)).graph.initializer
+    assert [w.dims for w in ours if len(w.dims) == 4] == [w.dims for w in own if len(w.dims) == 4]
     imported = replace(demo, manifest=demo.manifest.model_copy(update={"training": {"imported": ["a", "b"]}}))
-    with pytest.raises(BenchError, match="use --widths"):
-        subject_of(imported)
+    assert network_of(imported) is None
+    assert "pytorch" not in [contender.runtime for contender in contenders(subject_of(imported, None))]

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from training.methods.draem.losses import draem_losses, focal_loss, gaussian_window, ssim_loss, ssim_map
+from training.losses import focal_loss, gaussian_window, ssim_loss, ssim_map
+from training.methods.draem.lesson import draem_losses
 
 
 def test_losses_give_the_authors_values() -> None:

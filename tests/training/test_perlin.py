@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.methods.draem.perlin import perlin_noise
+from training.simulation.perlin import perlin_noise
 
 
 def _slow_perlin(angles: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:

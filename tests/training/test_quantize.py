@@ -41,6 +41,7 @@ from training.bundling.quantize import (
 )
 from training.data.demo_parts import render_good, write_dataset
 from training.methods.draem.compact import CompactDraem
+from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
 
 SIZE = 64
@@ -56,7 +57,7 @@ def model(request: pytest.FixtureRequest) -> bytes:
             module.momentum = None  # statistics are those of the one batch below
             module.weight.data[0] *= 20
     network(torch.rand(8, 3, SIZE, SIZE))
-    return to_onnx(InspectionGraph(network.eval()), SIZE)
+    return to_onnx(InspectionGraph(AnomalyMap(network)), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +237,7 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     assert main([*command, "--data", str(parts)]) == 1
 
     torch.manual_seed(0)
-    other = Quantized(to_onnx(InspectionGraph(CompactDraem(4, 4)).eval(), 256), [])
+    other = Quantized(to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256), [])
     with pytest.raises(QuantizationError, match=r"int8 in onnxruntime is refused: .*image_auroc .* pixel_ap"):
         add_precision(
             source,

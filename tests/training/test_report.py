@@ -10,9 +10,8 @@ import torch
 
 from service.bundle.manifest import Calibration, Thresholds
 from training.data.folders import LabelledImage
-from training.evaluation.parts import Parts, labelled_parts
+from training.evaluation.parts import Parts, Sheet, labelled_parts
 from training.evaluation.report import TRAINED_ON, Training, render
-from training.methods.draem.simulator import Batch
 
 CALIBRATION = Calibration(
     target_false_reject_rate=0.02,
@@ -40,7 +39,7 @@ METRICS = {
 TRAINING = Training(
     {"config": {"lr": 0.002, "simulator": {"opacity_min": 0.2}}, "minutes": 12.34},
     [{"step": i, "lr": 0.1, "l2": 1 / (i + 1), "ssim": 0.5, "focal": 0.0} for i in range(1000)],
-    Batch(torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64), torch.ones(3, 1, 64, 64)),
+    Sheet("Photo and mask", [torch.rand(3, 3, 64, 64), torch.ones(3, 1, 64, 64)]),
 )
 
 

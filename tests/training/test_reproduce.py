@@ -14,7 +14,7 @@ from training.data.demo_parts import write_dataset
 from training.data.folders import DataError
 from training.experiments.reproduce import AVERAGE, PAPER, tabulate
 from training.experiments.results import ResultsError, Row, run_queue
-from training.loop.fit import InterruptedRunError, TrainingError
+from training.loop.runs import InterruptedRunError, TrainingError
 
 TINY = ["--size", "64", "--reconstructive-width", "4", "--discriminative-width", "4", "--steps", "3", "--batch", "2"]
 ROW: Row = {"image_auroc": 0.9, "pixel_auroc": 0.8, "pixel_ap": 0.5, "minutes": 3.0}

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from training.methods.draem.config import preset
-from training.methods.draem.simulator import AnomalySimulator, SimulatorConfig, are_grey
-from training.methods.draem.textures import AUGMENTERS, TEXT_AUGMENTERS
+from training.simulation.simulator import AnomalySimulator, SimulatorConfig, are_grey
+from training.simulation.textures import AUGMENTERS, TEXT_AUGMENTERS
 
 PAPER = SimulatorConfig()
 

@@ -5,7 +5,7 @@ import torch
 
 from training.benchmarks.step import main, make_batches, plain_losses, run_steps
 from training.methods.draem.compact import CompactDraem
-from training.methods.draem.losses import draem_losses
+from training.methods.draem.lesson import draem_losses
 from training.methods.draem.networks import Draem
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from training.methods.draem.textures import AUGMENTERS, augment_textures, load_textures, procedural_textures, rotate
+from training.simulation.textures import AUGMENTERS, augment_textures, load_textures, procedural_textures, rotate
 
 BY_NAME = {augmenter.__name__.strip("_"): augmenter for augmenter in AUGMENTERS}
 

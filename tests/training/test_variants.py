@@ -9,14 +9,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from training.bundling.export import InspectionGraph, to_onnx
+from training.losses import gaussian_window, msgms_distance, prewitt_kernels, ssim_map
 from training.methods.draem.config import preset
-from training.methods.draem.losses import gaussian_window, ssim_map
+from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.variants import (
     DiscriminativeAlone,
     ReconstructiveAlone,
     build_network,
-    msgms_distance,
-    prewitt_kernels,
 )
 
 TINY = {"size": 64, "reconstructive_width": 4, "discriminative_width": 4, "compact": False}
@@ -116,7 +115,7 @@ def test_a_discriminative_network_alone_sees_only_the_image() -> None:
     ids=str,
 )
 def test_a_variant_exports_like_the_whole(changes: dict[str, Any]) -> None:
-    graph = InspectionGraph(build_network(preset("quick", **{**TINY, **changes}))).eval()
+    graph = InspectionGraph(AnomalyMap(build_network(preset("quick", **{**TINY, **changes})))).eval()
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     session = onnxruntime.InferenceSession(to_onnx(graph, 64))
     maps, scores = session.run(None, {"image": image})

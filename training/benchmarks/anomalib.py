@@ -30,9 +30,12 @@ from service.images.resizing import resize
 from training.bundling.export import InspectionGraph
 from training.data.folders import good_images, labelled_images, load_images, read_mask, split
 from training.evaluation.metrics import image_metrics, pixel_metrics
-from training.loop.fit import keep_freed_memory, train
+from training.loop.memory import keep_freed_memory
+from training.loop.runs import Run
 from training.methods.draem.config import PRESETS, TrainConfig, preset
-from training.methods.draem.textures import load_textures
+from training.methods.draem.lesson import fit
+from training.methods.protocol import TrainingSet
+from training.simulation.textures import load_textures
 
 # One image (H, W, 3) to its map (H, W) and score.
 Scorer = Callable[[Pixels], tuple[NDArray[np.float32], float]]
@@ -51,17 +54,17 @@ def train_ours(
     started = time.monotonic()
     keep_freed_memory()
     good = load_images(photos, config.size, "good photos")
-    source = load_textures(textures, config.size, limit=config.max_textures, seed=config.seed)
+    data = TrainingSet(good, load_textures(textures, config.size, limit=config.max_textures, seed=config.seed))
     with tempfile.TemporaryDirectory() as folder:
         warm, trial, run = (Path(folder) / name for name in ("warm", "trial", "run"))
         for path in (warm, trial, run):
             path.mkdir()
-        train(replace(config, steps=3), good, source, warm, device=device)
+        fit(replace(config, steps=3), data, Run(warm), device)
         before = time.monotonic()
-        train(replace(config, steps=8), good, source, trial, device=device)
+        fit(replace(config, steps=8), data, Run(trial), device)
         step_s = (time.monotonic() - before) / 8
         steps = max(1, int((60 * minutes - (time.monotonic() - started)) / step_s))
-        network = train(replace(config, steps=steps), good, source, run, device=device)
+        network = fit(replace(config, steps=steps), data, Run(run), device)
     spent = (time.monotonic() - started) / 60
     graph = InspectionGraph(network.cpu(), score=config.score).eval()
 

@@ -31,8 +31,6 @@ from torch import Tensor, nn
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, Precision
 from training.bundling.arithmetic import macs
-from training.methods.draem.compact import CompactDraem
-from training.methods.draem.networks import Draem
 
 Run = Callable[[NDArray[np.uint8]], object]
 _ENERGY = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
@@ -46,15 +44,14 @@ class BenchError(ValueError):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed: ONNX files by precision, their input, and widths and kind of the same network in PyTorch.
+    """What is timed: ONNX files by precision, their input, and how the same network is built in PyTorch, if it can be.
 
     bf16 is the fp32 file, rounded as it runs.
     """
 
     models: dict[Precision, Path]
     input: InputSpec
-    widths: tuple[int, int]
-    compact: bool = False
+    network: Callable[[], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def parameters_and_macs(model: Path) -> tuple[int, int]:
 
 def contenders(subject: Subject) -> list[Contender]:
     """Every runtime that is installed with every precision that it can run of the bundle."""
-    found = [Contender("pytorch", "fp32")]
+    found = [Contender("pytorch", "fp32")] if subject.network else []
     if find_spec("anomalib"):
         found.append(Contender("anomalib", "fp32"))
     found += [Contender("ort-cpu", precision) for precision in subject.models if precision != "bf16"]
@@ -135,7 +132,7 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
                 if turn:
                     times.append(taken)
             for precision, rates in probes.items():
-                rates.append(pools[Contender("pytorch", "fp32")].submit(_probe, precision).result())
+                rates.append(next(iter(pools.values())).submit(_probe, precision).result())
         rows = []
         for contender, pool in pools.items():
             timings = [_timing(batch, seconds[contender, batch]) for batch in batches]
@@ -157,7 +154,7 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
 
 
 def tabulate(record: dict[str, Any]) -> str:
-    """The record of `run_bench` as a Markdown table; `faster` is plain PyTorch's median over the row's, at batch 1."""
+    """The record of `run_bench` as a Markdown table; `faster` is the first row's median over the row's, at batch 1."""
     plain = record["rows"][0]["timings"][0]["p50_ms"]
     batches = [timing["batch"] for timing in record["rows"][0]["timings"]]
     head = ["runtime", "precision", *(f"batch {batch}: p50 / p99, ms" for batch in batches)]
@@ -190,49 +187,41 @@ def draw(record: dict[str, Any], file: Path) -> None:
     figure.savefig(file)
 
 
-def subject_of(bundle: Bundle) -> Subject:
-    """The bundle's files; raises BenchError where its manifest does not tell the widths (imported checkpoints)."""
+def subject_of(bundle: Bundle, network: Callable[[], nn.Module] | None) -> Subject:
+    """The bundle's files, and the network of its settings untrained: time does not depend on what it learned."""
     manifest = bundle.manifest
-    config = manifest.training.get("config")
-    if not isinstance(config, dict):
-        raise BenchError(f"{bundle.path}: the manifest does not say the networks' widths: use --widths")
     models = {precision: bundle.file(file) for precision, file in manifest.models.items()}
-    widths = int(str(config["reconstructive_width"])), int(str(config["discriminative_width"]))
     # The whole network rounds to bf16 here whether or not that was accepted: it is timed, not believed.
-    return Subject({**models, "bf16": models["fp32"]}, manifest.input, widths, config.get("compact") is True)
+    return Subject({**models, "bf16": models["fp32"]}, manifest.input, network)
 
 
-def export_random(widths: tuple[int, int], size: int, folder: Path, *, compact: bool = False) -> Subject:
-    """A network of these widths with random weights, in `folder`: time does not depend on what it learned.
+def export_random(network: Callable[[], nn.Module], size: int, folder: Path) -> Subject:
+    """An untrained network, in `folder`: time does not depend on what it learned.
 
-    In INT8 three layers stay in float, the reconstruction's last two and the one that reads it: the least that trained
-    networks needed.
+    In INT8 three layers stay in float, the two before the first concatenation and the one that reads it: the least
+    that trained networks which look at their own reconstruction needed.
     """
     from training.bundling.export import InspectionGraph, to_onnx
     from training.bundling.quantize import observe, to_qdq
 
     torch.manual_seed(0)
-    model = to_onnx(InspectionGraph(_network(widths, compact)).eval(), size)
+    model = to_onnx(InspectionGraph(network()).eval(), size)
     names = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
-    reads = _reading_the_reconstruction(model)
-    layers = [name for i, name in enumerate(names) if not reads - 2 <= i <= reads]
+    reads = _reading_a_concatenation(model)
+    layers = [name for i, name in enumerate(names) if reads is None or not reads - 2 <= i <= reads]
     noise = list(np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8))
     files: dict[Precision, Path] = {"fp32": folder / "model.onnx", "int8": folder / "model.int8.onnx"}
     files["fp32"].write_bytes(model)
     files["int8"].write_bytes(to_qdq(model, observe(model, noise), layers, "uint8"))
-    return Subject({**files, "bf16": files["fp32"]}, InputSpec(height=size, width=size), widths, compact)
+    return Subject({**files, "bf16": files["fp32"]}, InputSpec(height=size, width=size), network)
 
 
-def _reading_the_reconstruction(model: bytes) -> int:
-    """Which of the convolutions, in order, reads reconstruction and image."""
+def _reading_a_concatenation(model: bytes) -> int | None:
+    """Which of the convolutions, in order, reads the first concatenation."""
     graph = onnx.load_from_string(model).graph
-    first = next(node for node in graph.node if node.op_type == "Concat").output[0]
+    first = next((node.output[0] for node in graph.node if node.op_type == "Concat"), None)
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    return next(i for i, node in enumerate(convolutions) if node.input[0] == first)
-
-
-def _network(widths: tuple[int, int], compact: bool) -> nn.Module:
-    return (CompactDraem if compact else Draem)(*widths)
+    return next((i for i, node in enumerate(convolutions) if node.input[0] == first), None)
 
 
 def write_record(record: dict[str, Any], file: Path) -> None:
@@ -260,9 +249,8 @@ def _open(subject: Subject, contender: Contender, threads: int) -> None:
     torch.set_num_threads(threads)
     _input = subject.input
     if contender.runtime in ("pytorch", "anomalib"):
-        _run = _in_torch(
-            _peer(subject) if contender.runtime == "anomalib" else _network(subject.widths, subject.compact)
-        )
+        ours = subject.network if contender.runtime == "pytorch" else None
+        _run = _in_torch(ours() if ours else _peer(subject))
         return
     if contender.runtime == "anomalib-openvino":
         _run = in_openvino(_peer(subject), subject.input)

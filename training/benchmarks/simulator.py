@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from training.data.folders import DataError, find_images, good_images, load_images
-from training.loop.fit import keep_freed_memory
+from training.loop.memory import keep_freed_memory
 from training.methods.draem.config import preset
-from training.methods.draem.simulator import AnomalySimulator, SimulatorConfig
+from training.simulation.simulator import AnomalySimulator, SimulatorConfig
 
 Pixels = NDArray[np.uint8]  # (S, S, 3)
 Array = NDArray[np.float64]

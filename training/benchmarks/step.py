@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.loop.fit import keep_freed_memory
+from training.loop.memory import keep_freed_memory
 from training.methods.draem.compact import CompactDraem
-from training.methods.draem.losses import draem_losses
+from training.methods.draem.lesson import draem_losses
 from training.methods.draem.networks import Draem
-from training.methods.draem.simulator import AnomalySimulator, Batch, SimulatorConfig
-from training.methods.draem.textures import procedural_textures
+from training.simulation.simulator import AnomalySimulator, Batch, SimulatorConfig
+from training.simulation.textures import procedural_textures
 
 KINDS = ("plain", "ours", "compiled")
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from service.bundle.manifest import Calibration, Thresholds
+from training.evaluation.metrics import clopper_pearson
 
 # REVIEW may take this many times more good parts than NG: a look costs less than a rejected part.
 REVIEW_TO_REJECT = 3.0
@@ -69,14 +69,6 @@ def calibrate(
             warning="; ".join(warnings) or None,
         ),
     )
-
-
-def clopper_pearson(events: int, trials: int) -> tuple[float, float]:
-    """Exact two-sided 95 % confidence interval of a rate; (0, 1) without trials."""
-    if trials == 0:
-        return (0.0, 1.0)
-    interval = binomtest(events, trials).proportion_ci(0.95, method="exact")
-    return (float(interval.low), float(interval.high))
 
 
 def _upper_limit(ordered: NDArray[np.float64], rate: float, *, extrapolate: bool = True) -> float:

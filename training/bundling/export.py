@@ -29,8 +29,6 @@ from service.images.decoding import Pixels, encode
 from service.images.quality import Quality, learn_limits
 from training.bundling.calibration import calibrate
 from training.bundling.scores import build_score
-from training.methods.draem.compact import CompactDraem
-from training.methods.draem.networks import Draem
 
 OPSET = 18
 REPORT = "report.html"
@@ -49,7 +47,7 @@ class InspectionGraph(nn.Module):
     Where `keep` `(H, W)` is False the map is 0.
 
     Everything between decoded pixels and the two numbers that count is inside, so that no client can get it wrong:
-    scaling, layout, both networks, softmax, and the image score.
+    scaling, layout, the method's network and the image score.
     """
 
     keep: Tensor | None
@@ -65,10 +63,7 @@ class InspectionGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         # Cast first: TensorRT's parser takes no layer but Cast on uint8.
         x = image.float().permute(0, 3, 1, 2) / 255
-        _, logits = self.network(x)
-        # Softmax over two channels, channel 1: a sigmoid of the difference, which is all that to_onnx leaves of both.
-        difference = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
-        anomaly_map = torch.sigmoid(difference)  # (N, H, W)
+        anomaly_map: Tensor = self.network(x)  # (N, H, W)
         if self.keep is not None:
             anomaly_map = anomaly_map * self.keep
         return anomaly_map, self.score(anomaly_map)
@@ -101,11 +96,9 @@ def score_with_torch(graph: InspectionGraph, images: Sequence[Pixels]) -> Scored
 def to_onnx(graph: InspectionGraph, size: int) -> bytes:
     """ONNX bytes of the inspection graph, N dynamic, checked by onnx.
 
-    BatchNorm is folded into the convolutions, the subtraction before the sigmoid into the last one.
+    BatchNorm is folded into the convolutions.
     """
     folded = fold_batch_norm(graph)
-    if isinstance(folded.network, Draem | CompactDraem):
-        _subtract_logits(folded.network.last_layer)
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings():
         # torch 2.13 warns of its own internals while it exports.
@@ -149,14 +142,6 @@ def fold_batch_norm(graph: InspectionGraph) -> InspectionGraph:
     return folded
 
 
-def _subtract_logits(last_layer: nn.Conv2d) -> None:
-    """Makes it give the difference of both logits, half as many channels: softmax depends on nothing else."""
-    for name in ("weight", "bias"):
-        normal, anomalous = last_layer.get_parameter(name).detach().chunk(2)
-        setattr(last_layer, name, nn.Parameter(anomalous - normal))
-    last_layer.out_channels //= 2
-
-
 def check_parity(graph: InspectionGraph, backend: Backend, images: Sequence[Pixels]) -> float:
     """Largest difference between torch and the backend on maps and scores; raises ExportError above PARITY."""
     expected, actual = score_with_torch(graph, images), score_images(backend, images)
@@ -184,6 +169,7 @@ def export_bundle(
     recipe: str,
     version: str,
     models: Path,
+    method: str,
     training: dict[str, JsonValue],
     false_reject_rate: float = 0.01,
     trained_on: bool = False,
@@ -233,7 +219,7 @@ def export_bundle(
         format_version=1,
         recipe=recipe,
         version=version,
-        method="draem",
+        method=method,
         created=datetime.now(UTC),
         git_revision=_git_revision(),
         input=spec,

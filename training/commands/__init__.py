@@ -8,8 +8,9 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ import httpx2
 import numpy as np
 import torch
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.backends.base import BackendError
 from service.backends.engines import build_engine, engine_path, gpus, open_library
@@ -49,30 +50,28 @@ from training.data.folders import DataError, good_images, labelled_images, load_
 from training.data.regions import RegionError, keep_mask
 from training.evaluation.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
 from training.evaluation.report import TRAINED_ON, Training
-from training.experiments.ablations import ABLATIONS, Plan, run_ablations
+from training.experiments.ablations import Plan, run_ablations
 from training.experiments.reproduce import find_categories, tabulate
 from training.experiments.results import ResultsError, Row, run_queue
 from training.loop import distributed
 from training.loop.distributed import DeviceError
-from training.loop.fit import (
+from training.loop.memory import PeakMemory, keep_freed_memory
+from training.loop.precision import half_type
+from training.loop.runs import (
+    CHECKPOINT,
     STATS,
     InterruptedRunError,
+    Run,
     TrainingError,
     claim_run,
     disk_full_named,
-    half_type,
-    keep_freed_memory,
     peak_memory,
-    train,
     training_minutes,
 )
-from training.methods.draem.checkpoints import CheckpointError, load_official
-from training.methods.draem.config import TrainConfig, preset
-from training.methods.draem.simulator import AnomalySimulator, SimulatorConfig
-from training.methods.draem.textures import load_textures
+from training.methods import METHODS
+from training.methods.protocol import CheckpointError, Method, TrainingSet
+from training.settings import RecipeSettings, changed
 
-# Fields of a configuration that no flag sets.
-NO_FLAGS = {"preset", "simulator"}
 _ERRORS = (
     BackendError,
     bench.BenchError,
@@ -108,16 +107,19 @@ def train_command(options: argparse.Namespace) -> None:
     """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
     options.recipe = options.recipe or options.data.resolve().name
     run: Path = options.run or Path("runs") / options.recipe
-    config = _config(options)
+    method = METHODS[options.method]
+    config = _config(method, options)
+    if options.textures and not method.textures:
+        raise DataError(f"{method.name} learns without textures: leave --textures out")
     photos = good_images(options.data)
     with distributed.joined(options.device) as device:
         leads = distributed.rank() == 0
         if leads:
-            claim_run(run, config, photos, options.textures)
+            claim_run(run, method.claimed(config), photos, options.textures)
             _require_usable(options, config.size)
         distributed.wait()
         keep_freed_memory()
-        if leads and config.bf16 and half_type(device) is None:
+        if leads and getattr(config, "bf16", False) and half_type(device) is None:
             print("warning: this CPU has no bfloat16: it trains in float32, which takes longer", file=sys.stderr)
         trained_on, held_out = split(photos, config.holdout, config.seed)
         good = load_images(trained_on, config.size, "good photos")
@@ -125,34 +127,45 @@ def train_command(options: argparse.Namespace) -> None:
         if leads:
             warn_of_darkness(good, options.data)
         suspects = warn_of_unusual(torch.cat((good, held_out_photos)), [*trained_on, *held_out]) if leads else []
-        textures = load_textures(options.textures, config.size, limit=config.max_textures, seed=config.seed)
-        network = train(config, good, textures, run, device=device, compiled=options.compile).cpu()
+        textures = method.textures(config, options.textures) if method.textures else None
+        data = TrainingSet(good, textures)
+        started = time.monotonic()
+        network = method.fit(config, data, Run(run, options.compile), device).cpu()
         processes = distributed.world()
     if not leads:
         return
     graph = InspectionGraph(network, keep_mask(options.region, options.ignore, config.size), config.score).eval()
     all_photos = _pixels(torch.cat((good, held_out_photos)))
     outlying = warn_of_outlying(score_with_torch(graph, all_photos).scores, [*trained_on, *held_out])
+    looped = (run / CHECKPOINT).exists()
+    minutes = training_minutes(run) if looped else (time.monotonic() - started) / 60
+    peak = peak_memory(run) if looped else PeakMemory().or_more(device)
     record: dict[str, JsonValue] = {
         "config": asdict(config),
         "good_photos": len(trained_on),
         "photos_sha256": photos_sha256(photos),
-        "textures": len(textures) if options.textures else "procedural",
+        "textures": None if textures is None else len(textures) if options.textures else "procedural",
         "device": str(device),
         "processes": processes,
         "threads": torch.get_num_threads(),
-        "minutes": round(training_minutes(run), 2),
-        "peak_memory_mib": asdict(peak_memory(run)),
+        "minutes": round(minutes, 2),
+        "peak_memory_mib": asdict(peak),
         "unusual_photos": suspects,
         "outlying_scores": outlying,
     }
-    simulator = AnomalySimulator(good, textures, config.simulator, torch.Generator().manual_seed(config.seed))
-    stats = [json.loads(line) for line in (run / STATS).read_text().splitlines()]
-    material = Training(record, stats, simulator.batch(8))
+    stats = [json.loads(line) for line in (run / STATS).read_text().splitlines()] if looped else []
+    material = Training(record, stats, method.samples(config, data) if method.samples else None)
     names = [path.name for path in held_out]
     with disk_full_named(options.models / options.recipe):
         bundle = write_recipe(
-            options, network, _pixels(held_out_photos), names, seed=config.seed, score=config.score, training=material
+            options,
+            network,
+            _pixels(held_out_photos),
+            names,
+            method=method.name,
+            seed=config.seed,
+            score=config.score,
+            training=material,
         )
     with disk_full_named(run / RESULTS):
         write_results(run, bundle)
@@ -201,7 +214,8 @@ def _train_unless_finished(options: argparse.Namespace) -> None:
     run = (options.runs or Path("runs")) / options.recipe
     options.run = run
     if (run / RESULTS).exists():
-        claim_run(run, _config(options), good_images(options.data), options.textures)
+        method = METHODS[options.method]
+        claim_run(run, method.claimed(_config(method, options)), good_images(options.data), options.textures)
         print(f"{options.recipe}: finished before, see {run / RESULTS}")
         return
     train_command(options)
@@ -210,15 +224,29 @@ def _train_unless_finished(options: argparse.Namespace) -> None:
 def import_command(options: argparse.Namespace) -> None:
     """Make a bundle from the authors' two checkpoint files or anomalib's one; good photos calibrate the thresholds."""
     _require_usable(options, options.size)
-    network = load_official(options.reconstructive, options.discriminative)
+    method = METHODS[options.method]
+    if method.checkpoint is None:
+        raise CheckpointError(f"{method.name} has no checkpoints to import")
+    named = {name: getattr(options, name) for name in method.checkpoint.files}
+    files = {name: file for name, file in named.items() if file}
+    network = method.checkpoint.load(files)
     paths = good_images(options.data)
     record: dict[str, JsonValue] = {
-        "imported": [file.name for file in (options.reconstructive, options.discriminative) if file],
+        "imported": [file.name for file in files.values()],
         TRAINED_ON: True,
     }
     photos = [resize(read(path), options.size, options.size) for path in paths]
     names = [path.name for path in paths]
-    write_recipe(options, network, photos, names, seed=0, score=options.score, training=Training(record))
+    write_recipe(
+        options,
+        network,
+        photos,
+        names,
+        method=method.name,
+        seed=0,
+        score=options.score,
+        training=Training(record),
+    )
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -264,7 +292,7 @@ def _with_lower_precision(bundle: Bundle, options: argparse.Namespace) -> Bundle
     if manifest.training.get(TRAINED_ON):
         # An imported network was trained on all of them: the comparison with its own float32 stays a fair one.
         seed = 0
-        trained_on, held_out = split(good_images(options.data), TrainConfig().holdout, seed)
+        trained_on, held_out = split(good_images(options.data), RecipeSettings().holdout, seed)
     else:
         trained_on, held_out = split_as_trained(bundle, options.data)
         seed = int(str(cast(dict[str, JsonValue], manifest.training["config"])["seed"]))
@@ -302,27 +330,42 @@ def _build_engines(bundle: Bundle, options: argparse.Namespace) -> None:
 
 
 def bench_command(options: argparse.Namespace) -> None:
-    """Time a bundle, or a network of given widths, on every runtime and precision beside plain PyTorch."""
+    """Time a bundle, or an untrained network of a preset, on every runtime and precision beside plain PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         if options.bundle:
-            subject = bench.subject_of(read_bundle(options.bundle))
+            bundle = read_bundle(options.bundle)
+            subject = bench.subject_of(bundle, network_of(bundle))
         else:
-            subject = bench.export_random(tuple(options.widths), options.size, Path(folder), compact=options.compact)
+            method = METHODS[options.method]
+            if method.network is None:
+                raise bench.BenchError(f"{method.name} has no network before it has seen photos: use --bundle")
+            config = _config(method, options)
+            subject = bench.export_random(partial(method.network, config), config.size, Path(folder))
         threads = options.threads or os.cpu_count() or 1
-        record = bench.run_bench(subject, threads=threads, batches=options.batch, rounds=options.rounds)
+        record = bench.run_bench(subject, threads=threads, batches=options.batches, rounds=options.rounds)
     print(bench.tabulate(record))
     if options.out:
         bench.write_record(record, options.out)
 
 
+def network_of(bundle: Bundle) -> Callable[[], nn.Module] | None:
+    """How the bundle's network is built, where its method has one and the manifest its settings."""
+    method, config = METHODS.get(bundle.manifest.method), bundle.manifest.training.get("config")
+    if method is None or method.network is None or not isinstance(config, dict):
+        return None
+    return partial(method.network, method.recorded(config))
+
+
 def ablate_command(options: argparse.Namespace) -> None:
     """Train and score the rows of the paper's ablation table; stop it when you like, the same command goes on."""
+    method = METHODS[options.method]
     plan = Plan(
-        preset=replace(preset(options.preset), **_changes(TrainConfig, options)),
+        method=method,
+        preset=_config(method, options),
         data=options.data,
         textures=options.textures,
         other_textures=options.imagenet,
-        names=options.only or list(ABLATIONS),
+        names=options.only or list(method.ablations),
         seeds=options.seeds,
     )
     with distributed.joined("auto") as device:
@@ -331,7 +374,7 @@ def ablate_command(options: argparse.Namespace) -> None:
 
 def reproduce_command(options: argparse.Namespace) -> None:
     """Train every category of the paper's tables that is there and put the figures beside the paper's."""
-    settings = {**_changes(TrainConfig, options), **_changes(SimulatorConfig, options)}
+    settings = changes(METHODS[options.method].preset(options.preset), options)
     work: Path = options.out.with_suffix(".runs")
 
     def run(category: str, seed: int) -> Row:
@@ -360,11 +403,19 @@ def _pixels(photos: Tensor) -> list[Pixels]:
     return list(np.ascontiguousarray(photos.permute(0, 2, 3, 1).numpy()))
 
 
-def _config(options: argparse.Namespace) -> TrainConfig:
-    config = replace(preset(options.preset), **_changes(TrainConfig, options))
-    return replace(config, simulator=replace(config.simulator, **_changes(SimulatorConfig, options)))
+def _config(method: Method[Any], options: argparse.Namespace) -> RecipeSettings:
+    preset = method.preset(options.preset)
+    config: RecipeSettings = changed(preset, changes(preset, options))
+    return config
 
 
-def _changes(cls: type[TrainConfig] | type[SimulatorConfig], options: argparse.Namespace) -> dict[str, Any]:
-    values = {f.name: getattr(options, f.name, None) for f in fields(cls) if f.name not in NO_FLAGS}
-    return {name: value for name, value in values.items() if value is not None}
+def changes(settings: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Values that the command line gives to the fields of settings, parts included."""
+    found: dict[str, Any] = {}
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value):
+            found |= changes(value, options)
+        elif f.metadata["flag"] and getattr(options, f.name, None) is not None:
+            found[f.name] = getattr(options, f.name)
+    return found

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from service.bundle.manifest import Thresholds
-from training.bundling.calibration import clopper_pearson
-from training.evaluation.metrics import image_metrics
+from training.evaluation.metrics import clopper_pearson, image_metrics, in_bands
 
 TABLES = ("per_defect", "per_size", "per_place")
 # Square root of the area, in pixels of a 256x256 image; the paper's score window is 21 across.
@@ -68,7 +67,7 @@ def rows(
             "image_auroc": image_metrics(np.concatenate((good_scores, chosen)), labels)["image_auroc"],
         }
         if thresholds:
-            escapes = int((chosen < thresholds.review).sum())
+            escapes = in_bands(chosen, thresholds)["OK"]
             low, high = clopper_pearson(escapes, len(chosen))
             row |= {"escapes": escapes, "escape_interval": [low, high]}
         found[name] = row

@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import httpx2
 import numpy as np
@@ -17,13 +18,12 @@ from torch import nn
 from tqdm import tqdm
 
 from service.backends.base import Backend
-from service.bundle.manifest import InputSpec, Thresholds
+from service.bundle.manifest import Band, InputSpec, Thresholds
 from service.images.decoding import read
 from service.images.resizing import fit, resize
-from training.bundling.calibration import clopper_pearson
 from training.data.folders import LabelledImage, read_mask
 from training.evaluation import breakdown
-from training.evaluation.metrics import image_metrics, pixel_metrics
+from training.evaluation.metrics import clopper_pearson, image_metrics, in_bands, pixel_metrics
 
 # Gives the anomaly map float32 (H, W) and the score of one image file.
 Scorer = Callable[[Path], tuple[NDArray[np.float32], float]]
@@ -114,21 +114,16 @@ def _verdicts(
     scores: NDArray[np.float32], is_defect: NDArray[np.bool_], thresholds: Thresholds
 ) -> dict[str, JsonValue]:
     """Good parts at or above reject, and defects below review, each with its exact 95 % interval."""
-    good, defects = scores[~is_defect], scores[is_defect]
-    false_rejects, escapes = int((good >= thresholds.reject).sum()), int((defects < thresholds.review).sum())
+    good, defects = (in_bands(scores[chosen], thresholds) for chosen in (~is_defect, is_defect))
+    good_parts, defective = int((~is_defect).sum()), int(is_defect.sum())
     return {
-        "good_ok_review_ng": _split(good, thresholds),
-        "defects_ok_review_ng": _split(defects, thresholds),
-        "false_reject_rate": false_rejects / len(good),
-        "false_reject_interval": list(clopper_pearson(false_rejects, len(good))),
-        "escape_rate": escapes / len(defects),
-        "escape_interval": list(clopper_pearson(escapes, len(defects))),
+        "good_ok_review_ng": list(good.values()),
+        "defects_ok_review_ng": list(defects.values()),
+        "false_reject_rate": good["NG"] / good_parts,
+        "false_reject_interval": list(clopper_pearson(good["NG"], good_parts)),
+        "escape_rate": defects["OK"] / defective,
+        "escape_interval": list(clopper_pearson(defects["OK"], defective)),
     }
-
-
-def _split(scores: NDArray[np.float32], thresholds: Thresholds) -> list[JsonValue]:
-    below_review, below_reject = (scores < thresholds.review).sum(), (scores < thresholds.reject).sum()
-    return [int(below_review), int(below_reject - below_review), int(len(scores) - below_reject)]
 
 
 def fingerprint(images: Sequence[LabelledImage]) -> str:
@@ -163,7 +158,7 @@ def _verdict_line(name: str, row: dict[str, JsonValue]) -> str:
 
 def _counts(values: JsonValue) -> str:
     counts = values if isinstance(values, list) else []
-    return ", ".join(f"{count} {verdict}" for count, verdict in zip(counts, ("OK", "REVIEW", "NG"), strict=True))
+    return ", ".join(f"{count} {verdict}" for count, verdict in zip(counts, get_args(Band), strict=True))
 
 
 def _rate(row: dict[str, JsonValue], name: str) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
+
+from service.bundle.manifest import Band, Thresholds
 
 
 def image_metrics(scores: NDArray[np.float32], is_defect: NDArray[np.bool_]) -> dict[str, float]:
@@ -55,3 +60,17 @@ def per_region_overlap(
     x_cut = np.append(x[inside], max_false_positive_rate)
     y_cut = np.append(y[inside], np.interp(max_false_positive_rate, x, y))
     return float(np.trapezoid(y_cut, x_cut) / max_false_positive_rate)
+
+
+def in_bands(scores: NDArray[np.float32], thresholds: Thresholds) -> dict[Band, int]:
+    """How many of scores `(N,)` lie in each band."""
+    found = [thresholds.band(score) for score in scores.tolist()]
+    return {band: found.count(band) for band in get_args(Band)}
+
+
+def clopper_pearson(events: int, trials: int) -> tuple[float, float]:
+    """Exact two-sided 95 % confidence interval of a rate; (0, 1) without trials."""
+    if trials == 0:
+        return (0.0, 1.0)
+    interval = binomtest(events, trials).proportion_ci(0.95, method="exact")
+    return (float(interval.low), float(interval.high))

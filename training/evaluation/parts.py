@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from service.images.decoding import Pixels, read
 from training.data.folders import LabelledImage, read_mask
@@ -37,6 +38,14 @@ class Parts:
             for index in range(len(found)):
                 found[index] = self.mask(index)
         return found
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a method learned from: columns of images `(N, 1 or 3, H, W)` in [0, 1], and a caption that names them."""
+
+    caption: str
+    columns: Sequence[Tensor]
 
 
 def labelled_parts(

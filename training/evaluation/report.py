@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
+from torch import Tensor
 
 from service.bundle.manifest import Calibration, ScoreFormula, Thresholds
 from service.images.decoding import Pixels
@@ -24,9 +24,9 @@ from service.images.heatmap import draw_overlay
 from service.images.resizing import resize
 from training.evaluation import breakdown
 from training.evaluation.evaluate import PAPER_COLUMNS, percent
-from training.evaluation.parts import Parts
+from training.evaluation.metrics import in_bands
+from training.evaluation.parts import Parts, Sheet
 from training.evaluation.plots import histogram, rate_curves, training_curves
-from training.methods.draem.simulator import Batch
 
 _SIDE = 160  # pixels of a picture in the report
 _SHOWN = 6  # pictures a gallery
@@ -38,11 +38,11 @@ TRAINED_ON = "calibrated_on_training_photos"  # in the record of an imported net
 
 @dataclass(frozen=True)
 class Training:
-    """What the training leaves to show: the record, the lines of stats.jsonl and a simulated batch, where there are."""
+    """What the training leaves to show: the record, the lines of stats.jsonl and what was learned from."""
 
     record: dict[str, JsonValue]
     stats: Sequence[dict[str, float]] = ()
-    samples: Batch | None = None
+    samples: Sheet | None = None
 
 
 def render(
@@ -66,7 +66,11 @@ def render(
         score=score,
         thresholds=thresholds,
         groups=[
-            {**vars(group), "verdicts": _verdicts(group.scores, thresholds), "wrong": 0 if group.defects else 2}
+            {
+                **vars(group),
+                "verdicts": list(in_bands(group.scores, thresholds).values()),
+                "wrong": 0 if group.defects else 2,
+            }
             for group in groups
         ],
         sentences=[
@@ -80,16 +84,12 @@ def render(
         rates=rate_curves(labelled) if labelled else None,
         galleries=_galleries(labelled or groups, thresholds),
         suspects=_suspects(training.record),
-        samples=_samples(training.samples) if training.samples else [],
+        samples=_strips(training.samples.columns) if training.samples else [],
+        caption=training.samples.caption if training.samples else None,
         curves=training_curves(training.stats) if training.stats else None,
         settings=_flat(training.record),
     )
     return html.encode()
-
-
-def _verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> list[int]:
-    review, reject = int((scores >= thresholds.review).sum()), int((scores >= thresholds.reject).sum())
-    return [len(scores) - review, review - reject, reject]
 
 
 def _calibration_sentences(calibration: Calibration, trained_on: bool) -> list[str]:
@@ -181,8 +181,12 @@ def _figure(group: Parts, index: int, thresholds: Thresholds) -> dict[str, Any]:
         mask = cv2.resize(group.mask(index).astype(np.uint8) * 255, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
         strip.append(np.repeat(mask.astype(np.uint8)[..., None], 3, axis=2))
     score = float(group.scores[index])
-    verdict = "OK" if score < thresholds.review else "REVIEW" if score < thresholds.reject else "NG"
-    return {"source": _jpeg(np.hstack(strip)), "name": group.names[index], "score": score, "verdict": verdict}
+    return {
+        "source": _jpeg(np.hstack(strip)),
+        "name": group.names[index],
+        "score": score,
+        "verdict": thresholds.band(score),
+    }
 
 
 def _suspects(record: Mapping[str, Any]) -> list[str] | None:
@@ -199,12 +203,10 @@ def _suspects(record: Mapping[str, Any]) -> list[str] | None:
     ]
 
 
-def _samples(batch: Batch) -> list[str]:
+def _strips(columns: Sequence[Tensor]) -> list[str]:
     strips = []
-    for clean, augmented, mask in zip(batch.clean, batch.augmented, batch.mask, strict=True):
-        pictures = [
-            (255 * image.expand(3, -1, -1).permute(1, 2, 0)).byte().cpu().numpy() for image in (clean, augmented, mask)
-        ]
+    for row in zip(*columns, strict=True):
+        pictures = [(255 * image.expand(3, -1, -1).permute(1, 2, 0)).byte().cpu().numpy() for image in row]
         strips.append(_jpeg(np.hstack([resize(picture, _SIDE, _SIDE) for picture in pictures])))
     return strips
 

@@ -16,7 +16,7 @@ from service.images.decoding import ImageError
 from training.bundling.export import ExportError
 from training.data.folders import DataError
 from training.evaluation.evaluate import percent
-from training.loop.fit import InterruptedRunError, TrainingError
+from training.loop.runs import InterruptedRunError, TrainingError
 
 Row = dict[str, JsonValue]
 

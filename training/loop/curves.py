@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-
-from training.methods.draem.simulator import Batch
 
 FOLDER = "tensorboard"
 _SAMPLES = 4
@@ -25,10 +24,8 @@ class Curves:
         for name, value in {**{f"loss/{name}": value for name, value in losses.items()}, "lr": lr}.items():
             self._writer.add_scalar(name, value, step)
 
-    def samples(self, step: int, batch: Batch, reconstruction: Tensor, logits: Tensor) -> None:
-        """One row a sample: what the network sees, what it restores, where the anomaly is, where it finds one."""
-        anomaly_map = logits.detach().float().softmax(dim=1)[:, 1:]
-        columns = (batch.augmented, reconstruction.detach().float().clamp(0, 1), batch.mask, anomaly_map)
+    def samples(self, step: int, columns: Sequence[Tensor]) -> None:
+        """Images `(N, 1 or 3, H, W)` in [0, 1] beside each other, one row a sample."""
         wide = torch.cat([column[:_SAMPLES].expand(-1, 3, -1, -1) for column in columns], dim=3)
         self._writer.add_image("samples", torch.cat(list(wide), dim=1), step)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from training.methods.draem.networks import Draem
+from training.methods.protocol import CheckpointError
 
 Part = Literal["reconstructive", "discriminative"]
 
@@ -30,10 +31,6 @@ _HEADS: dict[str, Part] = {
 _FIRST = {"reconstructive": ("encoder.block1.0.weight", 3), "discriminative": ("encoder_segment.block1.0.weight", 6)}
 _ANOMALIB = "reconstructive_subnetwork.", "discriminative_subnetwork."
 _DEEPEST = 3  # dicts inside each other
-
-
-class CheckpointError(Exception):
-    """The file is not a DRÆM checkpoint; the message names it and what is missing."""
 
 
 @dataclass(frozen=True)

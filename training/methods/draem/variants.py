@@ -7,11 +7,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from training.losses import gaussian_window, msgms_distance, prewitt_kernels, ssim_map
 from training.methods.draem.compact import CompactDraem
 from training.methods.draem.config import TrainConfig
-from training.methods.draem.losses import gaussian_window, ssim_map
 from training.methods.draem.networks import Draem
 
 
@@ -76,36 +75,3 @@ class ReconstructiveAlone(nn.Module):
             anomaly_map = msgms_distance(reconstruction, x, self.prewitt)
         anomaly = torch.logit(anomaly_map, eps=1e-6)
         return reconstruction, torch.cat((torch.zeros_like(anomaly), anomaly), dim=1)
-
-
-def prewitt_kernels() -> Tensor:
-    """Prewitt's derivative filters over 3, along x and along y: `(2, 1, 3, 3)`."""
-    along_x = torch.tensor([[1.0, 0.0, -1.0]]).expand(3, 3) / 3
-    return torch.stack((along_x, along_x.T)).unsqueeze(1).contiguous()
-
-
-def msgms_distance(reconstruction: Tensor, image: Tensor, prewitt: Tensor) -> Tensor:
-    """Distance `(N, 1, H, W)` in [0, 1] by multi-scale gradient magnitude similarity of `(N, C, H, W)` images.
-
-    RIAD (Zavrtanik et al. 2021, Pattern Recognition 112): at four scales, each half the last, 1 - (2 a b + c) / (a^2 +
-    b^2 + c) of the gradient magnitudes a and b, c = 0.0026; enlarged, averaged over scales and channels, 21x21 mean.
-    """
-    size = image.shape[2:]
-    total = torch.zeros_like(image[:, :1])
-    for scale in range(4):
-        if scale:
-            reconstruction, image = functional.avg_pool2d(reconstruction, 2), functional.avg_pool2d(image, 2)
-        a, b = _gradient(reconstruction, prewitt), _gradient(image, prewitt)
-        similarity = (2 * a * b + 0.0026) / (a * a + b * b + 0.0026)
-        distance = 1 - similarity.mean(dim=1, keepdim=True)
-        total = total + functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
-    return functional.avg_pool2d(total / 4, 21, stride=1, padding=10)
-
-
-def _gradient(image: Tensor, prewitt: Tensor) -> Tensor:
-    """Gradient magnitude of every channel; the edge rows and columns count as going on outside."""
-    channels = image.shape[1]
-    padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
-    kernels = prewitt.repeat(channels, 1, 1, 1)
-    both = functional.conv2d(padded, kernels, groups=channels)  # (N, 2C, H, W): x and y of each channel in turn
-    return (both[:, ::2] ** 2 + both[:, 1::2] ** 2).sqrt()

@@ -1,4 +1,7 @@
-"""The three losses of DRÆM (Zavrtanik et al. 2021, eq. 2, 3 and 5), each in float32 whatever the network ran in."""
+"""Losses and distances that methods are built of: SSIM (Wang et al. 2004), MSGMS (RIAD, Zavrtanik et al. 2021), focal.
+
+Images are `(N, C, H, W)` float32 in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-
-def draem_losses(reconstruction: Tensor, logits: Tensor, clean: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Named, unweighted losses: images `(N, 3, H, W)` in [0, 1], logits `(N, 2, H, W)`, mask `(N, 1, H, W)`."""
-    reconstruction = reconstruction.float()
-    return {
-        "l2": functional.mse_loss(reconstruction, clean),
-        "ssim": ssim_loss(reconstruction, clean),
-        "focal": focal_loss(logits.float(), mask),
-    }
 
 
 def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -84,3 +77,36 @@ def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
     p = functional.softmax(logits, dim=1).gather(1, mask.long())
     p = p * (1 - smooth) + (1 - p) * smooth + smooth
     return -((1 - p) ** 2 * p.log()).mean()
+
+
+def prewitt_kernels() -> Tensor:
+    """Prewitt's derivative filters over 3, along x and along y: `(2, 1, 3, 3)`."""
+    along_x = torch.tensor([[1.0, 0.0, -1.0]]).expand(3, 3) / 3
+    return torch.stack((along_x, along_x.T)).unsqueeze(1).contiguous()
+
+
+def msgms_distance(reconstruction: Tensor, image: Tensor, prewitt: Tensor) -> Tensor:
+    """Distance `(N, 1, H, W)` in [0, 1] by multi-scale gradient magnitude similarity of `(N, C, H, W)` images.
+
+    RIAD (Zavrtanik et al. 2021, Pattern Recognition 112): at four scales, each half the last, 1 - (2 a b + c) / (a^2 +
+    b^2 + c) of the gradient magnitudes a and b, c = 0.0026; enlarged, averaged over scales and channels, 21x21 mean.
+    """
+    size = image.shape[2:]
+    total = torch.zeros_like(image[:, :1])
+    for scale in range(4):
+        if scale:
+            reconstruction, image = functional.avg_pool2d(reconstruction, 2), functional.avg_pool2d(image, 2)
+        a, b = _gradient(reconstruction, prewitt), _gradient(image, prewitt)
+        similarity = (2 * a * b + 0.0026) / (a * a + b * b + 0.0026)
+        distance = 1 - similarity.mean(dim=1, keepdim=True)
+        total = total + functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
+    return functional.avg_pool2d(total / 4, 21, stride=1, padding=10)
+
+
+def _gradient(image: Tensor, prewitt: Tensor) -> Tensor:
+    """Gradient magnitude of every channel; the edge rows and columns count as going on outside."""
+    channels = image.shape[1]
+    padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
+    kernels = prewitt.repeat(channels, 1, 1, 1)
+    both = functional.conv2d(padded, kernels, groups=channels)  # (N, 2C, H, W): x and y of each channel in turn
+    return (both[:, ::2] ** 2 + both[:, 1::2] ** 2).sqrt()

@@ -1,70 +1,68 @@
 """The anomaly simulator of DRÆM: Perlin mask, augmented texture, random opacity (Zavrtanik et al. 2021, eq. 1).
 
+Its own room beside the methods: others than DRÆM learn from simulated anomalies too.
 Works on a whole batch on the device that holds the images. All draws come from one CPU generator, so a run can be
 repeated and resumed exactly on any device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from training.data.simulated_defects import foreground_mask
-from training.methods.draem.perlin import perlin_noise
-from training.methods.draem.textures import AUGMENTERS, LUMA, TEXT_AUGMENTERS, augment_textures, rotate
+from training.settings import require_ranges, setting
+from training.simulation.perlin import perlin_noise
+from training.simulation.textures import AUGMENTERS, LUMA, TEXT_AUGMENTERS, augment_textures, rotate
 
 _GREY_NOISE = 3  # grey levels
 _COLOURED_SHARE = 0.001  # of the pixels
-# Lowest and highest value of the fields that have one.
-_RANGES = {
-    "anomaly_probability": (0.0, 1.0),
-    "perlin_max_exponent": (0, 5),
-    "perlin_threshold": (-1.0, 1.0),
-    "perlin_threshold_max": (-1.0, 1.0),
-    "opacity_min": (0.0, 1.0),
-    "own_texture": (0.0, 1.0),
-    "visible_min": (0.0, 1.0),
-    "rotate_probability": (0.0, 1.0),
-    "rotate_degrees": (0.0, 180.0),
-    "rotate_fill": (0, 255),
-}
-
-
-def require_ranges(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """ValueError that names the first field outside of its range."""
-    for name, (low, high) in ranges.items():
-        value = getattr(settings, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name.replace('_', '-')} {value}: choose {low} to {high}")
 
 
 @dataclass(frozen=True)
 class SimulatorConfig:
-    anomaly_probability: float = 0.5  # share of samples that get a mask at all (some masks come out empty)
-    perlin_max_exponent: int = 5  # lattice resolution per axis 2^0 .. 2^5, drawn per axis
-    perlin_threshold: float = 0.5  # noise above it is anomalous
-    perlin_threshold_max: float = 0.0  # where larger, each mask's threshold is U(perlin_threshold, this)
-    mask_shape: Literal["perlin", "rectangles"] = "perlin"  # rectangles: 1 to 4, as much of the image as Perlin masks
-    opacity_min: float = 0.2  # the texture's share of the blend is U(opacity_min, 1)
-    middling_opacity: bool = False  # N(0.5, 0.1) clipped to [0.2, 0.8] instead of uniform (GLASS, Chen et al. 2024)
-    texture_augmentation: bool = True  # three augmenters on each texture
-    augmenters: Literal["code", "text"] = "code"  # the ten of the authors' code or the seven of the paper's text
-    plain_colours: bool = False  # each texture is one random colour, no image
-    match_grey: bool = False  # where the photos are grey the textures are too: colour would give anomalies away
-    own_texture: float = 0.0  # share of anomalies whose texture is another good photo (0: the paper)
-    mask_combination: bool = False  # union or intersection of two masks for a third each (GLASS, Chen et al. 2024)
-    visible_min: float = 0.0  # masked pixels that the blend changed by less (largest channel, of 1) count as normal
-    rotate_probability: float = 0.3  # good photos are rotated by U(-rotate_degrees, rotate_degrees)
-    rotate_degrees: float = 90.0  # 0 for parts that always lie the same way
-    rotate_fill: int = 0  # grey level of the corners that rotation brings in; 0: the paper, 114: DeSTSeg
-    foreground: bool = False  # anomalies on the part only, where it stands out from a plain background (GLASS)
+    anomaly_probability: float = setting(0.5, "share of samples that get a mask at all (some come out empty)", 0.0, 1.0)
+    perlin_max_exponent: int = setting(5, "lattice resolution per axis is 2^0 .. 2^this, drawn per axis", 0, 5)
+    perlin_threshold: float = setting(0.5, "noise above it is anomalous", -1.0, 1.0)
+    perlin_threshold_max: float = setting(
+        0.0, "where larger, each mask's threshold is U(perlin-threshold, this)", -1.0, 1.0
+    )
+    mask_shape: Literal["perlin", "rectangles"] = setting(
+        "perlin", "rectangles: 1 to 4, as much of the image as Perlin masks"
+    )
+    opacity_min: float = setting(0.2, "the texture's share of the blend is U(this, 1)", 0.0, 1.0)
+    middling_opacity: bool = setting(
+        False, "opacity N(0.5, 0.1) clipped to [0.2, 0.8] instead of uniform (GLASS, Chen et al. 2024)"
+    )
+    texture_augmentation: bool = setting(True, "three augmenters on each texture")
+    augmenters: Literal["code", "text"] = setting(
+        "code", "the ten of the authors' code or the seven of the paper's text"
+    )
+    plain_colours: bool = setting(False, "each texture is one random colour, no image")
+    match_grey: bool = setting(
+        False, "where the photos are grey the textures are too: colour would give anomalies away"
+    )
+    own_texture: float = setting(0.0, "share of anomalies whose texture is another good photo (0: the paper)", 0.0, 1.0)
+    mask_combination: bool = setting(
+        False, "union or intersection of two masks for a third each (GLASS, Chen et al. 2024)"
+    )
+    visible_min: float = setting(
+        0.0, "masked pixels that the blend changed by less (largest channel, of 1) count as normal", 0.0, 1.0
+    )
+    rotate_probability: float = setting(
+        0.3, "share of good photos that are rotated by U(-rotate-degrees, rotate-degrees)", 0.0, 1.0
+    )
+    rotate_degrees: float = setting(90.0, "largest rotation; 0 for parts that always lie the same way", 0.0, 180.0)
+    rotate_fill: int = setting(
+        0, "grey level of the corners that rotation brings in; 0: the paper, 114: DeSTSeg", 0, 255
+    )
+    foreground: bool = setting(False, "anomalies on the part only, where it stands out from a plain background (GLASS)")
 
     def __post_init__(self) -> None:
-        require_ranges(self, _RANGES)
+        require_ranges(self)
 
 
 @dataclass(frozen=True)

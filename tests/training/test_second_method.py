@@ -1,0 +1,115 @@
+"""A method of a few lines goes from photos to a verdict over HTTP: a folder and a row of the table are all it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from bundles import wait_until_loaded
+from fastapi.testclient import TestClient
+from torch import Tensor, nn
+
+from service.app import create_app
+from service.bundle.folder import read_bundle
+from service.settings import Settings
+from training.__main__ import main
+from training.data.demo_parts import write_dataset
+from training.loop.runs import Run
+from training.methods import METHODS
+from training.methods.protocol import Method, TrainingSet
+from training.settings import RecipeSettings, setting
+
+
+@dataclass(frozen=True)
+class MeanSettings(RecipeSettings):
+    scale: float = setting(4.0, "distances are multiplied by it before they are cut at 1", 0.0)
+
+
+class MeanPhoto(nn.Module):
+    """The largest channel's distance to the mean of the good photos."""
+
+    mean: Tensor
+
+    def __init__(self, good: Tensor, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", good.float().mean(dim=0) / 255)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.scale * (x - self.mean).abs().amax(dim=1)).clamp(0, 1)
+
+
+def fit(settings: MeanSettings, data: TrainingSet, run: Run, device: torch.device) -> nn.Module:
+    return MeanPhoto(data.good, settings.scale).eval()
+
+
+MEAN = Method("mean", "the mean of the good photos", {"only": MeanSettings("only", size=64)}, fit)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Holds parts, models and run of a training with the method, which is in the table for these tests."""
+    folder = tmp_path_factory.mktemp("mean")
+    write_dataset(folder / "parts", good=12, test_good=4, defects_per_kind=1, seed=0)
+    places = ["--models", str(folder / "models"), "--run", str(folder / "run"), "--version", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "mean", MEAN)
+        assert main(["train", "--method", "mean", "--data", str(folder / "parts"), *places, "--scale", "3"]) == 0
+        yield folder
+
+
+def test_from_photos_to_a_verdict(folder: Path) -> None:
+    bundle = read_bundle(folder / "models" / "parts" / "1")
+    assert bundle.manifest.method == "mean"
+    config = bundle.manifest.training["config"]
+    assert isinstance(config, dict)
+    assert MEAN.recorded(config) == MeanSettings("only", size=64, scale=3.0)
+    assert bundle.manifest.metrics is not None
+    assert "report.html" in bundle.manifest.files
+    assert json.loads((folder / "run" / "results.json").read_text())["method"] == "mean"
+
+    settings = Settings(records_dir=None, models_dir=folder / "models", backend="ort-cpu")
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        wait_until_loaded(client)  # the golden gate let it through
+        for golden in bundle.manifest.golden:
+            picture = bundle.file(golden.image).read_bytes()
+            reply = client.post("/inspect", content=picture, headers={"Content-Type": "image/png"}).json()
+            assert abs(reply["score"] - golden.score) < 1e-4
+            assert reply["verdict"] == bundle.manifest.thresholds.band(reply["score"])
+        white = cv2.imencode(".png", np.full((64, 64, 3), 255, np.uint8))[1].tobytes()
+        reply = client.post("/inspect", content=white, headers={"Content-Type": "image/png"}).json()
+        assert reply["verdict"] == "NOT_INSPECTED"
+
+
+def test_what_it_has_not_is_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", str(folder / "parts")]
+    assert main(["train", "--method", "mean", *data, "--textures", str(folder)]) == 1
+    assert "mean learns without textures: leave --textures out" in capsys.readouterr().err
+    assert main(["bench", "--method", "mean", "--preset", "only"]) == 1
+    assert "mean has no network before it has seen photos" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "mean", *data, "--perlin-threshold", "1"])
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "means", *data])
+    assert "'means'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_help_is_that_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "mean", "--help"])
+    shown = capsys.readouterr().out
+    assert "--scale" in shown
+    assert "--reconstructive-width" not in shown
+
+
+def test_a_run_of_one_method_is_not_continued_by_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run" / "checkpoint.pt").touch()
+    assert main(["train", "--data", str(folder / "parts"), "--run", str(folder / "run")]) == 1
+    assert "holds a run with other settings" in capsys.readouterr().err

@@ -1,0 +1,235 @@
+"""A run's folder: whose it is, what its checkpoint holds, and how it is continued exactly."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.bundle.folder import replace_file
+from training.data.folders import find_images, listing
+from training.loop import distributed
+from training.loop.memory import PeakMemory
+
+CHECKPOINT = "checkpoint.pt"
+STATS = "stats.jsonl"
+_LOCKS: dict[Path, int] = {}  # descriptors, open for as long as the process lives
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says what happened and what to do."""
+
+
+class InterruptedRunError(TrainingError):
+    """Stopped by a signal after saving a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a method trains and how: `compiled` runs the network through torch.compile."""
+
+    folder: Path
+    compiled: bool = False
+    checkpoint_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run is: steps done, seconds spent, memory needed."""
+
+    step: int = 0
+    seconds: float = 0.0
+    peak: PeakMemory = field(default_factory=PeakMemory)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """All that changes while a network learns: what a checkpoint holds beside the run's state."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    generator: torch.Generator
+
+
+def claim_run(
+    run: Path,
+    settings: Mapping[str, Any],
+    photos: list[Path],
+    textures: Path | None,
+    *,
+    without_effect: Collection[str] = ("score",),
+) -> None:
+    """Begin a run in folder `run`, or go on with one of the same settings, photos and textures; else TrainingError.
+
+    Settings `without_effect` on what is trained may differ: the score is made of the finished network's map.
+
+    The folder is this process's own from then on: another one that asks for it gets TrainingError.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    _lock(run)
+    inputs = {
+        "settings": (run / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n"),
+        "photos": (run / "photos.txt", listing(photos)),
+        "textures": (run / "textures.txt", listing(find_images(textures, recursive=True)) if textures else "none\n"),
+    }
+    if not (run / CHECKPOINT).exists():
+        for file, text in inputs.values():
+            with disk_full_named(file):
+                replace_file(file, text)
+        return
+    for what, (file, text) in inputs.items():
+        before = file.read_text() if file.exists() else ""
+        difference = (
+            _other_setting(before, text, without_effect) if what == "settings" else _first_difference(before, text)
+        )
+        if difference:
+            raise TrainingError(
+                f"{run}: holds a run with other {what} ({difference}): remove it or choose another --run"
+            )
+
+
+def _first_difference(before: str, now: str) -> str | None:
+    pairs = zip_longest(before.splitlines(), now.splitlines(), fillvalue="nothing")
+    return next((f"{a} before, {b} now" for a, b in pairs if a != b), None)
+
+
+def _other_setting(before: str, now: str, without_effect: Collection[str]) -> str | None:
+    """The first setting that a run of `before` has not or has otherwise."""
+    try:
+        old, new = _flat(json.loads(before)), _flat(json.loads(now))
+    except ValueError:
+        return "none that can be read before"
+    # A run that names no method is one of the time when there was one; its settings tell.
+    old.setdefault("method", new["method"])
+    names = [name for name in sorted(old.keys() | new.keys()) if name not in without_effect]
+    return next(
+        (
+            f"{name} {old.get(name, 'nothing')} before, {new.get(name, 'nothing')} now"
+            for name in names
+            if old.get(name) != new.get(name)
+        ),
+        None,
+    )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _lock(run: Path) -> None:
+    """Hold the folder until this process ends, however it ends."""
+    if run.resolve() in _LOCKS:
+        return
+    file = os.open(run / "lock", os.O_CREAT | os.O_WRONLY, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise TrainingError(f"{run}: another process trains here: wait for it, or choose another --run") from None
+    except OSError:  # a file system without locks
+        os.close(file)
+        return
+    _LOCKS[run.resolve()] = file
+
+
+def training_minutes(run: Path) -> float:
+    """Time that the training loop of this run has taken, over all its sessions."""
+    return float(_read(run / CHECKPOINT)["seconds"]) / 60
+
+
+def peak_memory(run: Path) -> PeakMemory:
+    """Most memory that the training loop of this run has held, over all its sessions, of the first process."""
+    return PeakMemory(**_read(run / CHECKPOINT)["peak"])
+
+
+@contextmanager
+def disk_full_named(what: Path) -> Iterator[None]:
+    """Errors of a full disk do not tell which file was written: raise TrainingError with `what` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        raise TrainingError(
+            f"{what}: cannot be written ({error.strerror}): make room, then run the same command again; "
+            "it continues from the last checkpoint"
+        ) from error
+
+
+def write_checkpoint(run: Path, state: State, learner: Learner) -> None:
+    """Write the checkpoint, in one step; called by every process, written by the first."""
+    generators = distributed.collect(learner.generator.get_state())
+    if distributed.rank() > 0:
+        return
+    contents = {
+        **asdict(state),
+        "network": learner.network.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "generators": generators,
+    }
+    temporary = run / f".{CHECKPOINT}.new"
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(contents, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(run / CHECKPOINT)
+    except (OSError, RuntimeError) as error:  # torch turns some failed writes into a RuntimeError
+        with suppress(OSError):
+            temporary.unlink()
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise TrainingError(
+            f"{run / CHECKPOINT}: cannot be written ({reason}): the last one is kept; make room, then run the same "
+            "command again to continue from it"
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError(f"{file}: no checkpoint there") from None
+    except Exception as error:
+        raise TrainingError(f"{file}: not a readable checkpoint ({error}): remove it to start again") from error
+    return state
+
+
+def resume(run: Path, learner: Learner) -> State:
+    """Bring `learner` where the run's checkpoint is; the start of the run where there is none."""
+    stats = run / STATS
+    if not (run / CHECKPOINT).exists():
+        if distributed.rank() == 0:
+            stats.unlink(missing_ok=True)
+        return State()
+    state = _read(run / CHECKPOINT)
+    if len(state["generators"]) != distributed.world():
+        raise TrainingError(
+            f"{run / CHECKPOINT}: a run of {len(state['generators'])} processes, not {distributed.world()}: "
+            f"continue it with torchrun --nproc-per-node {len(state['generators'])}"
+        )
+    learner.network.load_state_dict(state["network"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.scaler.load_state_dict(state["scaler"])
+    learner.generator.set_state(state["generators"][distributed.rank()])
+    step = int(state["step"])
+    if distributed.rank() == 0:
+        # Lines written after the checkpoint will be written again.
+        lines = stats.read_text().splitlines(keepends=True)
+        with disk_full_named(stats):
+            replace_file(stats, "".join(lines[:step]))
+    return State(step, float(state["seconds"]), PeakMemory(**state["peak"]))

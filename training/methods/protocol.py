@@ -1,0 +1,99 @@
+"""What a method is: how it learns an anomaly map from photos, and what the rest of training must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from training.evaluation.parts import Sheet
+from training.loop.runs import Run
+from training.settings import RecipeSettings, from_record
+
+Settings = TypeVar("Settings", bound=RecipeSettings)
+
+
+class CheckpointError(Exception):
+    """A file of weights is not what the method needs; the message names it and what is missing."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What there is to learn from, uint8 RGB `(N, 3, S, S)`: good photos, and textures for a method that asks for them.
+
+    `defects` are labelled ones that may be learned from, `masks` bool `(M, S, S)` where they are; never test images.
+    """
+
+    good: Tensor
+    textures: Tensor | None = None
+    defects: Tensor | None = None
+    masks: Tensor | None = None
+
+
+class AblationRow(Protocol[Settings]):
+    """A difference from the full method; `paper`: its image AUROC, pixel AUROC and pixel AP in percent."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def paper(self) -> tuple[float, float, float] | None: ...
+    @property
+    def other_textures(self) -> bool:
+        """Learns from the other folder of textures."""
+
+    def apply(self, preset: Settings) -> Settings:
+        """The row's settings; a field that does not exist raises TypeError."""
+
+
+@dataclass(frozen=True)
+class CheckpointImport:
+    """How others' weights become a network: what each file is, by the flag that names it, and the map of those given.
+
+    The first of the files is needed, the others may be.
+    """
+
+    files: Mapping[str, str]
+    load: Callable[[Mapping[str, Path]], nn.Module]
+
+
+@dataclass(frozen=True)
+class Method(Generic[Settings]):
+    """`fit` gives a module in eval mode, RGB `(N, 3, H, W)` in [0, 1] -> map `(N, H, W)` in [0, 1], for ONNX.
+
+    The presets are complete settings; their fields are the flags of the command line and what the manifest keeps.
+    A method that learns in steps gives its lesson to `training.loop.fit.train`; another one needs no loop.
+    """
+
+    name: str
+    title: str
+    presets: Mapping[str, Settings]
+    fit: Callable[[Settings, TrainingSet, Run, torch.device], nn.Module]
+    # The textures that it learns from, of a folder or procedural ones; None: it needs none.
+    textures: Callable[[Settings, Path | None], Tensor] | None = None
+    # Its map with an untrained network: what is timed without a bundle. None: there is none before it saw photos.
+    network: Callable[[Settings], nn.Module] | None = None
+    # What it learned from, for the report.
+    samples: Callable[[Settings, TrainingSet], Sheet] | None = None
+    # Settings that make the map of what was trained, with the value that stands for all of them: one training serves.
+    untrained: Mapping[str, Any] = field(default_factory=dict)
+    ablations: Mapping[str, AblationRow[Settings]] = field(default_factory=dict)
+    checkpoint: CheckpointImport | None = None
+
+    def preset(self, name: str) -> Settings:
+        """Raises ValueError for an unknown one."""
+        if name not in self.presets:
+            raise ValueError(f"{self.name} has no preset {name!r}: choose {', '.join(self.presets)}")
+        return self.presets[name]
+
+    def recorded(self, record: Mapping[str, Any]) -> Settings:
+        """The settings that a manifest kept; TypeError or ValueError where they are not this method's."""
+        settings: Settings = from_record(next(iter(self.presets.values())), record)
+        return settings
+
+    def claimed(self, settings: Settings) -> dict[str, Any]:
+        """What tells one run from another."""
+        return {"method": self.name, **asdict(settings)}
