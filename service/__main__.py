@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import ssl
 import sys
 from contextlib import suppress
 
@@ -14,9 +13,13 @@ from service import logs
 from service.app import create_app
 from service.flags import FlagError
 from service.http.access import KeyFileError
+from service.http.doors import Doors, most_connections
 from service.http.draining import DrainingServer
+from service.http.protocol import SILENT_S
+from service.http.tls import TlsFileError, protocol_factory, tls_context
 from service.settings import Settings, add_setting_flags, read_settings
 from service.station.database import RecordsError
+from service.station.monitoring import Metrics
 
 
 def main() -> int:
@@ -31,32 +34,34 @@ def main() -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
-    logs.configure(settings.log_level, settings.log_format)
+    writer = logs.configure(settings.log_level, settings.log_format)
     # Every camera keeps a connection: shells allow 1024 files, and one too many takes records and golden images too.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
+        context = tls_context(settings)
         app = create_app(settings)
-    except (KeyFileError, RecordsError, OSError, ValueError) as error:
+    except (KeyFileError, TlsFileError, RecordsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    metrics: Metrics = app.state.metrics
+    writer.on_lost = metrics.log_lines_lost.inc
+    doors = Doors(most_connections(), lambda code: metrics.errors.labels(code).inc(), metrics.connections_evicted.inc)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=protocol_factory(doors, context),  # type: ignore[arg-type]
+        ws="none",
         log_config=None,
         access_log=False,
-        # Above the 60 s after which proxies give up an idle connection, and above the pauses between parts: who closes
-        # first must not be the service, or a picture meets a connection that closes under it.
-        timeout_keep_alive=75,
+        timeout_keep_alive=SILENT_S,
         timeout_graceful_shutdown=settings.drain_timeout_s,
         server_header=False,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-        ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
-        ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_REQUIRED,
+        # Whom a proxy forwards is nothing that anybody here may claim: see service.http.access.
+        proxy_headers=False,
     )
-    server = DrainingServer(config, app.state.drain, settings.drain_grace_s)
+    server = DrainingServer(config, app.state.drain, settings.drain_grace_s, context)
     with suppress(KeyboardInterrupt):
         server.run()
     # What uvicorn.run does where the address is taken or the lifespan failed: its log has said why.

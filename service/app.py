@@ -32,6 +32,7 @@ from service.http.draining import Drain
 from service.http.middleware import RequestContext
 from service.http.parameters import PlainFiles, refuse_unread
 from service.http.problems import PROBLEMS, ProblemBody, problem_response
+from service.http.uploads import LARGEST_TOGETHER, Bodies
 from service.settings import Settings
 from service.station.batching import Batcher, yield_to_requests
 from service.station.counters import Counters
@@ -55,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     RecordsError, and OSError or ValueError for a bad key to trust. `app.state.drain` is how its server says goodbye.
     """
     metrics = Metrics(PROBLEMS)
-    access = Access(settings.api_keys_file)
+    access = Access(settings.api_keys_file, local_admin=settings.local_admin, open_views=settings.open_views)
     records = _open_records(settings, metrics)
     drain = Drain()
     lifespan = partial(_lifespan, settings, metrics, access, records, drain, _signature_check(settings))
@@ -71,11 +72,13 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=telemetry(),
     )
     app.state.drain = drain
+    app.state.metrics = metrics
     for routes in (inspect, recipe_routes, record_routes, health, open_inference):
         app.include_router(routes.router)
     app.mount("/web", PlainFiles(directory=Path(__file__).parent / "web"))
     add_docs(app)
-    app.add_middleware(RequestContext, metrics=metrics, drain=drain)
+    bodies = Bodies(LARGEST_TOGETHER * settings.max_upload_bytes)
+    app.add_middleware(RequestContext, metrics=metrics, drain=drain, bodies=bodies)
     _handle_errors(app, metrics)
     # Named in the table of problems, used by no route's signature.
     original = app.openapi
@@ -232,11 +235,10 @@ def _print_banner(station: Station) -> None:
     golden = recipe.bundle.manifest.golden
     image = recipe.bundle.file(golden[min(1, len(golden) - 1)].image)
     address = f"http://{'localhost' if settings.host == '127.0.0.1' else settings.host}:{settings.port}"
+    log.info("open %s in a browser, or try:", address)
+    log.info("curl -s -F image=@%s '%s/inspect?recipe=%s'", image, address, recipe.name)
     log.info(
-        "open %s in a browser, or try:\n\n"
-        "  curl -s -F image=@%s '%s/inspect?recipe=%s'\n"
-        "  curl -s -F image=@%s -H 'Accept: image/png' -o heatmap.png '%s/inspect?recipe=%s'\n",
-        *(address, image, address, recipe.name, image, address, recipe.name),
+        "curl -s -F image=@%s -H 'Accept: image/png' -o heatmap.png '%s/inspect?recipe=%s'", image, address, recipe.name
     )
 
 

@@ -1,38 +1,217 @@
-"""Log lines as text for people or as JSON for machines, from the same calls to `logging`."""
+"""Log lines as text for people or as JSON for machines, from the same calls to `logging`.
+
+Standard error is often a pipe of 64 KiB, and who reads it may stop. Nobody waits for it: a thread writes the lines, and
+those that find no room are counted. No line shows a key, the variables of a traceback, or more than its share of bytes,
+and none looks like two.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
+from structlog.typing import EventDict, ExcInfo, Processor
+
+# Bytes of lines that may wait for the writer, and seconds that the end of the process waits for them.
+_WAITING_BYTES = 4_000_000
+_FLUSH_S = 2.0
+# Characters of one value, and of a traceback: its end says most.
+_LONGEST_VALUE = 4_000
+_LONGEST_TRACEBACK = 8_000
+_LONGEST_LINE = 32_000
+_MOST_FIELDS = 40
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# A name that keeps a secret, what parts it from its value (in a URL, a dict, a list of headers, JSON inside JSON), the
+# value.
+_BETWEEN = r"""\\*["']?\s*[:=,]\s*(?:b(?=\\*["']))?\\*["']?"""
+_SECRET = re.compile(
+    r"((?:proxy-)?authorization|x-api-key|\bapi[-_]?key|\bpassword|\bsecret|\b(?:access_)?token)"
+    rf"({_BETWEEN})(?:(?:bearer|basic|digest)\s+)?[^\s\"'\\&;,)}}\]]+",
+    re.IGNORECASE,
+)
+_COOKIE = re.compile(rf"(cookie)({_BETWEEN})[^\"'\\\r\n)]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_REDACTED = "[redacted]"
 
 
-def _without_color(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Drop uvicorn's second, coloured copy of its message."""
-    event.pop("color_message", None)
-    return event
+class LogWriter(logging.Handler):
+    """Writes lines to the file descriptor `fd` from a thread of its own; `emit` never waits for it."""
+
+    def __init__(self, fd: int, on_lost: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self.on_lost = on_lost
+        self._fd = fd
+        self._lines: deque[bytes] = deque()
+        self._waiting = 0
+        self._lost = 0
+        self._change = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._write_all, name="log writer", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record).encode(errors="backslashreplace") + b"\n"
+        except Exception:
+            # What cannot be shown must not end the request that it tells of.
+            line = f"a log line of {record.name} could not be made\n".encode()
+        with self._change:
+            if self._waiting + len(line) > _WAITING_BYTES:
+                self._lost += 1
+                lost = True
+            else:
+                lost = False
+                self._lines.append(line)
+                self._waiting += len(line)
+                self._change.notify_all()
+        if lost:
+            self.on_lost()
+
+    def flush(self) -> None:
+        """Wait until all is written, at most _FLUSH_S seconds."""
+        until = time.monotonic() + _FLUSH_S
+        with self._change:
+            while self._waiting and (left := until - time.monotonic()) > 0:
+                self._change.wait(left)
+
+    def close(self) -> None:
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        super().close()
+
+    def _write_all(self) -> None:
+        while True:
+            with self._change:
+                while not self._lines:
+                    if self._closed:
+                        return
+                    self._change.wait()
+                line = self._lines.popleft()
+            written = self._write(line)
+            with self._change:
+                self._waiting -= len(line)
+                lost, self._lost = (self._lost, 0) if written and not self._lines else (0, self._lost)
+                self._change.notify_all()
+            if lost:
+                log.error("%d log lines were lost: nobody read standard error", lost)
+            if not written:
+                self.on_lost()
+
+    def _write(self, line: bytes) -> bool:
+        # Not through sys.stderr: its lock would be held, also at the end of the process, as long as nobody reads.
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except OSError:
+            return False
+        return True
 
 
-def configure(level: str, log_format: Literal["text", "json"]) -> None:
-    """Send every logger to standard error; values passed as `extra` become fields."""
-    shared: list[structlog.typing.Processor] = [
+log = logging.getLogger("draem_inspect")
+
+
+def configure(level: str, log_format: Literal["text", "json"]) -> LogWriter:
+    """Send every logger, and Python's warnings, to standard error; values passed as `extra` become fields."""
+    writer = LogWriter(sys.stderr.fileno())
+    writer.setFormatter(formatter(log_format))
+    logging.basicConfig(level=level.upper(), handlers=[writer], force=True)
+    logging.captureWarnings(True)
+    return writer
+
+
+def formatter(log_format: Literal["text", "json"]) -> logging.Formatter:
+    shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
-        _without_color,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer()
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)]
+        else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
     )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-        )
+    formatted = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.ExceptionRenderer(_traceback),
+            _bound if log_format == "json" else _bound_and_escape,
+            renderer,
+        ],
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    return _WholeLine(formatted)
+
+
+class _WholeLine(logging.Formatter):
+    """The line of `inner`, without secrets; one that is too long is told of by a short one."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = self._inner.format(record)
+        if len(line) > _LONGEST_LINE:
+            short = logging.LogRecord(
+                *(record.name, record.levelno, record.pathname, record.lineno),
+                *("a log line of %d characters was left out; it began: %s", (len(line), redact(line)[:500]), None),
+            )
+            line = self._inner.format(short)
+        return redact(line)
+
+
+def redact(text: str) -> str:
+    """`text` without the values of keys, cookies and passwords in it."""
+    for secret in (_SECRET, _COOKIE):
+        text = secret.sub(rf"\1\2{_REDACTED}", text)
+    return _BEARER.sub(rf"\1 {_REDACTED}", text)
+
+
+def _traceback(exc_info: ExcInfo) -> str:
+    """Files, lines and messages: never the variables, which hold pictures and keys."""
+    text = io.StringIO()
+    traceback.print_exception(*exc_info, limit=-20, file=text)
+    whole = text.getvalue().rstrip()
+    cut = len(whole) - _LONGEST_TRACEBACK
+    return whole if cut <= 0 else f"[{cut} characters cut]\n{whole[cut:]}"
+
+
+def _bound(logger: object, method: str, event: EventDict) -> EventDict:
+    """No value longer than its share, no more fields than there may be, and without uvicorn's coloured second copy."""
+    event.pop("color_message", None)
+    shown = list(event.items())[:_MOST_FIELDS]
+    return {name: value if name == "exception" else _shortened(value) for name, value in shown}
+
+
+def _shortened(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    cut = len(text) - _LONGEST_VALUE
+    return text if cut <= 0 else f"{text[:_LONGEST_VALUE]}[{cut} characters cut]"
+
+
+def _bound_and_escape(logger: object, method: str, event: EventDict) -> EventDict:
+    """As _bound; what a client sent cannot begin a line that looks like another entry."""
+    bounded = _bound(logger, method, event)
+    found = {name: _escaped(value) for name, value in bounded.items() if name != "exception"}
+    if "exception" in bounded:
+        found["exception"] = "\n".join("    " + str(_escaped(line)) for line in bounded["exception"].split("\n"))
+    return found
+
+
+def _escaped(value: object) -> object:
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value) if isinstance(value, str) else value

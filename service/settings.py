@@ -90,9 +90,18 @@ class Settings(BaseSettings):
     api_keys_file: Annotated[
         Path | None,
         Field(
-            description="file of lines `role sha256-of-key name`, role `inspect` or `admin`; without it all may inspect"
+            description="file of lines `role sha256-of-key name`, role `inspect`, `metrics` or `admin`; without it all "
+            "may inspect"
         ),
     ] = None
+    local_admin: Annotated[
+        bool,
+        Field(description="without keys programs on this machine administer, by its loopback address; else nobody"),
+    ] = True
+    open_views: Annotated[
+        bool,
+        Field(description="with keys too everybody may read `/state`, `/recipes`, `/counters`, `/metrics`"),
+    ] = False
     records_dir: Annotated[
         Path | None, BeforeValidator(_none), Field(description="folder of the records; the word `none` keeps none")
     ] = Path("records")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.flags import POSITIONAL
-from service.http.access import new_key
+from service.http.access import Role, new_key
 
 
 class NewKey(BaseModel):
@@ -16,7 +16,7 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    role: Annotated[Literal["inspect", "admin"], POSITIONAL, Field(description="what the key may do")]
+    role: Annotated[Role, POSITIONAL, Field(description="what the key may do")]
     name: Annotated[str, POSITIONAL, Field(min_length=1, description='who has the key, such as "camera 4"')]
 
 

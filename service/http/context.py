@@ -60,6 +60,15 @@ def troubles(station: Station) -> list[str]:
     return station.records.troubles() if station.records else []
 
 
+def reason_for(request: Request, reason: str | None) -> str | None:
+    """The reason as this client may know it: those of recipes name folders and what is wrong in them."""
+    station = station_of(request)
+    general = reason is None or station.drain.begun or not station.recipes.loaded
+    if general or station.access.may(request, "view"):
+        return reason
+    return "shown with an API key alone; the log has it too"
+
+
 def _why_hung(station: Station) -> str | None:
     if hung := station.batcher.hung_s():
         return f"the device has been at one batch for {hung:.0f} s: restart the service"

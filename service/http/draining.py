@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
+import ssl
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -30,8 +33,9 @@ class Drain:
 class DrainingServer(uvicorn.Server):
     """Serves on for `grace_s` seconds after the first SIGTERM; a second signal, or Ctrl-C, ends that at once."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, grace_s: float, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(config)
+        self._tls = tls
         self._drain = drain
         self._grace_s = grace_s
 
@@ -43,6 +47,11 @@ class DrainingServer(uvicorn.Server):
             threading.Thread(target=self._exit_later, args=(sig, frame), daemon=True).start()
         else:
             super().handle_exit(sig, frame)
+
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        # The protocol speaks TLS, of which uvicorn knows nothing: it would print an address that is not there.
+        self.config.ssl = self._tls
+        super()._log_started_message(listeners)
 
     def _exit_later(self, sig: int, frame: FrameType | None) -> None:
         log.info("draining: /readyz says so, pictures are still taken for %g s", self._grace_s)

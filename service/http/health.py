@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.http.context import station_of, troubles, why_not_alive, why_not_ready
+from service.http.context import reason_for, station_of, troubles, why_not_alive, why_not_ready
 from service.http.problems import openapi_responses
 from service.http.replies import backend_reply, recipe_reply
 
@@ -21,7 +21,7 @@ router = APIRouter()
 @router.get("/livez")
 async def livez(request: Request) -> JSONResponse:
     """200 while this process may inspect, now or later; 503 with the reason where only a new one may."""
-    reason = why_not_alive(station_of(request))
+    reason = reason_for(request, why_not_alive(station_of(request)))
     return JSONResponse({"status": "not alive" if reason else "alive", "reason": reason}, 503 if reason else 200)
 
 
@@ -29,15 +29,17 @@ async def livez(request: Request) -> JSONResponse:
 async def readyz(request: Request) -> JSONResponse:
     """200 when images can be inspected; 503 with the reason otherwise. `troubles` is what else is wrong."""
     station = station_of(request)
-    reason = why_not_ready(station)
+    reason = reason_for(request, why_not_ready(station))
     status = "draining" if station.drain.begun else "not ready" if reason else "ready"
-    return JSONResponse({"status": status, "reason": reason, "troubles": troubles(station)}, 503 if reason else 200)
+    shown = troubles(station) if station.access.may(request, "view") else []
+    return JSONResponse({"status": status, "reason": reason, "troubles": shown}, 503 if reason else 200)
 
 
-@router.get("/state")
+@router.get("/state", responses=openapi_responses())
 async def state(request: Request) -> JSONResponse:
     """What was asked for and what runs: settings, recipes, backend, queue."""
     station = station_of(request)
+    station.access.require(request, "view")
     return JSONResponse(
         {
             "ready": why_not_ready(station) is None,
@@ -58,10 +60,12 @@ async def state(request: Request) -> JSONResponse:
     )
 
 
-@router.get("/counters")
+@router.get("/counters", responses=openapi_responses())
 async def counters(request: Request) -> dict[str, dict[str, int | str]]:
     """Parts by verdict since the last reset, for every recipe."""
-    return station_of(request).counters.totals()
+    station = station_of(request)
+    station.access.require(request, "view")
+    return station.counters.totals()
 
 
 @router.post("/counters/reset", responses=openapi_responses())
@@ -82,6 +86,7 @@ async def metrics(
 ) -> Response:
     """Prometheus text format."""
     station = station_of(request)
+    station.access.require(request, "metrics")
     station.metrics.queue_depth.set(station.batcher.depth)
     station.metrics.ready.set(why_not_ready(station) is None)
     station.metrics.show_recipes(station.recipes)

@@ -33,11 +33,11 @@ _SECURITY_HEADERS = {
 class RequestContext:
     """Gives every request an id, echoes it, adds the security headers, and answers for what nothing else caught."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, bodies: Bodies) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
-        self._bodies = Bodies()
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from service.http.bodies import read_json
-from service.http.context import choose_recipe, station_of, why_not_alive, why_not_ready
+from service.http.context import choose_recipe, reason_for, station_of, why_not_alive, why_not_ready
 from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.http.problems import openapi_responses
 from service.http.replies import stored
@@ -110,14 +110,14 @@ async def server_metadata(request: Request) -> dict[str, Any]:
 @router.get("/health/live", responses=_NOT_ALIVE)
 async def live(request: Request) -> JSONResponse:
     """200 while this process may inspect, now or later; 503 otherwise, as `/livez`."""
-    reason = why_not_alive(station_of(request))
+    reason = reason_for(request, why_not_alive(station_of(request)))
     return JSONResponse({"live": reason is None, "reason": reason}, 503 if reason else 200)
 
 
 @router.get("/health/ready", responses=_NOT_READY)
 async def ready(request: Request) -> JSONResponse:
     """200 when images can be inspected; 503 otherwise, as `/readyz`."""
-    reason = why_not_ready(station_of(request))
+    reason = reason_for(request, why_not_ready(station_of(request)))
     return JSONResponse({"ready": reason is None, "reason": reason}, 503 if reason else 200)
 
 
@@ -191,7 +191,9 @@ async def infer(
 
 
 def _choose(request: Request, model: str) -> Recipe:
-    return choose_recipe(station_of(request), model, request.path_params.get("version"))
+    station = station_of(request)
+    station.access.require(request, "view")
+    return choose_recipe(station, model, request.path_params.get("version"))
 
 
 def _of_any_shape(recipe: Recipe) -> Recipe:

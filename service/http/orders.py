@@ -57,7 +57,7 @@ class Order:
 
     async def read(self, reader: Callable[[Request, int], Awaitable[T]]) -> T:
         """What `reader` makes of the body, under the limits of size and time; raises ProblemError."""
-        async with arrival(self.deadline):
+        async with arrival(self.deadline, self.request.state.body):
             return await reader(self.request, self.station.settings.max_upload_bytes)
 
     async def inspect(self, decoders: Sequence[Decoder], mode: HeatmapMode = "none") -> list[Inspection]:

@@ -15,6 +15,7 @@ from service.backends.golden import GoldenError
 from service.http.context import choose_recipe, station_of
 from service.http.problems import openapi_responses
 from service.http.replies import RecipeReply, recipe_reply
+from service.http.uploads import read_model
 from service.station.limits import LimitsChange, LimitsError
 from service.station.problem import ProblemError
 from service.station.recipes import ActivationError, Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
@@ -27,7 +28,9 @@ router = APIRouter(responses=openapi_responses())
 @router.get("/recipes")
 async def recipes(request: Request) -> list[RecipeReply]:
     """Every recipe found, ready or not, with all its versions on disk."""
-    store = station_of(request).recipes
+    station = station_of(request)
+    station.access.require(request, "view")
+    store = station.recipes
     ready = [recipe_reply(recipe) for recipe in store.ready.values()]
     failed = [RecipeReply(recipe=name, ready=False, reason=reason) for name, reason in store.failed.items()]
     versions = await asyncio.to_thread(store.versions)
@@ -68,13 +71,20 @@ async def verify(request: Request, recipe: str) -> RecipeReply:
     return await _change_recipe(request, lambda store: store.verify(recipe))
 
 
-@router.patch("/recipes/{recipe}/limits")
-async def change_limits(request: Request, recipe: str, change: LimitsChange) -> RecipeReply:
+@router.patch(
+    "/recipes/{recipe}/limits",
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": LimitsChange.model_json_schema()}}}
+    },
+)
+async def change_limits(request: Request, recipe: str) -> RecipeReply:
     """Judge by other thresholds or quality limits from now on, without a new version; kept over restarts.
 
     null takes the value of the manifest again. The change belongs to the version in service.
     """
     by = station_of(request).access.require(request, "admin")
+    # Read here, and not as a parameter: those are read and parsed before anybody asks who sends them.
+    change = await read_model(request, LimitsChange)
     reply = await _change_recipe(request, lambda store: store.change_limits(recipe, change, by))
     log.warning(
         "limits of recipe %s version %s changed by %s: %s",

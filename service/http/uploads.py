@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from service.http.bodies import read_json
 from service.http.forms import Part, parse_form
 from service.station.problem import ProblemError
+
+T = TypeVar("T", bound=BaseModel)
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "application/octet-stream")
 FIELD = "image"
@@ -30,17 +34,22 @@ _JSON_HINT = (
 _BASE64_STARTS = (b"/9j/", b"iVBOR", b"Qk", b"UklGR", b"SUkqA", b"TU0AK")
 
 # The bodies of all requests under way may be as large together as this many of the largest.
-_LARGEST_TOGETHER = 8
+LARGEST_TOGETHER = 8
 _RETRY_AFTER_S = 1.0
-# Seconds for a body, however late its answer may be.
+# Seconds for a body, however late its answer may be, and after which one that still arrives may have to make room.
 _ARRIVAL_S = 30.0
+_SLOW_S = 1.0
+# Bytes of a body that is no picture: a few limits.
+SMALL_BODY = 65_536
 
 
-@dataclass
 class Bodies:
-    """Bytes that the bodies of all requests under way take in memory; used from one event loop."""
+    """Bytes that the bodies of all requests under way take in memory, at most `most`; used from one event loop."""
 
-    size: int = 0
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.size = 0
+        self.arriving: set[Body] = set()
 
     @contextmanager
     def one_more(self) -> Iterator[Body]:
@@ -49,46 +58,102 @@ class Bodies:
         try:
             yield body
         finally:
-            self.size -= body.size
+            body.release()
 
-
-@dataclass
-class Body:
-    """Bytes that have arrived of a request's body, among `others`."""
-
-    others: Bodies
-    size: int = 0
-
-    def require_room(self, more: int, limit: int) -> None:
-        """Raises ProblemError where `more` bytes make it larger than `limit`, or all bodies too large together."""
-        if self.size + more > limit:
-            raise ProblemError("body_too_large", f"the body is larger than {limit} bytes")
-        if self.others.size + more > _LARGEST_TOGETHER * limit:
+    def make_room(self, more: int) -> None:
+        """Ends the slowest of the bodies that have been arriving for a while: what is sent slowly, by mistake or on
+        purpose, must not keep out pictures that arrive at once. Raises ProblemError where that makes no room.
+        """
+        now = time.monotonic()
+        slow = sorted((b for b in self.arriving if now - b.since >= _SLOW_S), key=lambda b: b.size / (now - b.since))
+        for body in slow:
+            if self.size + more <= self.most:
+                return
+            body.give_way()
+        if self.size + more > self.most:
             raise ProblemError(
                 "overloaded",
-                f"{self.others.size} bytes of pictures are under way, no room for {more} more: send it again later",
+                f"{self.size} bytes of pictures are under way, no room for {more} more: send it again later",
                 retry_after_s=_RETRY_AFTER_S,
             )
 
+
+class Body:
+    """Bytes that have arrived of a request's body, among `others`."""
+
+    def __init__(self, others: Bodies) -> None:
+        self._others = others
+        self._limit: asyncio.Timeout | None = None
+        self.size = 0
+        self.since = time.monotonic()
+        self.gave_way = False
+
     def grow(self, more: int, limit: int) -> None:
-        """Count `more` bytes; raises as `require_room`."""
-        self.require_room(more, limit)
+        """Count `more` bytes; raises ProblemError where that is more than `limit`, or all bodies are too large."""
+        if self.size + more > limit:
+            raise ProblemError("body_too_large", f"the body is larger than {limit} bytes")
+        if self._others.size + more > self._others.most:
+            self._others.make_room(more)
         self.size += more
-        self.others.size += more
+        self._others.size += more
+
+    @contextmanager
+    def arriving_until(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """While the block lasts `limit` may be brought forward, so that others find room."""
+        self._limit, self.since = limit, time.monotonic()
+        self._others.arriving.add(self)
+        try:
+            yield
+        finally:
+            self._others.arriving.discard(self)
+
+    def give_way(self) -> None:
+        if self._limit is not None:
+            self._limit.reschedule(0)
+        self.gave_way = True
+        self._others.arriving.discard(self)
+        self.release()
+
+    def release(self) -> None:
+        self._others.size -= self.size
+        self.size = 0
 
 
 @asynccontextmanager
-async def arrival(deadline: float) -> AsyncIterator[None]:
+async def arrival(deadline: float, body: Body | None = None) -> AsyncIterator[None]:
     """Bounds the reading of a body by the deadline, and by _ARRIVAL_S: a sender that trickles must not hold the room
     of all bodies for as long as it says.
     """
     left = deadline - time.monotonic()
     try:
-        async with asyncio.timeout(min(left, _ARRIVAL_S)):
-            yield
+        async with asyncio.timeout(min(left, _ARRIVAL_S)) as limit:
+            with nullcontext() if body is None else body.arriving_until(limit):
+                yield
     except TimeoutError:
+        if body is not None and body.gave_way:
+            raise ProblemError(
+                "overloaded",
+                "the picture arrived slowly and had to make room for others: send it again later",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from None
         what = "the deadline" if left <= _ARRIVAL_S else f"{_ARRIVAL_S:g} s"
         raise ProblemError("deadline_passed", f"{what} passed while the picture was arriving") from None
+
+
+async def read_model(request: Request, model: type[T]) -> T:
+    """The JSON of a small body; raises ProblemError. To be called once it is known that the client may ask."""
+    async with arrival(time.monotonic() + _ARRIVAL_S, request.state.body):
+        data = await read_body(request, SMALL_BODY)
+    try:
+        return model.model_validate(read_json(data))
+    except ValidationError as error:
+        raise ProblemError("invalid_request", invalid_fields(error)) from error
+
+
+def invalid_fields(error: ValidationError) -> str:
+    """What is wrong where, without what was sent."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)[:5]
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in found)
 
 
 async def read_image(request: Request, limit: int) -> bytes:
@@ -110,8 +175,9 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The bare body of the request, at most `limit` bytes; raises ProblemError."""
     body: Body = request.state.body
     declared = request.headers.get("content-length", "")
-    if declared.isdigit():
-        body.require_room(int(declared), limit)
+    # Said before it is sent, a body that is too large is refused before it is read; room is for what has arrived.
+    if declared.isdigit() and int(declared) > limit:
+        raise ProblemError("body_too_large", f"the body is larger than {limit} bytes")
     chunks: list[bytes] = []
     try:
         async for chunk in request.stream():

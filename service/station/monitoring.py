@@ -82,6 +82,12 @@ class Metrics:
             "Pictures that could not be kept with their recorded inspection",
             registry=self.registry,
         )
+        self.log_lines_lost = Counter(
+            "inspect_log_lines_lost", "Log lines that nobody read in time", registry=self.registry
+        )
+        self.connections_evicted = Counter(
+            "inspect_connections_evicted", "Connections that gave way to new ones", registry=self.registry
+        )
         self.drift = Gauge(
             "inspect_score_drift",
             "Kolmogorov-Smirnov distance of the newest scores from calibration's good parts, 0 to 1",

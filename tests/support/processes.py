@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -17,9 +19,11 @@ import httpx2
 
 @contextmanager
 def running_service(
-    models: Path, log: Path, *, verify: ssl.SSLContext | bool = True, **settings: object
+    models: Path, log: Path, *, verify: ssl.SSLContext | bool = True, files: int | None = None, **settings: object
 ) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
-    """`python -m service` on a free port, ready; killed by pid if the test did not end it."""
+    """`python -m service` on a free port, ready, with at most so many open `files`; killed by pid if the test did not
+    end it.
+    """
     environment = {**os.environ, **{f"INSPECT_{name.upper()}": str(value) for name, value in settings.items()}}
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -29,6 +33,7 @@ def running_service(
             ],
             env=environment,
             stderr=stream,
+            preexec_fn=None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
         )
     try:
         with httpx2.Client(base_url=_url(process, log), timeout=60, verify=verify) as client:
