@@ -26,12 +26,13 @@ from service.http import health, inspect, open_inference
 from service.http import recipes as recipe_routes
 from service.http import records as record_routes
 from service.http.access import Access
-from service.http.context import Station
+from service.http.context import Station, counted_as
 from service.http.docs import add_docs
 from service.http.draining import Drain
 from service.http.middleware import RequestContext
 from service.http.parameters import PlainFiles, refuse_unread
 from service.http.problems import PROBLEMS, ProblemBody, problem_response
+from service.http.refusals import note_refusal
 from service.http.uploads import LARGEST_TOGETHER, Bodies
 from service.settings import Settings
 from service.station.batching import Batcher, yield_to_requests
@@ -42,6 +43,7 @@ from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, RecipeStore
 from service.station.records import Records
+from service.station.refusals import Refusals
 from service.station.tracing import telemetry
 from service.station.triggers import Triggers
 
@@ -123,9 +125,12 @@ async def _lifespan(
         check_bundle=check_bundle,
         on_refused=triggers.distrust,
     )
-    counters = Counters()
+    counters = Counters(lambda recipe, code: metrics.not_inspected.labels(recipe, code).inc())
+    refusals = Refusals(records, counters, partial(counted_as, store))
     inspector = Inspector(batcher, codec, metrics, counters, store.shadows)
-    station = Station(settings, metrics, batcher, store, inspector, access, records, triggers, counters, drain)
+    station = Station(
+        settings, metrics, batcher, store, inspector, access, records, triggers, refusals, counters, drain
+    )
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))
     try:
@@ -133,6 +138,7 @@ async def _lifespan(
     finally:
         drain.begin()
         checking.cancel()
+        refusals.sum_up()
         # Requests are over; a device that hangs must not take the time that the records need.
         if records:
             await asyncio.to_thread(records.close)
@@ -249,6 +255,7 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         metrics.errors.labels(problem.code).inc()
         if problem.code == "overloaded":
             metrics.refusal_seconds.observe(time.monotonic() - request.state.started)
+        note_refusal(request, problem)
         return problem_response(problem, getattr(request.state, "request_id", None), request.url.path)
 
     # Coroutines, though they wait for nothing: functions would go to another thread, and a refusal must be cheap.

@@ -38,12 +38,13 @@ class Outcome:
 def _request(
     image: bytes | Path, recipe: str | None, deadline_ms: float | None, part_id: str | None, heatmap: str
 ) -> dict[str, Any]:
-    headers = {"Content-Type": _MEDIA_TYPE, "X-Request-Id": str(uuid.uuid4())}
+    headers: dict[str, str | bytes] = {"Content-Type": _MEDIA_TYPE, "X-Request-Id": str(uuid.uuid4())}
     if deadline_ms is not None:
         headers["X-Deadline-Ms"] = str(deadline_ms)
     if part_id is not None:
-        headers["X-Part-Id"] = part_id
-    params = {"heatmap": heatmap} | ({"recipe": recipe} if recipe else {})
+        headers["X-Part-Id"] = part_id.encode()
+    # An empty name is sent, and refused: it is no choice of the default recipe.
+    params = {"heatmap": heatmap} | ({} if recipe is None else {"recipe": recipe})
     content = image.read_bytes() if isinstance(image, Path) else image
     return {"url": "/inspect", "content": content, "headers": headers, "params": params}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -17,6 +18,7 @@ from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
 from service.station.recipes import Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 from service.station.records import Records
+from service.station.refusals import Refusals
 from service.station.triggers import Triggers
 
 
@@ -32,6 +34,7 @@ class Station:
     access: Access
     records: Records | None
     triggers: Triggers
+    refusals: Refusals
     counters: Counters
     drain: Drain
     # Inspections need the threads that these use: a change of a recipe, or a look through the records, takes one.
@@ -73,6 +76,13 @@ def _why_hung(station: Station) -> str | None:
     if hung := station.batcher.hung_s():
         return f"the device has been at one batch for {hung:.0f} s: restart the service"
     return None
+
+
+def counted_as(store: RecipeStore, name: str | None) -> str:
+    """The name that a request's recipe is counted under; empty for one that is not known: names must not pile up."""
+    with suppress(UnknownRecipeError):
+        name = name or store.default_name()
+    return name if name in store.ready or name in store.failed else ""
 
 
 def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:

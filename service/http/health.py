@@ -61,7 +61,7 @@ async def state(request: Request) -> JSONResponse:
 
 
 @router.get("/counters", responses=openapi_responses())
-async def counters(request: Request) -> dict[str, dict[str, int | str]]:
+async def counters(request: Request) -> dict[str, dict[str, int | str | dict[str, int]]]:
     """Parts by verdict since the last reset, for every recipe."""
     station = station_of(request)
     station.access.require(request, "view")
@@ -69,7 +69,9 @@ async def counters(request: Request) -> dict[str, dict[str, int | str]]:
 
 
 @router.post("/counters/reset", responses=openapi_responses())
-async def reset_counters(request: Request, recipe: str | None = None) -> dict[str, dict[str, int | str]]:
+async def reset_counters(
+    request: Request, recipe: str | None = None
+) -> dict[str, dict[str, int | str | dict[str, int]]]:
     """Begin to count again, for one recipe or for all; the Prometheus counters go on."""
     station = station_of(request)
     station.access.require(request, "admin")

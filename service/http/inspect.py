@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
+from service.http.refusals import note_refusal
 from service.http.replies import InspectionReply, json_reply, picture_reply, replay, stored
 from service.http.uploads import FIELD, RAW_TYPES, read_image, read_images, refuse_text
 from service.images.decoding import PixelFormat, decode, decode_raw
@@ -111,6 +112,7 @@ async def inspect_batch(
             (inspection,) = await order.inspect([partial(decode, data, max_pixels=order.station.settings.max_pixels)])
         except ProblemError as problem:
             order.station.metrics.errors.labels(problem.code).inc()
+            note_refusal(request, problem)
             return problem_body(problem, request.state.request_id)
         return order.conclude(inspection, data)
 

@@ -8,10 +8,12 @@ import time
 import uuid
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.draining import Drain
 from service.http.problems import problem_response
+from service.http.refusals import note_refusal
 from service.http.uploads import Bodies
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
@@ -72,4 +74,5 @@ class RequestContext:
                 raise
             self._metrics.errors.labels("internal_error").inc()
             problem = ProblemError("internal_error", f"an unexpected error; the log has request {request_id}")
+            note_refusal(Request(scope), problem)
             await problem_response(problem, request_id, scope["path"])(scope, receive, send_with_headers)

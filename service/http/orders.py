@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Request
+from pydantic import AfterValidator
 
 from service.http.context import Station, choose_recipe, station_of
+from service.http.identifiers import read_identifier
 from service.http.replies import InspectionReply, inspection_reply, stored
 from service.http.uploads import arrival
 from service.images.decoding import Pixels
@@ -27,18 +29,19 @@ T = TypeVar("T")
 log = logging.getLogger("draem_inspect")
 
 DeadlineMs = Annotated[float | None, Header(ge=1, le=600_000, description="time this request may take")]
-PartId = Annotated[str | None, Header(max_length=128, description="comes back in the reply")]
+_Identifier = Annotated[str | None, AfterValidator(read_identifier)]
+PartId = Annotated[_Identifier, Header(max_length=128, description="comes back in the reply; UTF-8, 128 bytes")]
 TriggerId = Annotated[
-    str | None,
+    _Identifier,
     Header(
         min_length=1, max_length=128, description="with the same recipe and picture it gives the same answer, as JSON"
     ),
 ]
 CameraId = Annotated[
-    str | None, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
+    _Identifier, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
 ]
 
-_LOGGED = ("inspection_id", "request_id", "part_id", "recipe", "version", "verdict", "score")
+_LOGGED = ("inspection_id", "request_id", "part_id", "camera_id", "recipe", "version", "verdict", "score")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Order:
         self, inspection: Inspection, image: bytes | Pixels, trigger: Trigger | None = None
     ) -> InspectionReply:
         """Count, record and log a finished inspection; `image` is what is kept of its picture: see Record."""
-        reply = inspection_reply(inspection, self.request.state.request_id, self.part)
+        reply = inspection_reply(inspection, self.request.state.request_id, self.part, self.camera)
         self.station.inspector.count(inspection)
         record = stored(reply)
         if self.station.records is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import uuid
 from typing import Any, Literal
 
@@ -12,12 +11,11 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from service.bundle.manifest import Precision, QualityLimits
+from service.http.identifiers import identifier_header
 from service.images.heatmap import Region
 from service.station.inspection import Heatmap, Inspection
 from service.station.recipes import Recipe
 from service.station.verdicts import Verdict
-
-_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class ThresholdsReply(BaseModel):
@@ -52,6 +50,7 @@ _EXAMPLE: dict[str, JsonValue] = {
     "inspection_id": "0b6f1f5e-3f0a-4f0e-9a55-0d2f2a6c9a11",
     "request_id": "line-4.17",
     "part_id": "A 17",
+    "camera_id": "line 3",
     "recipe": "demo",
     "version": "1",
     "model_sha256": "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8",
@@ -81,6 +80,7 @@ class InspectionReply(BaseModel):
     inspection_id: str
     request_id: str
     part_id: str | None
+    camera_id: str | None
     recipe: str
     version: str
     model_sha256: str
@@ -111,12 +111,15 @@ class RecipeReply(BaseModel):
     golden_checked: str | None = None
 
 
-def inspection_reply(inspection: Inspection, request_id: str, part_id: str | None) -> InspectionReply:
+def inspection_reply(
+    inspection: Inspection, request_id: str, part_id: str | None, camera_id: str | None
+) -> InspectionReply:
     recipe, picture = inspection.recipe, inspection.heatmap
     return InspectionReply(
         inspection_id=str(uuid.uuid4()),
         request_id=request_id,
         part_id=part_id,
+        camera_id=camera_id,
         recipe=recipe.name,
         version=recipe.version,
         model_sha256=recipe.model_sha256,
@@ -160,15 +163,21 @@ def replay(reply: dict[str, Any]) -> Response:
 def _result_headers(reply: dict[str, Any]) -> dict[str, str]:
     headers = {
         "X-Verdict": reply["verdict"],
+        "X-Inspection-Id": reply["inspection_id"],
         "X-Score": f"{reply['score']:.6f}",
         "X-Recipe": reply["recipe"],
         "X-Recipe-Version": reply["version"],
         "X-Model-Sha256": reply["model_sha256"],
         "X-Limits": reply["limits"]["source"],
+        "X-Thresholds": "; ".join(f"{name}={value:g}" for name, value in reply["thresholds"].items()),
+        "X-Faults": "; ".join(fault.split(":")[0] for fault in reply["faults"]),
+        "X-Regions": str(len(reply["regions"])),
+        "X-Backend": " ".join(reply["backend"].values()),
         "Server-Timing": ", ".join(f"{stage};dur={value:.3f}" for stage, value in reply["timings_ms"].items()),
     }
-    if reply["part_id"] and _PRINTABLE.fullmatch(reply["part_id"]):
-        headers["X-Part-Id"] = reply["part_id"]
+    for name, header in (("part_id", "X-Part-Id"), ("camera_id", "X-Camera-Id")):
+        if value := reply.get(name):
+            headers[header] = identifier_header(value)
     return headers
 
 

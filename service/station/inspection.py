@@ -155,7 +155,7 @@ class Inspector:
             self._metrics.faults.labels(recipe.name, fault.split(":")[0]).inc()
         if inspection.verdict is not Verdict.NOT_INSPECTED:
             self._metrics.scores.labels(recipe.name).observe(inspection.score)
-        self._counters.add(recipe.name, recipe.version, inspection.verdict, inspection.score)
+        self._counters.add(recipe.name, recipe.version, inspection.verdict, inspection.score, inspection.faults)
 
     @contextmanager
     def _in_flight(self, pictures: int) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary
 
 from service.station.recipes import RecipeStore
 from service.station.verdicts import Verdict
@@ -20,6 +20,8 @@ class Metrics:
 
     def __init__(self, problem_codes: Iterable[str]) -> None:
         self.registry = CollectorRegistry()
+        # CPU time, memory, open files, start of this process, under the names that every dashboard knows.
+        ProcessCollector(registry=self.registry)
         self.seconds = Histogram(
             "inspect_stage_seconds",
             "Time of an inspection by stage; total is from the request's first byte to the finished result",
@@ -40,6 +42,13 @@ class Metrics:
         # A series that begins with its first event hides that event from rate() and increase().
         for code in problem_codes:
             self.errors.labels(code)
+        self.not_inspected = Counter(
+            "inspect_not_inspected",
+            "Parts without inspection, by the code of the problem or the kind of the picture's first fault; an empty "
+            "recipe: none that is known",
+            ["recipe", "code"],
+            registry=self.registry,
+        )
         self.deadline_used = Histogram(
             "inspect_deadline_used_ratio",
             "Share of its deadline that a finished inspection took; one that needs more is an error, not here",

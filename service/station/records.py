@@ -289,7 +289,14 @@ class Records:
         rows, triggers = [], []
         for record, era in batch:
             reply, trigger = record.reply, record.trigger
-            row = (record.inspection_id, record.time, era, reply["recipe"], reply["verdict"], reply.get("part_id"))
+            row = (
+                record.inspection_id,
+                record.time,
+                era,
+                reply["recipe"] or "",
+                reply["verdict"],
+                reply.get("part_id"),
+            )
             rows.append((*row, json.dumps(reply)))
             if trigger is not None:
                 triggers.append((trigger.recipe, trigger.trigger_id, trigger.sha256, record.inspection_id))

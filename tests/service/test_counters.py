@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,17 @@ def test_counts_by_verdict_until_reset(client: TestClient) -> None:
         "NG": 1,
         "NOT_INSPECTED": 1,
     }
-    assert client.post("/counters/reset", params={"recipe": "other"}).json()["part"]["total"] == 5
-    assert client.post("/counters/reset").json()["part"]["total"] == 0
+    assert counted["not_inspected"] == {"too dark": 1}
+    client.post("/inspect", files={"image": b"text"})
+    counted = client.get("/counters").json()["part"]
+    assert (counted["total"], counted["NOT_INSPECTED"]) == (6, 2)
+    assert counted["not_inspected"] == {"too dark": 1, "unsupported_image": 1}
+    shown = client.get("/metrics").text
+    assert 'inspect_not_inspected_total{code="unsupported_image",recipe="part"} 1.0' in shown
+    assert re.search(r"^process_resident_memory_bytes \d", shown, re.M)
+    assert client.post("/counters/reset", params={"recipe": "other"}).json()["part"]["total"] == 6
+    reset = client.post("/counters/reset").json()["part"]
+    assert (reset["total"], reset["not_inspected"]) == (0, {})
 
 
 @pytest.mark.slow

@@ -16,12 +16,14 @@ import cv2
 import numpy as np
 import pytest
 from bundles import SIZE, gray, make_bundle, png, wait_until_loaded
-from fakes import FakeBackend, brightness
+from fakes import FakeBackend, brightness, wait_for
 from fastapi.testclient import TestClient
+from processes import running_service
 from replies import assert_problem, post
 
 from service.app import create_app
 from service.backends.golden import GoldenError
+from service.client import Client
 from service.http.problems import PROBLEMS, ProblemBody
 from service.http.replies import InspectionReply
 from service.settings import Settings
@@ -181,6 +183,47 @@ def test_the_picture_itself_on_request(client: TestClient, media_type: str) -> N
     assert (response.headers["x-verdict"], response.headers["x-part-id"]) == ("NG", "17")
     assert float(response.headers["x-score"]) == pytest.approx(0.8, abs=1e-5)
     assert cv2.imdecode(np.frombuffer(response.content, np.uint8), 1).shape == (SIZE, SIZE, 3)
+
+
+def test_an_overlay_says_in_headers_what_json_says(client: TestClient) -> None:
+    names = {"X-Part-Id": "A 17", "X-Camera-Id": "left"}
+    response = post(client, BAD, headers={"Accept": "image/png", **names})
+    assert (response.headers["content-type"], len(response.headers["x-inspection-id"])) == ("image/png", 36)
+    said = {name: value for name, value in response.headers.items() if name.startswith("x-")}
+    as_json = post(client, png(gray(203)), headers=names)
+    reply = as_json.json()
+    assert as_json.headers["x-inspection-id"] == reply["inspection_id"]
+    assert said.keys() == {name for name in as_json.headers if name.startswith("x-")}
+    expected = {
+        "x-recipe": "part",
+        "x-recipe-version": "1",
+        "x-part-id": "A 17",
+        "x-camera-id": "left",
+        "x-thresholds": "review=0.3; reject=0.6; pixel=0.5; min_area=0",
+        "x-faults": "",
+        "x-regions": "1",
+        "x-backend": "onnxruntime CPUExecutionProvider fp32",
+        "x-limits": "manifest",
+    }
+    assert {name: said[name] for name in expected} == expected
+
+
+@pytest.mark.slow
+def test_names_beyond_ascii_come_back_as_utf_8(models: Path, tmp_path: Path) -> None:
+    name = "Geh\u00e4use-17 \u00bd"
+    with running_service(models, tmp_path / "log") as (_, client):
+        for encoding in ("utf-8", "latin-1"):
+            headers = {"X-Part-Id": name.encode(encoding), "X-Trigger-Id": name.encode(encoding), "Accept": "image/png"}
+            sent = {**headers, "Content-Type": "image/png"}
+            response = client.post("/inspect", content=GOOD, headers=sent)
+            raw = {field.lower(): value for field, value in response.headers.raw}
+            assert raw[b"x-part-id"].decode() == name
+        # One trigger, whatever its bytes.
+        reply = response.json()
+        assert (reply["part_id"], reply["replayed"]) == (name, True)
+        wait_for(lambda: [row["part_id"] for row in client.get("/inspections").json()] == [name])
+        with Client(str(client.base_url)) as camera:
+            assert camera.inspect(DOUBTFUL, part_id=name).reply["part_id"] == name
 
 
 def test_regions_are_in_pixels_of_the_sent_image(client: TestClient) -> None:

@@ -1,0 +1,27 @@
+"""Names in headers, beyond ASCII: `Gehäuse-17` of a part, as UTF-8 or as latin-1, comes back as UTF-8."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def read_identifier(header: str | None) -> str | None:
+    """What a header says, decoded from latin-1 as servers do: its bytes are UTF-8, or latin-1 where they cannot be.
+
+    Raises no error: UTF-8 that was meant as latin-1 by accident is far rarer than either. Control characters, which
+    would break a log line, become spaces.
+    """
+    if header is None:
+        return None
+    try:
+        text = header.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        text = header
+    return _CONTROL.sub(" ", text)
+
+
+def identifier_header(text: str) -> str:
+    """A name as the value of a header: UTF-8, in the latin-1 that servers take."""
+    return text.encode("utf-8").decode("latin-1")
