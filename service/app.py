@@ -22,7 +22,7 @@ from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
 from service.backends.opening import open_backend
 from service.bundle.folder import Bundle
-from service.http import health, inspect, open_inference
+from service.http import health, inspect, live, open_inference
 from service.http import recipes as recipe_routes
 from service.http import records as record_routes
 from service.http.access import Access
@@ -38,6 +38,7 @@ from service.settings import Settings
 from service.station.batching import Batcher, yield_to_requests
 from service.station.counters import Counters
 from service.station.decode_pool import Codec
+from service.station.feed import Feed
 from service.station.inspection import Inspector
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
@@ -75,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.drain = drain
     app.state.metrics = metrics
-    for routes in (inspect, recipe_routes, record_routes, health, open_inference):
+    for routes in (inspect, recipe_routes, record_routes, health, live, open_inference):
         app.include_router(routes.router)
     app.mount("/web", PlainFiles(directory=Path(__file__).parent / "web"))
     add_docs(app)
@@ -126,10 +127,11 @@ async def _lifespan(
         on_refused=triggers.distrust,
     )
     counters = Counters(lambda recipe, code: metrics.not_inspected.labels(recipe, code).inc())
-    refusals = Refusals(records, counters, partial(counted_as, store))
+    feed = Feed()
+    refusals = Refusals(records, counters, partial(counted_as, store), publish=feed.publish)
     inspector = Inspector(batcher, codec, metrics, counters, store.shadows)
     station = Station(
-        settings, metrics, batcher, store, inspector, access, records, triggers, refusals, counters, drain
+        settings, metrics, batcher, store, inspector, access, records, triggers, refusals, counters, drain, feed
     )
     loading = asyncio.create_task(_load(station))
     checking = asyncio.create_task(_keep_checking(station))

@@ -13,6 +13,7 @@ from service.http.draining import Drain
 from service.settings import Settings
 from service.station.batching import Batcher
 from service.station.counters import Counters
+from service.station.feed import Feed
 from service.station.inspection import Inspector
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
@@ -37,6 +38,7 @@ class Station:
     refusals: Refusals
     counters: Counters
     drain: Drain
+    feed: Feed
     # Inspections need the threads that these use: a change of a recipe, or a look through the records, takes one.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)

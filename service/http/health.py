@@ -13,7 +13,7 @@ from service.http.context import reason_for, station_of, troubles, why_not_alive
 from service.http.problems import openapi_responses
 from service.http.replies import backend_reply, recipe_reply
 
-PAGE = Path(__file__).parents[1] / "web" / "index.html"
+WEB = Path(__file__).parents[1] / "web"
 
 router = APIRouter()
 
@@ -104,5 +104,11 @@ async def metrics(
 
 @router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
-    """The operator's page."""
-    return FileResponse(PAGE, media_type="text/html")
+    """The operator's page: the live screen and the other views."""
+    return FileResponse(WEB / "index.html", media_type="text/html")
+
+
+@router.get("/try", include_in_schema=False)
+async def try_page() -> FileResponse:
+    """The page on which a picture can be dropped."""
+    return FileResponse(WEB / "try.html", media_type="text/html")

@@ -17,6 +17,7 @@ from service.http.identifiers import read_identifier
 from service.http.replies import InspectionReply, inspection_reply, stored
 from service.http.uploads import arrival
 from service.images.decoding import Pixels
+from service.station.feed import View
 from service.station.inspection import Decoder, HeatmapMode, Inspection
 from service.station.problem import ProblemError
 from service.station.recipes import Recipe
@@ -85,6 +86,10 @@ class Order:
             keep = {"none": False, "failed": reply.verdict is not Verdict.OK, "all": True}
             kept = image if keep[self.station.settings.record_images] else None
             self.station.records.add(Record(record, time.time(), trigger, kept))
+        view = View(image, inspection.anomaly_map, inspection.recipe.limits.thresholds.pixel)
+        self.station.feed.publish(
+            record | {"time": time.time(), "camera_id": self.camera, "image_size": inspection.image_size}, view
+        )
         log.info("inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply.timings_ms["total"]})
         return reply
 

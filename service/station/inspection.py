@@ -47,12 +47,15 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A finished inspection; `seconds` by stage, `faults` of the picture itself, map float32 `(H, W)`."""
+    """A finished inspection: map float32 `(h, w)`, size (H, W) of the image as it was sent, `faults` of that image,
+    `seconds` by stage.
+    """
 
     recipe: Recipe
     verdict: Verdict
     score: float
     anomaly_map: NDArray[np.float32]
+    image_size: tuple[int, int]
     faults: list[str]
     regions: list[Region]
     heatmap: Heatmap | None
@@ -209,7 +212,17 @@ class Inspector:
                 "model": result.model_s,
             }
             found.append(
-                Inspection(recipe, verdict, result.score, result.anomaly_map, picture.faults, regions, heatmap, own)
+                Inspection(
+                    recipe=recipe,
+                    verdict=verdict,
+                    score=result.score,
+                    anomaly_map=result.anomaly_map,
+                    image_size=picture.size,
+                    faults=picture.faults,
+                    regions=regions,
+                    heatmap=heatmap,
+                    seconds=own,
+                )
             )
             self._compare_with_shadow(recipe, picture, verdict)
         return found

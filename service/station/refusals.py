@@ -43,7 +43,8 @@ class Refusal:
 
 
 class Refusals:
-    """Used from the event loop only. `recipe_of` gives the name that a request's recipe is counted under."""
+    """Used from the event loop only. `recipe_of` gives the name that a request's recipe is counted under, `publish`
+    shows a refusal to who looks on."""
 
     def __init__(
         self,
@@ -51,11 +52,13 @@ class Refusals:
         counters: Counters,
         recipe_of: Callable[[str | None], str],
         *,
+        publish: Callable[[dict[str, object]], None] = lambda entry: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._records = records
         self._counters = counters
         self._recipe_of = recipe_of
+        self._publish = publish
         self._own = _Allowance(_RATE, _BURST, clock)
         self._strangers = _Allowance(_STRANGERS_RATE, _STRANGERS_BURST, clock)
         self._left_out: Counter[str] = Counter()
@@ -94,9 +97,11 @@ class Refusals:
         self._left_out_of_records.clear()
 
     def _record(self, values: dict[str, object]) -> None:
+        reply = {"inspection_id": str(uuid.uuid4()), "verdict": str(Verdict.NOT_INSPECTED), **values}
+        now = time.time()
+        self._publish(reply | {"time": now})
         if self._records is not None:
-            reply = {"inspection_id": str(uuid.uuid4()), "verdict": str(Verdict.NOT_INSPECTED), **values}
-            self._records.add(Record(reply, time.time(), None, None))
+            self._records.add(Record(reply, now, None, None))
 
 
 class _Allowance:

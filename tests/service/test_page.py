@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-SCRIPT = TESTS.parent / "service" / "web" / "app.js"
+SCRIPT = TESTS.parent / "service" / "web" / "try.js"
 
 Shown = tuple[str | None, str | None, str]
 NOTHING: Shown = (None, None, "")

@@ -1,0 +1,82 @@
+"""The routes of the live screen: the parts as they are decided, and the pictures of the newest ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.http.context import Station, station_of, why_not_ready
+from service.http.problems import openapi_responses
+from service.images.decoding import decode, encode
+from service.images.heatmap import draw_overlay, preview
+from service.station.feed import View
+from service.station.problem import ProblemError
+
+router = APIRouter(tags=["live"])
+
+# Seconds between two words of the station where no part comes: what is silent for longer is gone.
+_STATE_EVERY_S = 1.0
+
+
+@router.get("/events", response_class=StreamingResponse, responses=openapi_responses())
+async def events(request: Request) -> StreamingResponse:
+    """Server-sent events: `inspection` for each part, the newest 24 first; `state` every second.
+
+    An `inspection` has what the records have of the part. A `state` says whether the station is ready, and the parts
+    by verdict.
+    """
+    station = station_of(request)
+    station.access.require(request, "inspect")
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_stream(station), media_type="text/event-stream", headers=headers)
+
+
+@router.get("/events/{inspection_id}/{picture}.jpg", response_class=Response, responses=openapi_responses())
+async def picture(request: Request, inspection_id: str, picture: Literal["image", "overlay"]) -> Response:
+    """The image of one of the newest parts, at most 1024 pixels a side, as it was sent or with its map on it."""
+    station = station_of(request)
+    station.access.require(request, "inspect")
+    view = station.feed.view(inspection_id)
+    if view is None:
+        raise ProblemError("not_found", f"the image of {inspection_id!r} is no longer among the newest: see its record")
+    # One at a time: pages must not take the threads of inspections.
+    async with station.looking:
+        data = await asyncio.to_thread(_draw, view, picture, station.settings.max_pixels)
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
+
+
+def _draw(view: View, picture: Literal["image", "overlay"], max_pixels: int) -> bytes:
+    image = decode(view.image, max_pixels=max_pixels) if isinstance(view.image, bytes) else view.image
+    shown = preview(image)
+    return encode(draw_overlay(shown, view.anomaly_map, view.pixel) if picture == "overlay" else shown, ".jpg")
+
+
+async def _stream(station: Station) -> AsyncIterator[bytes]:
+    with station.feed.look_on() as parts:
+        yield _event("state", _state(station))
+        for entry in list(station.feed.newest):
+            yield _event("inspection", entry)
+        # A server that shuts down waits for its open connections: pages must not be among them.
+        while not station.drain.begun:
+            try:
+                entry = await asyncio.wait_for(parts.get(), _STATE_EVERY_S)
+            except TimeoutError:
+                yield _event("state", _state(station))
+                continue
+            waiting = [entry, *(parts.get_nowait() for _ in range(parts.qsize()))]
+            yield b"".join(_event("inspection", one) for one in waiting) + _event("state", _state(station))
+
+
+def _state(station: Station) -> dict[str, object]:
+    reason = why_not_ready(station)
+    return {"now": time.time(), "ready": reason is None, "reason": reason, "counters": station.counters.totals()}
+
+
+def _event(name: str, data: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()

@@ -1,0 +1,77 @@
+"""The feed: what the station decided just now, for whoever looks on. Nobody who looks on can delay a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.images.decoding import Pixels
+
+# Parts that a page shows side by side.
+KEPT = 24
+_MOST_IMAGE_BYTES = 64_000_000
+# Parts that may wait for a slow page; at 30 parts a second it has eight seconds.
+_BACKLOG = 256
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """What can be drawn of a part: its image as it was sent, its map float32 `(H, W)`, the pixel threshold."""
+
+    image: bytes | Pixels
+    anomaly_map: NDArray[np.float32]
+    pixel: float
+
+
+class Feed:
+    """The newest parts, and a queue for each page that looks on. Used from the event loop only."""
+
+    def __init__(self) -> None:
+        self.newest: deque[Entry] = deque(maxlen=KEPT)
+        self._views: OrderedDict[str, View] = OrderedDict()
+        self._bytes = 0
+        self._pages: set[asyncio.Queue[Entry]] = set()
+
+    def publish(self, entry: Entry, view: View | None = None) -> None:
+        """Show a part; `entry` has an `inspection_id`. A page that is too slow misses its oldest parts."""
+        self.newest.append(entry)
+        if view is not None:
+            self._keep(str(entry["inspection_id"]), view)
+        for page in self._pages:
+            if page.full():
+                page.get_nowait()
+            page.put_nowait(entry)
+
+    def view(self, inspection_id: str) -> View | None:
+        """What can be drawn of one of the newest parts; None where its image is not kept any more."""
+        return self._views.get(inspection_id)
+
+    @contextmanager
+    def look_on(self) -> Iterator[asyncio.Queue[Entry]]:
+        """A queue of the parts from now on."""
+        page: asyncio.Queue[Entry] = asyncio.Queue(_BACKLOG)
+        self._pages.add(page)
+        try:
+            yield page
+        finally:
+            self._pages.discard(page)
+
+    def _keep(self, inspection_id: str, view: View) -> None:
+        self._views[inspection_id] = view
+        self._bytes += _size(view)
+        while len(self._views) > KEPT or (self._bytes > _MOST_IMAGE_BYTES and len(self._views) > 1):
+            self._bytes -= _size(self._views.popitem(last=False)[1])
+
+
+def _size(view: View) -> int:
+    image = len(view.image) if isinstance(view.image, bytes) else view.image.nbytes
+    return image + view.anomaly_map.nbytes
