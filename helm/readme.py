@@ -37,9 +37,10 @@ of the node, without capabilities, on a read-only root: the Pod Security Standar
   `settings.max_upload_bytes`.
 - **Recipes** come with the image, from a volume, an OCI image or archives (`tar -czf A.tar.gz -C models NAME/VERSION`).
   `sha256` is checked before an archive is opened, the manifest's own checksums after that, and a signature where
-  `trustedKey` asks for one.
+  `trustedKey` asks for one. On a claim the version that serves first stays until another is activated; with
+  `trustedKey` alone nothing can be activated: the newest serves, and `sealKeySecret` is what lets a choice count.
 - **Training** is a Job with one index a category. Stopped or evicted it goes on at its checkpoint; failed it is tried
-  again, and the others go on. A station that starts serves what was trained until then.
+  again, and the others go on. A station that starts serves the first version of a recipe; newer ones are activated.
 - **Uninstalling** keeps the claims with recipes, engines, runs and records.
 
 ## Examples

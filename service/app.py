@@ -37,6 +37,7 @@ from service.http.uploads import LARGEST_TOGETHER, Bodies
 from service.settings import Settings
 from service.station.batching import Batcher, yield_to_requests
 from service.station.counters import Counters
+from service.station.decisions import LEDGER, Decisions, read_key
 from service.station.decode_pool import Codec
 from service.station.feed import Feed
 from service.station.inspection import Inspector
@@ -62,7 +63,9 @@ def create_app(settings: Settings) -> FastAPI:
     access = Access(settings.api_keys_file, local_admin=settings.local_admin, open_views=settings.open_views)
     records = _open_records(settings, metrics)
     drain = Drain()
-    lifespan = partial(_lifespan, settings, metrics, access, records, drain, _signature_check(settings))
+    lifespan = partial(
+        _lifespan, settings, metrics, access, records, drain, _signature_check(settings), _decisions(settings)
+    )
     app = FastAPI(
         title="draem-inspect",
         version="0.1.0",
@@ -105,6 +108,7 @@ async def _lifespan(
     records: Records | None,
     drain: Drain,
     check_bundle: Callable[[Bundle], None],
+    decisions: Decisions,
     app: FastAPI,
 ) -> AsyncIterator[dict[str, Station]]:
     # One image is too small to share among threads; the pool decodes several at once instead.
@@ -125,6 +129,8 @@ async def _lifespan(
         default=settings.default_recipe,
         check_bundle=check_bundle,
         on_refused=triggers.distrust,
+        decisions=decisions,
+        forbid_older=settings.forbid_older,
     )
     counters = Counters(lambda recipe, code: metrics.not_inspected.labels(recipe, code).inc())
     feed = Feed()
@@ -188,6 +194,13 @@ def _signature_check(settings: Settings) -> Callable[[Bundle], None]:
     return lambda bundle: require_signature(bundle, key)
 
 
+def _decisions(settings: Settings) -> Decisions:
+    """What is believed of the files that say which version serves, and by which limits."""
+    key = None if settings.seal_key is None else read_key(settings.seal_key)
+    ledger = None if settings.records_dir is None else settings.records_dir / LEDGER
+    return Decisions(key=key, closed=settings.trusted_key is not None, ledger=ledger)
+
+
 def _available_cores() -> int:
     """Cores that this process may use: its affinity, less where a container's CPU quota (cgroup v2) is smaller."""
     cores = len(os.sched_getaffinity(0))
@@ -209,7 +222,10 @@ async def _load(station: Station) -> None:
         log.error("recipe %s is not ready: %s", failed, reason)
     for recipe in store.ready.values():
         backend = recipe.model.backend
-        log.info("recipe %s version %s is ready on %s %s", recipe.name, recipe.version, backend.name, backend.precision)
+        log.info(
+            "recipe %s version %s is ready on %s %s; this version was %s",
+            *(recipe.name, recipe.version, backend.name, backend.precision, recipe.why),
+        )
     if why := store.why_not_ready():
         log.error("not ready: %s", why)
     elif station.settings.banner:
@@ -221,6 +237,7 @@ async def _keep_checking(station: Station) -> None:
     period_s = 3600 * station.settings.golden_check_hours
     while True:
         await asyncio.sleep(_CHECK_EVERY_S)
+        await _follow(station)
         for name, recipe in list(station.recipes.ready.items()):
             due = period_s and time.monotonic() - recipe.checked_at > period_s
             if not (due or recipe.model.failures):
@@ -235,6 +252,28 @@ async def _keep_checking(station: Station) -> None:
             # A check that could not be made must not be the last one.
             except Exception:
                 log.exception("recipe %s: the golden check ended early", name)
+
+
+async def _follow(station: Station) -> None:
+    """Let the station know of recipes and versions that came, went or were repaired since."""
+    store = station.recipes
+    if not store.loaded:
+        return
+    try:
+        async with station.changing:
+            tried = await asyncio.to_thread(store.follow)
+    except OSError as error:
+        # Away for a moment: what serves is in memory.
+        log.debug("%s cannot be looked at now: %s", station.settings.models_dir, error)
+        return
+    except Exception:
+        log.exception("%s could not be searched for recipes", station.settings.models_dir)
+        return
+    for name in tried:
+        if recipe := store.ready.get(name):
+            log.warning("recipe %s version %s is ready now; this version was %s", name, recipe.version, recipe.why)
+        else:
+            log.error("recipe %s is not ready: %s", name, store.failed.get(name))
 
 
 def _print_banner(station: Station) -> None:

@@ -45,7 +45,8 @@ class Settings(BaseSettings):
         "models"
     )
     default_recipe: Annotated[
-        str | None, Field(description="recipe of requests that name none; not needed where there is only one")
+        str | None,
+        Field(description="recipe of requests that name none; else the one that was made the default, or the only one"),
     ] = None
     backend: Annotated[
         BackendChoice,
@@ -124,6 +125,13 @@ class Settings(BaseSettings):
     trusted_key: Annotated[
         Path | None, Field(description="PEM file of an Ed25519 public key; then only bundles it signed are served")
     ] = None
+    seal_key: Annotated[
+        Path | None,
+        Field(description="file of a secret, 32 bytes or more: chosen versions and limits count only with its seal"),
+    ] = None
+    forbid_older: Annotated[
+        bool, Field(description="activate and roll back to no version that is older than the one in service")
+    ] = False
     golden_check_hours: Annotated[
         float, Field(ge=0, le=8760, description="hours between golden checks of recipes in service; 0: never")
     ] = 24

@@ -76,6 +76,10 @@ affinity:
 - name: INSPECT_TRUSTED_KEY
   value: /run/inspect/trusted-key/trusted-key.pem
 {{- end }}
+{{- if .Values.sealKeySecret }}
+- name: INSPECT_SEAL_KEY
+  value: /run/inspect/seal-key/seal-key
+{{- end }}
 {{- with .Values.env }}
 {{ toYaml . }}
 {{- end }}

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.backends.base import BackendError, EnginePolicy
 from service.backends.cuda import Cuda, Gpu
+from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, Precision
 
@@ -229,7 +230,7 @@ def build_engine(
     path = engine_path(cache, key)
     started = time.monotonic()
     errors: list[str] = []
-    parsed = parse(bundle.file(bundle.manifest.models[precision]), bundle.manifest.input, library, errors)
+    parsed = parse(OnnxModel.of(bundle, precision), bundle.manifest.input, library, errors)
     timing_cache = path.parent / "timing.cache"
     config = library.config(parsed.builder, gpu, timing_cache)
     size = bundle.manifest.input.height, bundle.manifest.input.width, 3
@@ -259,7 +260,7 @@ def build_engine(
     return record
 
 
-def parse(onnx: Path, expected: InputSpec, library: Library, errors: list[str]) -> Parsed:
+def parse(onnx: OnnxModel, expected: InputSpec, library: Library, errors: list[str]) -> Parsed:
     """Read an ONNX file into a strongly typed network: it computes in the types that the file says, no others.
 
     `errors` receives what TensorRT complains of, now and during the build. Raises BackendError for a graph that the
@@ -270,7 +271,7 @@ def parse(onnx: Path, expected: InputSpec, library: Library, errors: list[str]) 
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx)):
+    if not parser.parse(onnx.data):
         first = parser.get_error(0)
         raise BackendError(
             f"{onnx}: {library.name} {library.version} does not take node {first.node_name()} "

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.backends.base import Backend, BackendError, Candidate
 from service.backends.golden import GoldenError, golden_images, require_golden
 from service.backends.opening import open_on_cpu
-from service.bundle.folder import Bundle, replace_file
+from service.bundle.files import replace_file
+from service.bundle.folder import Bundle
 from service.bundle.manifest import Precision
 
 _SECONDS = 0.5  # of each candidate

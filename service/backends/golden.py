@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.folder import Bundle
-from service.bundle.manifest import Precision, Tolerance
-from service.images.decoding import Pixels, read
+from service.bundle.manifest import BundleError, Precision, Tolerance
+from service.images.decoding import ImageError, Pixels, decode
 from service.images.resizing import fit
 
 # Map float32 (H, W) and score.
@@ -35,7 +35,7 @@ class _Golden:
 
 def golden_images(bundle: Bundle) -> list[Pixels]:
     """The golden images as the graph takes them."""
-    return [fit(read(bundle.file(golden.image)), bundle.manifest.input) for golden in bundle.manifest.golden]
+    return [fit(_read_image(bundle, golden.image), bundle.manifest.input) for golden in bundle.manifest.golden]
 
 
 def require_golden(bundle: Bundle, precision: Precision, run: Callable[[Pixels], list[Found]]) -> None:
@@ -69,15 +69,22 @@ def require_golden_batches(
 
 def _goldens(bundle: Bundle) -> Iterator[_Golden]:
     for golden, image in zip(bundle.manifest.golden, golden_images(bundle), strict=True):
-        anomaly_map = _read_map(bundle.file(golden.anomaly_map))
+        anomaly_map = _read_map(bundle, golden.anomaly_map)
         yield _Golden(f"{bundle.path}: {golden.image}", image, anomaly_map, golden.score)
 
 
-def _read_map(file: Path) -> np.ndarray:
+def _read_image(bundle: Bundle, name: str) -> Pixels:
     try:
-        found: np.ndarray = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise GoldenError(f"{file}: the golden map cannot be read ({error}): copy the bundle again") from error
+        return decode(bundle.read(name))
+    except (ImageError, BundleError) as error:
+        raise GoldenError(f"{bundle.file(name)}: the golden image cannot be read ({error})") from error
+
+
+def _read_map(bundle: Bundle, name: str) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(io.BytesIO(bundle.read(name)), allow_pickle=False)
+    except (BundleError, ValueError, EOFError) as error:
+        raise GoldenError(f"{bundle.file(name)}: the golden map cannot be read ({error})") from error
     return found
 
 

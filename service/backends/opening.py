@@ -13,6 +13,7 @@ from service.backends.base import (
     EnginePolicy,
     PrecisionChoice,
 )
+from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Precision
 
@@ -52,8 +53,9 @@ def open_backend(
             cache=cache,
             model_sha256=bundle.model_sha256(asked),
         )
-        model = bundle.file(manifest.models[asked])
-        return OrtGpuBackend(model, manifest.input, asked, providers=providers, max_batch=max_batch)
+        return OrtGpuBackend(
+            OnnxModel.of(bundle, asked), manifest.input, asked, providers=providers, max_batch=max_batch
+        )
     from service.backends.fastest import open_fastest
 
     return open_fastest(bundle, cpu_candidates(bundle, choice, precision), threads=threads, cache=cache)
@@ -88,7 +90,7 @@ def _openvino_precisions() -> list[Precision]:
 
 
 def open_on_cpu(bundle: Bundle, candidate: Candidate, *, threads: int) -> Backend:
-    model = bundle.file(bundle.manifest.models[candidate.precision])
+    model = OnnxModel.of(bundle, candidate.precision)
     if candidate.backend == "openvino":
         from service.backends.openvino import OpenVinoBackend
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import openvino
 from numpy.typing import NDArray
 
 from service.backends.base import BackendError
+from service.backends.graphs import OnnxModel
 from service.backends.lanes import Lanes
 from service.bundle.manifest import InputSpec, Precision
 
@@ -33,14 +33,14 @@ class OpenVinoBackend:
     name = "openvino"
     max_batch_size = 1
 
-    def __init__(self, model: Path, expected: InputSpec, precision: Precision, *, threads: int) -> None:
+    def __init__(self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int) -> None:
         self.precision: Precision = precision
         if precision not in _HINTS:
             raise BackendError(f"OpenVINO runs {', '.join(_HINTS)} on CPUs, not {precision}")
         if precision == "bf16" and not has_bf16():
             raise BackendError("bf16 was asked for, this CPU does not have it: ask for fp32 or int8")
         try:
-            graph = openvino.Core().read_model(model)
+            graph = openvino.Core().read_model(model.data)
         except Exception as error:
             raise BackendError(f"{model}: OpenVINO cannot load it: {error}") from error
         _check(model, graph, expected)
@@ -66,7 +66,7 @@ class OpenVinoBackend:
 
 
 def _open(
-    model: Path, graph: Any, expected: InputSpec, precision: str, streams: int, threads: int
+    model: OnnxModel, graph: Any, expected: InputSpec, precision: str, streams: int, threads: int
 ) -> list[openvino.InferRequest]:
     """One request for each of `streams` that run side by side, each with `threads`."""
     asked = {
@@ -91,7 +91,7 @@ def _open(
     return requests
 
 
-def _check(model: Path, graph: Any, expected: InputSpec) -> None:
+def _check(model: OnnxModel, graph: Any, expected: InputSpec) -> None:
     tensors = [*graph.inputs, *graph.outputs]
     types = {tensor.get_any_name(): _plain(tensor.element_type) for tensor in tensors}
     if types != _SIGNATURE:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from service.backends.base import BackendError
+from service.backends.graphs import OnnxModel
 from service.backends.lanes import Lanes
 from service.bundle.manifest import InputSpec, Precision
 
@@ -22,7 +21,7 @@ class OrtBackend:
     provider = "CPUExecutionProvider"
     max_batch_size = 1
 
-    def __init__(self, model: Path, expected: InputSpec, precision: Precision, *, threads: int) -> None:
+    def __init__(self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int) -> None:
         self.precision: Precision = precision
 
         def open_session(threads: int) -> onnxruntime.InferenceSession:
@@ -44,14 +43,14 @@ class OrtBackend:
         del self._lanes
 
 
-def _open(model: Path, expected: InputSpec, threads: int) -> onnxruntime.InferenceSession:
+def _open(model: OnnxModel, expected: InputSpec, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads would steal the cores that decode the next image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=[OrtBackend.provider])
+        session = onnxruntime.InferenceSession(model.data, options, providers=[OrtBackend.provider])
     except Exception as error:
         raise BackendError(f"{model}: ONNX Runtime cannot load it: {error}") from error
     actual = session.get_providers()[0]

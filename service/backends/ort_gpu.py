@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service.backends.base import BackendError
+from service.backends.graphs import OnnxModel
 from service.bundle.manifest import InputSpec, Precision
 
 GpuChoice = Literal["ort-cuda", "ort-tensorrt"]
@@ -81,7 +82,7 @@ class OrtGpuBackend:
 
     def __init__(
         self,
-        model: Path,
+        model: OnnxModel,
         expected: InputSpec,
         precision: Precision,
         *,
@@ -104,7 +105,7 @@ class OrtGpuBackend:
         if device == "cuda":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
+            self._session = onnxruntime.InferenceSession(model.data, options, providers=providers, enable_fallback=0)
         except Exception as error:
             raise BackendError(f"{self.provider} was asked for and cannot run {model}: {error}; {_REMEDY}") from error
         _require(self.provider, self._session.get_providers()[:1], "the session reports")

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import IO
 
 import httpx2
-from pydantic import ValidationError
 
 from service.bundle.folder import Bundle, describe, read_bundle, write_bundle
-from service.bundle.manifest import MANIFEST, BundleError, Manifest
+from service.bundle.manifest import MANIFEST, BundleError, parse_manifest
 
 _CHUNK = 1 << 20
 
@@ -77,10 +76,7 @@ def _bundles(source: str, archive: IO[bytes]) -> Iterator[dict[str, bytes]]:
 
 
 def _keep(models: Path, source: str, contents: dict[str, bytes]) -> Bundle:
-    try:
-        manifest = Manifest.model_validate_json(contents.pop(MANIFEST))
-    except ValidationError as error:
-        raise BundleError(f"{source}: {MANIFEST}: {error.errors(include_url=False)[0]['msg']}") from error
+    manifest = parse_manifest(contents.pop(MANIFEST), f"{source}: {MANIFEST}")
     place = models / manifest.recipe / manifest.version
     if place.exists():
         bundle = read_bundle(place)

@@ -7,25 +7,25 @@
         report.json …     whatever else training wants to keep; it is listed and hashed like the rest
 
 Training writes bundles, the service reads them; neither knows more of the other than this file. Writing is atomic: a
-reader sees a whole version or none. Reading refuses what it does not understand.
+reader sees a whole version or none. Reading refuses what it does not understand, and gives no byte of a file that is
+not the one in the manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from service.bundle.files import folder_sync
+from service.bundle.litter import is_litter
+from service.bundle.manifest import MANIFEST, BundleError, FileEntry, Manifest, Precision, parse_manifest
 
-from service.bundle.manifest import MANIFEST, BundleError, FileEntry, Manifest, Precision
+_CHANGED = "the file was changed or damaged: copy the bundle again"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,20 @@ class Bundle:
     manifest: Manifest
 
     def file(self, name: str) -> Path:
+        """Where a file is. Who judges by its content takes `read`: the file may have been replaced since."""
         return self.path / name
+
+    def read(self, name: str) -> bytes:
+        """The content of a file, read once and compared with the manifest; raises BundleError, OSError."""
+        file, entry = self.path / name, self.manifest.files[name]
+        with file.open("rb") as stream:
+            # One byte more tells a file that grew, without reading all that was put there.
+            data = stream.read(entry.bytes + 1)
+        if len(data) != entry.bytes:
+            raise BundleError(f"{file}: not the {entry.bytes} bytes of the manifest: {_CHANGED}")
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise BundleError(f"{file}: sha256 differs from the manifest: {_CHANGED}")
+        return data
 
     def model_sha256(self, precision: Precision) -> str:
         return self.manifest.files[self.manifest.models[precision]].sha256
@@ -44,35 +57,64 @@ class Bundle:
 
 def read_bundle(path: Path) -> Bundle:
     """Read and verify the bundle in folder `path`; raises BundleError naming the first thing that is wrong."""
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     if (manifest.recipe, manifest.version) != (path.parent.name, path.name):
         raise BundleError(f"{path}: the manifest is of {manifest.recipe}/{manifest.version}: do not rename bundles")
-    found = set(_files_in(path))
+    found = set(_files_in(path, manifest))
     if extra := sorted(found - manifest.files.keys()):
-        raise BundleError(f"{path / extra[0]}: not listed in {MANIFEST}")
+        raise BundleError(f"{path / extra[0]}: not listed in {MANIFEST}: remove it, or copy the bundle again")
     for name, entry in manifest.files.items():
-        if name not in found:
-            raise BundleError(f"{path / name}: listed in {MANIFEST} but missing")
         file = path / name
-        if (size := file.stat().st_size) != entry.bytes:
-            raise BundleError(f"{file}: {size} bytes, the manifest says {entry.bytes}")
-        if _sha256(file) != entry.sha256:
-            raise BundleError(f"{file}: sha256 differs from the manifest: the file was changed or damaged")
+        if name not in found:
+            raise BundleError(f"{file}: listed in {MANIFEST} but missing: copy the bundle again, and whole")
+        try:
+            if (size := file.stat().st_size) != entry.bytes:
+                raise BundleError(f"{file}: {size} bytes, the manifest says {entry.bytes}: {_CHANGED}")
+            if _sha256(file) != entry.sha256:
+                raise BundleError(f"{file}: sha256 differs from the manifest: {_CHANGED}")
+        except OSError as error:
+            raise BundleError(f"{file}: cannot be read ({error.strerror})") from error
     return Bundle(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle in folder `path`; raises BundleError."""
+    return parse_manifest(read_manifest_bytes(path), str(path / MANIFEST))
+
+
+def read_manifest_bytes(path: Path) -> bytes:
+    """The manifest as it is written; raises BundleError."""
+    file = path / MANIFEST
+    if path.is_symlink() or file.is_symlink():
+        raise BundleError(f"{file}: symbolic links are refused in bundles")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def litter_in(bundle: Bundle) -> list[str]:
+    """Files of a verified bundle's folder that were passed over: see service.bundle.litter."""
+    return sorted(set(_files_in(bundle.path, bundle.manifest, litter=True)) - bundle.manifest.files.keys())
 
 
 def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundle:
     """Write `root/<recipe>/<version>` in one step and read it back; `manifest.files` must describe `contents`.
 
-    A version is never overwritten. Raises BundleError when it exists, OSError (naming the file) when the disk fails.
+    A version is never overwritten. Raises BundleError when it exists, or has a name or a time that other versions
+    cannot be told apart from; OSError (naming the file) when the disk fails, and then leaves nothing behind.
     """
     if contents.keys() != manifest.files.keys():
         raise ValueError("contents and manifest.files name different files")
     final = root / manifest.recipe / manifest.version
+    if manifest.created.tzinfo is None:
+        raise BundleError(f"{final}: created {manifest.created} has no time zone: which version is newer depends on it")
+    if manifest.version.upper() == "ACTIVE" or manifest.version.upper().startswith("LIMITS-"):
+        raise BundleError(f"{final}: a file of this name says what serves: choose another --version")
     if final.exists():
         raise BundleError(f"{final}: this version exists already: choose another --version")
     final.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot keeps half-written folders out of `list_versions`.
+    # A leading dot keeps half-written folders out of the versions.
     temporary = Path(tempfile.mkdtemp(prefix=f".{manifest.version}.", dir=final.parent))
     try:
         for name, data in {**contents, MANIFEST: manifest.model_dump_json(indent=2).encode() + b"\n"}.items():
@@ -83,23 +125,17 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
                 stream.flush()
                 os.fsync(stream.fileno())
         temporary.chmod(0o755)
-        temporary.rename(final)
-        _fsync_folder(final.parent)
+        with folder_sync(final.parent) as sync:
+            temporary.rename(final)
+            try:
+                sync()
+            except OSError:
+                final.rename(temporary)
+                raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return read_bundle(final)
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Write a file in one step: a reader, or a restart after a power cut, finds the old text or the new one."""
-    temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    _fsync_folder(file.parent)
 
 
 def describe(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
@@ -109,59 +145,32 @@ def describe(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
     }
 
 
-def list_versions(root: Path) -> dict[str, list[str]]:
-    """Recipe -> versions found below `root`, oldest first (by `created`, unreadable manifests by name, first)."""
-    recipes: dict[str, list[str]] = {}
-    for manifest in sorted(root.glob(f"[!.]*/[!.]*/{MANIFEST}")):
-        recipes.setdefault(manifest.parent.parent.name, []).append(manifest.parent.name)
-    for recipe, versions in recipes.items():
-        versions.sort(key=lambda version: (_created(root / recipe / version), version))
-    return recipes
+def _files_in(path: Path, manifest: Manifest, *, litter: bool = False) -> Iterator[str]:
+    """Files below `path` but the manifest; litter that the manifest lists not, on demand alone."""
+    for folder, folders, files in os.walk(path, onerror=_raise):
+        for name in sorted(folders + files):
+            entry = Path(folder, name)
+            inside = entry.relative_to(path).as_posix()
+            if entry.is_symlink():
+                raise BundleError(f"{entry}: symbolic links are refused in bundles")
+            if name in folders:
+                if is_litter(name, folder=True) and not any(file.startswith(f"{inside}/") for file in manifest.files):
+                    folders.remove(name)
+                    if litter:
+                        yield f"{inside}/"
+                continue
+            if not entry.is_file():
+                raise BundleError(f"{entry}: not a regular file")
+            if inside == MANIFEST:
+                continue
+            if litter or inside in manifest.files or not is_litter(name, folder=False):
+                yield inside
 
 
-def _created(path: Path) -> str:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return datetime.fromisoformat(json.loads((path / MANIFEST).read_bytes())["created"]).isoformat()
-    return ""
-
-
-def _read_manifest(path: Path) -> Manifest:
-    file = path / MANIFEST
-    if path.is_symlink() or file.is_symlink():
-        raise BundleError(f"{file}: symbolic links are refused in bundles")
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{file}: cannot be read ({error.strerror})") from error
-    try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleError(f"{file}: {where}: {first['msg']}") from error
-
-
-def _files_in(path: Path) -> Iterator[str]:
-    for entry in sorted(path.rglob("*")):
-        if entry.is_symlink():
-            raise BundleError(f"{entry}: symbolic links are refused in bundles")
-        if entry.is_dir():
-            continue
-        if not entry.is_file():
-            raise BundleError(f"{entry}: not a regular file")
-        name = entry.relative_to(path).as_posix()
-        if name != MANIFEST:
-            yield name
+def _raise(error: OSError) -> None:
+    raise BundleError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import json
+import math
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+# A manifest holds a score a held-out photo and two lines a file: a thousand times less than this.
+_MOST_BYTES = 32 * 1024 * 1024
 
 # How a picture gets to the size of the network; service.images.resizing has both.
 Kernel = Literal["area", "linear"]
@@ -148,6 +152,11 @@ class Manifest(_Strict):
     signature: str | None = None  # Ed25519 over the rest of the manifest, base64; see service.bundle.signing
     files: dict[FilePath, FileEntry]
 
+    @property
+    def created_utc(self) -> datetime:
+        """The instant of `created`; one without a time zone, as early manifests may have it, is read as UTC."""
+        return self.created.replace(tzinfo=UTC) if self.created.tzinfo is None else self.created.astimezone(UTC)
+
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
         named = {*self.models.values(), *(f for g in self.golden for f in (g.image, g.anomaly_map))}
@@ -156,4 +165,43 @@ class Manifest(_Strict):
             raise ValueError(f"no sha256 for {', '.join(missing)}")
         if without := sorted(self.models.keys() - self.tolerances.keys()):
             raise ValueError(f"no golden tolerance for precision {', '.join(without)}")
+        folded: dict[str, str] = {}
+        for name in self.files:
+            if (other := folded.setdefault(name.casefold(), name)) != name:
+                raise ValueError(f"{other} and {name} are one file where case makes no difference")
         return self
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """The manifest in `data`; raises BundleError, with `where` in front, for anything but one sound JSON object."""
+    if len(data) > _MOST_BYTES:
+        raise BundleError(f"{where}: {len(data)} bytes: no manifest is longer than {_MOST_BYTES}")
+    try:
+        # First, for it bounds how deep the JSON may be nested.
+        manifest = Manifest.model_validate_json(data)
+        json.loads(data, object_pairs_hook=_without_repeats, parse_constant=_no_number, parse_float=_finite)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(f"{where}: {place}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: {error}") from error
+    return manifest
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is too large")
+    return value

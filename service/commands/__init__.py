@@ -17,6 +17,7 @@ from service.backends.base import BackendError
 from service.bundle.manifest import BundleError
 from service.commands import build_engine, fetch, inspect, keys, limits, measure, qualify, versions
 from service.flags import FlagError, add_flags, read_flags
+from service.station.decisions import DecisionError
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "rollback": Command(versions.Rollback, versions.run_rollback),
     "verify": Command(versions.Verify, versions.run_verify),
     "shadow": Command(versions.Shadow, versions.run_shadow),
+    "default": Command(versions.Default, versions.run_default),
     "limits": Command(limits.Limits, limits.run),
     "fetch": Command(fetch.Fetch, fetch.run),
     "build-engine": Command(build_engine.BuildEngine, build_engine.run),
@@ -48,7 +50,7 @@ def run(arguments: list[str]) -> int:
     try:
         command, request = parse(arguments)
         return command.run(request)
-    except (FlagError, BackendError, BundleError, OSError, ValueError, httpx2.HTTPError) as error:
+    except (FlagError, BackendError, BundleError, DecisionError, OSError, ValueError, httpx2.HTTPError) as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"error: {line}", file=sys.stderr)
         return 2

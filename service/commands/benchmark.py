@@ -28,7 +28,8 @@ import numpy as np
 
 from service.backends.base import Backend
 from service.backends.opening import open_backend
-from service.bundle.folder import Bundle, list_versions, read_bundle
+from service.bundle.folder import Bundle, read_bundle
+from service.bundle.versions import survey_recipe
 from service.client import AsyncClient
 from service.client.bare import BareClient
 from service.client.load import qualify
@@ -36,13 +37,16 @@ from service.images.decoding import decode, encode, read
 from service.images.quality import measure
 from service.images.resizing import fit, resize
 from service.settings import Settings
+from service.station.choosing import chosen_version
+from service.station.decisions import Decisions
 
 
 async def benchmark(
     models: Path, recipe: str, *, requests: int, overload_s: float, soak_s: float, seed: int
 ) -> dict[str, Any]:
     """All figures of one run as JSON values; times in milliseconds, rates in pictures per second."""
-    bundle = read_bundle(models / recipe / list_versions(models)[recipe][-1])
+    version, _ = chosen_version(models / recipe, survey_recipe(models / recipe), Decisions())
+    bundle = read_bundle(models / recipe / version)
     images = [encode(picture, ".jpg") for picture in _pictures(bundle, seed)]
     cores = len(os.sched_getaffinity(0))
     figures: dict[str, Any] = {"quality_gate_1024_ms": _quality_gate_ms(bundle, seed, requests)}

@@ -13,10 +13,12 @@ from service.backends.base import BackendError, PrecisionChoice
 from service.backends.cuda import Gpu
 from service.backends.engines import Library, build_engine, engine_path, gpus, key_of, open_library, read_engine
 from service.backends.opening import gpu_precision
-from service.bundle.folder import Bundle, list_versions, read_bundle
+from service.bundle.folder import Bundle, read_bundle
 from service.bundle.manifest import BundleError
+from service.bundle.versions import survey
 from service.settings import read_settings
-from service.station.recipes import read_active
+from service.station.choosing import chosen_version
+from service.station.decisions import DecisionError, Decisions
 
 
 class BuildEngine(BaseModel):
@@ -46,7 +48,7 @@ class BuildEngine(BaseModel):
 def run(request: BuildEngine) -> int:
     settings = read_settings()
     models = request.models or settings.models_dir
-    recipes = list_versions(models)
+    recipes = {name: shelf for name, shelf in survey(models).items() if shelf.versions}
     chosen = [request.recipe] if request.recipe else sorted(recipes)
     if missing := sorted(set(chosen) - recipes.keys()):
         raise BundleError(f"{models}: no recipe {missing[0]!r}: choose {', '.join(recipes) or 'another folder'}")
@@ -54,9 +56,10 @@ def run(request: BuildEngine) -> int:
     failed = 0
     for recipe in chosen:
         try:
-            active = read_active(models / recipe)
+            # An engine decides nothing: whether its version may serve is the service's to judge, seals and all.
+            version, _ = chosen_version(models / recipe, recipes[recipe], Decisions())
             _build(
-                read_bundle(models / recipe / (active[0] if active else recipes[recipe][-1])),
+                read_bundle(models / recipe / version),
                 asked=request.precision or settings.precision,
                 max_batch=request.max_batch or settings.max_batch,
                 cache=request.cache or settings.cache_dir,
@@ -65,7 +68,7 @@ def run(request: BuildEngine) -> int:
                 missing=request.missing,
             )
         except Exception as error:
-            expected = isinstance(error, BackendError | BundleError | OSError | ValueError)
+            expected = isinstance(error, BackendError | BundleError | DecisionError | OSError | ValueError)
             print(f"error: recipe {recipe}: {'' if expected else f'{type(error).__name__}: '}{error}", file=sys.stderr)
             failed += 1
     return 2 if chosen and failed == len(chosen) else 0

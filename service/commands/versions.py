@@ -1,4 +1,4 @@
-"""`python -m service activate | rollback | verify | shadow`: which version of a recipe serves."""
+"""`python -m service activate | rollback | verify | shadow | default`: which version serves, and which recipe."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ class Shadow(Connection):
     version: Annotated[str | None, Field(description="version that looks on")] = None
 
 
+class Default(Connection):
+    """Let requests that name no recipe be for this one, whatever recipes come beside it."""
+
+    recipe: Annotated[str, POSITIONAL, Field(description="name of the recipe")]
+
+
 def run_activate(request: Activate) -> int:
     return change_recipe(request, "POST", f"{request.recipe}/activate", params={"version": request.version})
 
@@ -51,3 +57,7 @@ def run_verify(request: Verify) -> int:
 def run_shadow(request: Shadow) -> int:
     params = {"version": request.version} if request.version else {}
     return change_recipe(request, "POST", f"{request.recipe}/shadow", params=params)
+
+
+def run_default(request: Default) -> int:
+    return change_recipe(request, "POST", f"{request.recipe}/default")

@@ -7,11 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Query, Request, Response
 
 from service.backends.base import BackendError
 from service.backends.golden import GoldenError
+from service.bundle.folder import Bundle
+from service.bundle.manifest import BundleError
+from service.bundle.versions import Shelf
 from service.http.context import choose_recipe, station_of
 from service.http.problems import openapi_responses
 from service.http.replies import RecipeReply, recipe_reply
@@ -27,27 +29,45 @@ router = APIRouter(responses=openapi_responses())
 
 @router.get("/recipes")
 async def recipes(request: Request) -> list[RecipeReply]:
-    """Every recipe found, ready or not, with all its versions on disk."""
+    """Every recipe found, ready or not, with all that is in its folder now."""
     station = station_of(request)
     station.access.require(request, "view")
     store = station.recipes
-    ready = [recipe_reply(recipe) for recipe in store.ready.values()]
-    failed = [RecipeReply(recipe=name, ready=False, reason=reason) for name, reason in store.failed.items()]
-    versions = await asyncio.to_thread(store.versions)
-    replies = [reply.model_copy(update={"versions": versions.get(reply.recipe, [])}) for reply in ready + failed]
-    return sorted(replies, key=lambda reply: reply.recipe)
+    shelves = await asyncio.to_thread(store.shelves)
+    replies = {name: RecipeReply(recipe=name, ready=False, reason=reason) for name, reason in store.failed.items()}
+    replies |= {name: recipe_reply(recipe) for name, recipe in store.ready.items()}
+    for name in shelves.keys() - replies.keys():
+        if shelves[name].versions:
+            replies[name] = RecipeReply(recipe=name, ready=False, reason="it appeared just now")
+    try:
+        default: str | None = store.default_name()
+    except UnknownRecipeError:
+        default = None
+    return [_with_folder(replies[name], shelves.get(name, Shelf([], {})), default) for name in sorted(replies)]
+
+
+def _with_folder(reply: RecipeReply, shelf: Shelf, default: str | None) -> RecipeReply:
+    found = {"versions": shelf.names, "faulty": shelf.faults, "ignored": shelf.ignored}
+    newer = shelf.newer_than(reply.version) if reply.version else []
+    return reply.model_copy(update={**found, "newer": newer, "default": reply.recipe == default})
 
 
 @router.post("/recipes/{recipe}/activate")
 async def activate(request: Request, recipe: str, version: str) -> RecipeReply:
     """Load a version beside the one in service, check it on its golden images, then serve it."""
-    return await _change_recipe(request, lambda store: store.activate(recipe, version))
+    return await _change_recipe(request, lambda store, by: store.activate(recipe, version, by))
 
 
 @router.post("/recipes/{recipe}/rollback")
 async def rollback(request: Request, recipe: str) -> RecipeReply:
     """Serve the version that served before."""
-    return await _change_recipe(request, lambda store: store.rollback(recipe))
+    return await _change_recipe(request, lambda store, by: store.rollback(recipe, by))
+
+
+@router.post("/recipes/{recipe}/default")
+async def make_default(request: Request, recipe: str) -> RecipeReply:
+    """Let requests that name no recipe be for this one; kept over restarts, whatever recipes come beside it."""
+    return await _change_recipe(request, lambda store, by: store.make_default(recipe, by))
 
 
 @router.post("/recipes/{recipe}/shadow")
@@ -58,7 +78,7 @@ async def shadow(
 ) -> RecipeReply:
     """Let a version see what the one in service sees, without a say; `inspect_shadow_verdicts_total` compares them."""
 
-    def change(store: RecipeStore) -> Recipe:
+    def change(store: RecipeStore, by: str) -> Recipe:
         store.shadow(recipe, version)
         return store.get(recipe)
 
@@ -68,7 +88,7 @@ async def shadow(
 @router.post("/recipes/{recipe}/verify")
 async def verify(request: Request, recipe: str) -> RecipeReply:
     """Run the golden gate again on what is in service; a recipe that fails it stops serving."""
-    return await _change_recipe(request, lambda store: store.verify(recipe))
+    return await _change_recipe(request, lambda store, by: store.verify(recipe))
 
 
 @router.patch(
@@ -82,56 +102,71 @@ async def change_limits(request: Request, recipe: str) -> RecipeReply:
 
     null takes the value of the manifest again. The change belongs to the version in service.
     """
-    by = station_of(request).access.require(request, "admin")
+    station_of(request).access.require(request, "admin")
     # Read here, and not as a parameter: those are read and parsed before anybody asks who sends them.
     change = await read_model(request, LimitsChange)
-    reply = await _change_recipe(request, lambda store: store.change_limits(recipe, change, by))
-    log.warning(
-        "limits of recipe %s version %s changed by %s: %s",
-        *(reply.recipe, reply.version, by, change.model_dump_json(exclude_unset=True)),
-    )
-    return reply
+
+    def changed(store: RecipeStore, by: str) -> Recipe:
+        found = store.change_limits(recipe, change, by)
+        log.warning(
+            "limits of recipe %s version %s changed by %s: %s",
+            *(found.name, found.version, by, change.model_dump_json(exclude_unset=True)),
+        )
+        return found
+
+    return await _change_recipe(request, changed)
 
 
 @router.post("/recipes/{recipe}/limits/reset")
 async def reset_limits(request: Request, recipe: str) -> RecipeReply:
     """Go back to the limits of the manifest."""
-    by = station_of(request).access.require(request, "admin")
-    reply = await _change_recipe(request, lambda store: store.reset_limits(recipe))
-    log.warning("limits of recipe %s version %s set back to the manifest's by %s", reply.recipe, reply.version, by)
-    return reply
+
+    def reset(store: RecipeStore, by: str) -> Recipe:
+        found = store.reset_limits(recipe, by)
+        log.warning("limits of recipe %s version %s set back to the manifest's by %s", found.name, found.version, by)
+        return found
+
+    return await _change_recipe(request, reset)
 
 
-@router.get("/recipes/{recipe}/golden/{index}.png", response_class=FileResponse)
-async def golden_image(request: Request, recipe: str, index: int) -> FileResponse:
+@router.get("/recipes/{recipe}/golden/{index}.png", response_class=Response)
+async def golden_image(request: Request, recipe: str, index: int) -> Response:
     """A golden image of the recipe: something to try it on."""
     station = station_of(request)
     station.access.require(request, "inspect")
     bundle = choose_recipe(station, recipe).bundle
     if not 0 <= index < len(bundle.manifest.golden):
         raise ProblemError("not_found", f"recipe {recipe!r} has golden images 0 to {len(bundle.manifest.golden) - 1}")
-    return FileResponse(bundle.file(bundle.manifest.golden[index].image), media_type="image/png")
+    return await _file(bundle, bundle.manifest.golden[index].image)
 
 
-@router.get("/recipes/{recipe}/keep.png", response_class=FileResponse)
-async def keep_mask(request: Request, recipe: str) -> FileResponse:
+@router.get("/recipes/{recipe}/keep.png", response_class=Response)
+async def keep_mask(request: Request, recipe: str) -> Response:
     """Where anomalies count (white) and where they are ignored (black), at the network's size; 404 where all counts."""
     station = station_of(request)
     station.access.require(request, "inspect")
     bundle = choose_recipe(station, recipe).bundle
     if bundle.manifest.keep_mask is None:
         raise ProblemError("not_found", f"recipe {recipe!r} ignores nothing")
-    return FileResponse(bundle.file(bundle.manifest.keep_mask), media_type="image/png")
+    return await _file(bundle, bundle.manifest.keep_mask)
 
 
-async def _change_recipe(request: Request, change: Callable[[RecipeStore], Recipe]) -> RecipeReply:
+async def _file(bundle: Bundle, name: str) -> Response:
+    """A picture of the bundle, as its manifest knows it."""
+    try:
+        return Response(await asyncio.to_thread(bundle.read, name), media_type="image/png")
+    except (BundleError, OSError) as error:
+        raise ProblemError("not_found", f"{name} is not what the manifest lists any more: {error}") from error
+
+
+async def _change_recipe(request: Request, change: Callable[[RecipeStore, str], Recipe]) -> RecipeReply:
     station = station_of(request)
-    station.access.require(request, "admin")
+    by = station.access.require(request, "admin")
     if not station.recipes.loaded:
         raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
     try:
         async with station.changing:
-            recipe = await asyncio.to_thread(change, station.recipes)
+            recipe = await asyncio.to_thread(change, station.recipes, by)
     except UnknownRecipeError as error:
         raise ProblemError("unknown_recipe", str(error)) from error
     except (RecipeNotReadyError, GoldenError) as error:

@@ -97,11 +97,20 @@ class InspectionReply(BaseModel):
 
 
 class RecipeReply(BaseModel):
+    """A recipe, and what its folder holds: `newer` are versions that serve when they are activated, `faulty` those that
+    cannot, with the reason, `ignored` other folders; `why` says who chose the version that serves.
+    """
+
     recipe: str
+    default: bool = False
     versions: list[str] = []
+    newer: list[str] = []
+    faulty: dict[str, str] = {}
+    ignored: dict[str, str] = {}
     ready: bool
     reason: str | None = None
     version: str | None = None
+    why: str | None = None
     model_sha256: str | None = None
     thresholds: ThresholdsReply | None = None
     quality: QualityLimits | None = None
@@ -186,6 +195,7 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
         recipe=recipe.name,
         ready=recipe.model.failures == 0,
         version=recipe.version,
+        why=recipe.why or None,
         model_sha256=recipe.model_sha256,
         thresholds=thresholds_reply(recipe),
         quality=recipe.limits.quality,

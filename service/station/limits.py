@@ -2,7 +2,8 @@
 
 A change is made by an administrator without a new version. It belongs to one version, since the scores of another
 network mean something else, and is kept in `models/<recipe>/LIMITS-<version>.json`, beside ACTIVE. A file that cannot
-be read or makes no sense is an error, never passed over: the recipe would judge by limits that nobody wants.
+be read, makes no sense or lacks the seal of service.station.decisions where there is a key is an error, never passed
+over: the recipe would judge by limits that nobody wants.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from service.bundle.folder import replace_file
 from service.bundle.manifest import Manifest, Name, QualityLimits, Thresholds, UnitInterval
+from service.station.decisions import DecisionError, Decisions
+
+# Fields of the file that are no limits.
+_NOT_LIMITS = {"version", "changed", "by", "seal"}
 
 QualityName = Literal[
     "sharpness_min",
@@ -49,11 +53,22 @@ class LimitsChange(BaseModel):
 
 
 class StoredChange(LimitsChange):
-    """The file: what differs from the manifest of `version`, since when and by whom."""
+    """The file: what differs from the manifest of `version`, since when and by whom; with a key, sealed."""
 
     version: Name
     changed: AwareDatetime
     by: str
+    seal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What a seal is of."""
+        return self.model_dump_json(exclude={"seal"}, exclude_none=True)
+
+    @property
+    def empty(self) -> bool:
+        values = self.model_dump(exclude=_NOT_LIMITS, exclude_none=True)
+        return not values.pop("quality") and not values
 
 
 @dataclass(frozen=True)
@@ -73,9 +88,9 @@ class Limits:
     @classmethod
     def of(cls, manifest: Manifest, change: StoredChange | None = None) -> Self:
         """The manifest's limits with `change` applied; raises LimitsError where they contradict each other."""
-        if change is None:
+        if change is None or change.empty:
             return cls(manifest.thresholds, manifest.quality)
-        values = change.model_dump(exclude={"version", "changed", "by", "quality"}, exclude_none=True)
+        values = change.model_dump(exclude={*_NOT_LIMITS, "quality"}, exclude_none=True)
         try:
             thresholds = Thresholds.model_validate(dict(manifest.thresholds) | values)
             quality = QualityLimits.model_validate(dict(manifest.quality) | _given(change.quality))
@@ -88,44 +103,65 @@ class Limits:
         return cls(thresholds, quality, change)
 
 
-def read_limits(folder: Path, manifest: Manifest) -> Limits:
+def read_limits(folder: Path, manifest: Manifest, decisions: Decisions) -> Limits:
     """The limits of a version of the recipe in `folder`; raises LimitsError, OSError."""
-    file = _file(folder, manifest.version)
+    file, about = _file(folder, manifest.version), _about(folder, manifest.version)
     try:
-        change = StoredChange.model_validate_json(file.read_bytes())
+        data = decisions.read(file)
+        if data is None:
+            decisions.require_none(file, about)
+            return Limits.of(manifest)
+        change = StoredChange.model_validate_json(data)
+        decisions.require_seal(file, about, change.text, change.seal)
         if change.version != manifest.version:
             raise LimitsError(f"it is of version {change.version}")
         return Limits.of(manifest, change)
-    except FileNotFoundError:
-        return Limits.of(manifest)
+    except DecisionError as error:
+        raise LimitsError(f"{error}; or {_reset(manifest)}") from error
     except (ValidationError, LimitsError) as error:
         reason = _first(error) if isinstance(error, ValidationError) else str(error)
-        reset = f"POST /recipes/{manifest.recipe}/limits/reset"
-        raise LimitsError(f"{file}: {reason}: repair it, or go back to the manifest's limits with {reset}") from error
+        raise LimitsError(f"{file}: {reason}: repair it, or {_reset(manifest)}") from error
 
 
-def change_limits(folder: Path, manifest: Manifest, change: LimitsChange, by: str) -> Limits:
+def change_limits(folder: Path, manifest: Manifest, change: LimitsChange, by: str, decisions: Decisions) -> Limits:
     """Apply and store `change`, made by `by`, on top of earlier ones; raises LimitsError and then changes nothing."""
-    before = read_limits(folder, manifest).change
-    kept = before.model_dump(exclude={"version", "changed", "by"}) if before else {"quality": {}}
+    before = read_limits(folder, manifest, decisions).change
+    kept = before.model_dump(exclude=_NOT_LIMITS) if before else {"quality": {}}
     quality = _given(kept["quality"] | change.quality)
     values = kept | change.model_dump(exclude_unset=True) | {"quality": quality}
-    if not quality and all(value is None for name, value in values.items() if name != "quality"):
-        reset_limits(folder, manifest.version)
-        return Limits.of(manifest)
     stored = StoredChange(**values, version=manifest.version, changed=datetime.now(UTC), by=by)
     limits = Limits.of(manifest, stored)
-    file = _file(folder, manifest.version)
     try:
-        replace_file(file, stored.model_dump_json(exclude_none=True, indent=2) + "\n")
+        _store(folder, stored, decisions)
+    except DecisionError as error:
+        raise LimitsError(str(error)) from error
     except OSError as error:
-        raise LimitsError(f"{file}: cannot be written: {error.strerror}") from error
+        raise LimitsError(f"{_file(folder, manifest.version)}: cannot be written: {error.strerror}") from error
     return limits
 
 
-def reset_limits(folder: Path, version: str) -> None:
-    """Forget the change of a version."""
-    _file(folder, version).unlink(missing_ok=True)
+def reset_limits(folder: Path, version: str, by: str, decisions: Decisions) -> None:
+    """Forget the change of a version; raises DecisionError or OSError and then forgets nothing."""
+    _store(folder, StoredChange(version=version, changed=datetime.now(UTC), by=by), decisions)
+
+
+def _store(folder: Path, change: StoredChange, decisions: Decisions) -> None:
+    file, about = _file(folder, change.version), _about(folder, change.version)
+    seal = decisions.seal(about, change.text)
+    # With a key the file stays, sealed: one that is gone could as well have been taken away.
+    if change.empty and seal is None:
+        decisions.remove(file, about, change.by)
+        return
+    content = change.model_copy(update={"seal": seal}).model_dump_json(exclude_none=True, indent=2) + "\n"
+    decisions.write(file, about, change.by, change.text, content)
+
+
+def _about(folder: Path, version: str) -> str:
+    return f"the limits of {folder.name}/{version}"
+
+
+def _reset(manifest: Manifest) -> str:
+    return f"go back to the manifest's limits with POST /recipes/{manifest.recipe}/limits/reset"
 
 
 def _file(folder: Path, version: str) -> Path:

@@ -112,6 +112,12 @@ class Metrics:
             ["recipe"],
             registry=self.registry,
         )
+        self._versions = Gauge(
+            "inspect_recipe_versions",
+            "Versions in a recipe's folder at the last look: newer than the one that serves, or faulty",
+            ["recipe", "state"],
+            registry=self.registry,
+        )
         self._model = Gauge(
             "inspect_model_info",
             "1 for the recipe version in service, with what runs it",
@@ -123,7 +129,11 @@ class Metrics:
         """Make the families of recipes tell of exactly those in `store`."""
         self._model.clear()
         self._recipe_ready.clear()
+        self._versions.clear()
         self.drift.clear()
+        for name, (newer, faulty) in store.versions_beside().items():
+            self._versions.labels(name, "newer").set(newer)
+            self._versions.labels(name, "faulty").set(faulty)
         for name in list(store.failed):
             self._recipe_ready.labels(name).set(0)
         for name, recipe in list(store.ready.items()):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from service.backends.base import Backend, BackendError
-from service.backends.golden import Found, GoldenError, require_golden, require_golden_batches
-from service.bundle.folder import Bundle, list_versions, read_bundle, replace_file
+from service.backends.golden import GoldenError
+from service.bundle.folder import Bundle, litter_in, read_bundle
 from service.bundle.manifest import BundleError
-from service.images.decoding import ImageError, Pixels
-from service.station.batching import Batcher, ClosedError, Model, Result
+from service.bundle.versions import Shelf, survey
+from service.images.decoding import ImageError
+from service.station.batching import Batcher, ClosedError, Model
+from service.station.choosing import Choice, chosen_version, read_active, write_active
+from service.station.decisions import DecisionError, Decisions
+from service.station.defaults import DefaultRecipe
+from service.station.following import ModelsFolder
+from service.station.golden_gate import check_golden, check_golden_batches
 from service.station.limits import Limits, LimitsChange, LimitsError, change_limits, read_limits, reset_limits
 
-# In a recipe's folder: the version to serve, then the one before it.
-ACTIVE = "ACTIVE"
 # Failed runs in a row, golden checks every few seconds among them, after which no more is hoped for in this process.
 _LOST_AFTER = 10
 
@@ -38,7 +40,9 @@ class RecipeNotReadyError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe version that passed the golden gate at `checked`, with the limits that its pictures are judged by."""
+    """A recipe version that passed the golden gate at `checked`, with the limits that its pictures are judged by, and
+    why it is this version.
+    """
 
     bundle: Bundle
     model: Model
@@ -46,6 +50,7 @@ class Recipe:
     limits: Limits
     # On time.monotonic, for what is due: `checked` is of a clock that may be set.
     checked_at: float = field(default_factory=time.monotonic)
+    why: str = ""
 
     @property
     def name(self) -> str:
@@ -69,15 +74,18 @@ class ActivationError(Exception):
 
 
 # What loading a version is known to end in, other than a ready recipe.
-_REFUSED = (BundleError, BackendError, ClosedError, GoldenError, ImageError, LimitsError, OSError, ValueError)
+_REFUSED = (
+    *(BundleError, BackendError, ClosedError, DecisionError, GoldenError, ImageError, LimitsError),
+    *(OSError, ValueError),
+)
 
 
 class RecipeStore:
     """Every recipe below `models_dir`: ready in one version, or failed with a reason.
 
-    `models_dir/<recipe>/ACTIVE` names the version to serve and the one before it; without that file it is the newest.
-    A swap replaces one entry of `ready`: requests that began with the old version finish with it. `on_refused` is told
-    the name of a recipe that failed its golden images where it serves, or was to.
+    Which version, service.station.choosing says. A swap replaces one entry of `ready`: requests that began with the old
+    version finish with it. `on_refused` is told the name of a recipe that failed its golden images where it serves, or
+    was to.
     """
 
     def __init__(
@@ -89,13 +97,18 @@ class RecipeStore:
         default: str | None,
         check_bundle: Callable[[Bundle], None] = lambda bundle: None,
         on_refused: Callable[[str], None] = lambda name: None,
+        decisions: Decisions | None = None,
+        forbid_older: bool = False,
     ) -> None:
         self._models_dir = models_dir
         self._batcher = batcher
         self._open_model = open_model
-        self._default = default
         self._check_bundle = check_bundle
         self._on_refused = on_refused
+        self._decisions = decisions or Decisions()
+        self._forbid_older = forbid_older
+        self._folder = ModelsFolder(models_dir)
+        self._default = DefaultRecipe(default, models_dir, self._decisions)
         self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
@@ -105,43 +118,69 @@ class RecipeStore:
     def load(self) -> None:
         """Load one version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
         try:
-            for name, versions in list_versions(self._models_dir).items():
+            self._default.read()
+            for name, shelf in self._folder.look().items():
                 try:
-                    self.ready[name] = self._open(self._models_dir / name / self._chosen(name, versions))
+                    self._try(name, shelf)
                 except ClosedError:
                     # Shutting down: nobody needs the others.
                     return
-                except Exception as error:
-                    self.failed[name] = _reason(name, error)
-                    if isinstance(error, GoldenError):
-                        self._on_refused(name)
+            self._folder.tidy()
+            self._after_a_look()
         finally:
             self.loaded = True
 
-    def activate(self, name: str, version: str) -> Recipe:
+    def follow(self) -> list[str]:
+        """Look at the folder again: try what is new or was repaired, forget what failed and is gone.
+
+        Gives the recipes that were tried. Raises OSError where the folder cannot be read, and then changes nothing.
+        """
+        with self._changing:
+            shelves = self._folder.look()
+            for name in [name for name in self.failed if name not in shelves]:
+                del self.failed[name]
+            due = self._folder.due(self.ready, self.failed)
+            for name in shelves.keys() - self.ready.keys() - self.failed.keys():
+                self.failed[name] = "it appeared after the start, and is tried once its files stand still"
+            for name in due:
+                self._try(name, shelves[name])
+            self._after_a_look()
+            return due
+
+    def activate(self, name: str, version: str, by: str = "this machine") -> Recipe:
         """Load a version beside the one in service, check it, then serve it; ActivationError leaves all as it was."""
         with self._changing:
-            known = list_versions(self._models_dir).get(name)
-            if known is None:
-                raise self._unknown(name)
-            if version not in known:
-                raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
+            self._require_version(name, version)
             before = self.ready.get(name)
+            folder = self._models_dir / name
+            self._require_not_older(name, version)
             try:
-                recipe = self._open(self._models_dir / name / version)
+                recipe = self._open(folder / version)
             except Exception as error:
                 raise ActivationError(_reason(name, error)) from error
-            if read_active(self._models_dir / name)[:1] != [version]:
-                last = before.version if before and before.version != version else None
-                try:
-                    _write_active(self._models_dir / name, version, last)
-                except OSError as error:
-                    self._close(recipe.model)
-                    raise ActivationError(str(error)) from error
+            last = before.version if before and before.version != version else None
+            try:
+                active = self._active(folder)
+                if active is None or active.name != version:
+                    active = write_active(folder, version, last, by, self._decisions)
+            except (DecisionError, OSError) as error:
+                self._close(recipe.model)
+                raise ActivationError(str(error)) from error
+            recipe = replace(recipe, why=str(active))
             self.ready[name] = recipe
             self.failed.pop(name, None)
             if before:
                 self._batcher.retire(before.model)
+            return recipe
+
+    def make_default(self, name: str, by: str) -> Recipe:
+        """Let requests without a name be for this recipe from now on, also after a restart; raises ActivationError."""
+        with self._changing:
+            recipe = self.get(name)
+            try:
+                self._default.choose(name, by)
+            except (DecisionError, OSError) as error:
+                raise ActivationError(str(error)) from error
             return recipe
 
     def shadow(self, name: str, version: str | None) -> None:
@@ -151,9 +190,7 @@ class RecipeStore:
             if version is None:
                 self._end_shadow(name)
                 return
-            known = list_versions(self._models_dir).get(name, [])
-            if version not in known:
-                raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
+            self._require_version(name, version)
             try:
                 shadow = self._open(self._models_dir / name / version)
             except Exception as error:
@@ -161,16 +198,19 @@ class RecipeStore:
             self._end_shadow(name)
             self.shadows[name] = shadow
 
-    def rollback(self, name: str) -> Recipe:
+    def rollback(self, name: str, by: str = "this machine") -> Recipe:
         """Activate the version that served before the present one, also where that one could not be loaded."""
         self._require_known(name)
-        active = read_active(self._models_dir / name)
-        if len(active) < 2:
-            known = list_versions(self._models_dir).get(name, [])
+        try:
+            active = read_active(self._models_dir / name, self._decisions)
+        except (DecisionError, OSError) as error:
+            raise ActivationError(str(error)) from error
+        if active is None or active.before is None:
+            known = self.shelf(name).names
             raise ActivationError(
                 f"recipe {name!r}: no version served before this one: activate one of {', '.join(known)}"
             )
-        return self.activate(name, active[1])
+        return self.activate(name, active.before, by)
 
     def verify(self, name: str) -> Recipe:
         """Run the golden gate on the version in service.
@@ -203,31 +243,46 @@ class RecipeStore:
         """Judge the pictures of a recipe's version in service by other limits from now on; raises LimitsError."""
         with self._changing:
             recipe = self.get(name)
-            limits = change_limits(self._models_dir / name, recipe.bundle.manifest, change, by)
+            limits = change_limits(self._models_dir / name, recipe.bundle.manifest, change, by, self._decisions)
             self.ready[name] = replace(recipe, limits=limits)
             return self.ready[name]
 
-    def reset_limits(self, name: str) -> Recipe:
+    def reset_limits(self, name: str, by: str = "this machine") -> Recipe:
         """Go back to the limits of the manifest, also where the changed ones cannot be read; raises ActivationError."""
         with self._changing:
             self._require_known(name)
-            recipe = self.ready.get(name)
-            versions = list_versions(self._models_dir).get(name, [])
+            recipe, folder = self.ready.get(name), self._models_dir / name
             try:
-                version = recipe.version if recipe else self._chosen(name, versions)
-                reset_limits(self._models_dir / name, version)
+                version = recipe.version if recipe else chosen_version(folder, self.shelf(name), self._decisions)[0]
+                reset_limits(folder, version, by, self._decisions)
                 if recipe:
                     self.ready[name] = replace(recipe, limits=Limits.of(recipe.bundle.manifest))
-                else:
-                    self.ready[name] = self._open(self._models_dir / name / version)
-                    self.failed.pop(name, None)
             except Exception as error:
                 raise ActivationError(_reason(name, error)) from error
+            if recipe is None:
+                self._try(name, self.shelf(name))
+                if reason := self.failed.get(name):
+                    raise ActivationError(reason)
             return self.ready[name]
 
-    def versions(self) -> dict[str, list[str]]:
-        """All versions on disk of every recipe, oldest first."""
-        return list_versions(self._models_dir)
+    def shelf(self, name: str) -> Shelf:
+        """What the folder of a recipe holds now."""
+        return survey(self._models_dir).get(name, Shelf([], {}))
+
+    def shelves(self) -> dict[str, Shelf]:
+        """What the folder of every recipe holds now; of all that there were at the last look, where it is away."""
+        try:
+            return survey(self._models_dir)
+        except OSError:
+            return self._folder.shelves
+
+    def versions_beside(self) -> dict[str, tuple[int, int]]:
+        """How many versions of each recipe were newer than the one that serves, how many faulty, at the last look."""
+        serving = {name: recipe.version for name, recipe in list(self.ready.items())}
+        return {
+            name: (len(shelf.newer_than(serving.get(name, ""))), len(shelf.faults))
+            for name, shelf in self._folder.shelves.items()
+        }
 
     def get(self, name: str | None) -> Recipe:
         """The recipe of this name, or the default one; raises UnknownRecipeError or RecipeNotReadyError."""
@@ -239,13 +294,11 @@ class RecipeStore:
         raise self._unknown(name)
 
     def default_name(self) -> str:
-        """The configured default, or the only recipe there is."""
-        if self._default:
-            return self._default
-        names = sorted({*self.ready, *self.failed})
-        if len(names) != 1:
-            raise UnknownRecipeError(f"the request names no recipe and there is no default: {self._choice()}")
-        return names[0]
+        """The recipe of requests that name none: the one that was set, or chosen, or the only one beside the demo."""
+        try:
+            return self._default.name([*self.ready, *self.failed])
+        except DecisionError as error:
+            raise UnknownRecipeError(f"the request names no recipe and {error}: {self._choice()}") from error
 
     def why_not_ready(self) -> str | None:
         """None when the station can inspect: everything was tried and the default, or any recipe, is ready."""
@@ -253,7 +306,7 @@ class RecipeStore:
             return "recipes are being loaded and checked"
         if not self.ready and not self.failed:
             return f"no recipe in {self._models_dir}: put a bundle at {self._models_dir}/<recipe>/<version>"
-        if not self.ready or (self._default and self._default not in self.ready):
+        if not self.ready or (self._default.setting and self._default.setting not in self.ready):
             return "; ".join(f"{name}: {reason}" for name, reason in self.failed.items()) or self._choice()
         if broken := self._failing(1):
             return f"the backend failed on the last batch of {', '.join(broken)}"
@@ -296,15 +349,72 @@ class RecipeStore:
         names = sorted({*self.ready, *self.failed})
         return f"choose {', '.join(names)}" if names else "there are none"
 
-    def _chosen(self, name: str, versions: list[str]) -> str:
-        """The version that was activated last, else the newest of `versions`."""
-        active = read_active(self._models_dir / name)
-        return active[0] if active else versions[-1]
+    def _require_version(self, name: str, version: str) -> None:
+        known = self.shelf(name).names
+        if not known:
+            raise self._unknown(name)
+        if version not in known:
+            raise ActivationError(f"recipe {name!r} has no version {version!r}: choose {', '.join(known)}")
+
+    def _require_not_older(self, name: str, version: str) -> None:
+        if not self._forbid_older:
+            return
+        shelf, recipe, active = self.shelf(name), self.ready.get(name), self._active(self._models_dir / name)
+        serving = recipe.version if recipe else active.name if active else None
+        if serving not in (None, version) and version not in shelf.newer_than(str(serving)):
+            raise ActivationError(
+                f"version {version!r} is not newer than {serving!r}, as INSPECT_FORBID_OLDER wants it"
+            )
+
+    def _active(self, folder: Path) -> Choice | None:
+        """The choice that is written down, if it can be believed."""
+        try:
+            return read_active(folder, self._decisions)
+        except (DecisionError, OSError):
+            return None
+
+    def _try(self, name: str, shelf: Shelf) -> None:
+        """Load the version that is meant; raises ClosedError alone, every other reason goes to `failed`."""
+        folder = self._models_dir / name
+        self._folder.trying(name)
+        try:
+            version, active = chosen_version(folder, shelf, self._decisions)
+            recipe = self._open(folder / version)
+        except ClosedError:
+            raise
+        except Exception as error:
+            self.failed[name] = _reason(name, error)
+            if isinstance(error, GoldenError):
+                self._on_refused(name)
+            return
+        why = str(active) if active else self._remember(folder, version)
+        self.failed.pop(name, None)
+        self.ready[name] = replace(recipe, why=why)
+
+    def _remember(self, folder: Path, version: str) -> str:
+        """Write down what was served first: a version that is damaged, or appears, later must not change it."""
+        try:
+            return str(write_active(folder, version, None, "the first start, as the newest", self._decisions))
+        except (DecisionError, OSError) as error:
+            return f"the newest; not kept, so that the next start decides again: {error}"
+
+    def _after_a_look(self) -> None:
+        """Keep the default that follows from the folder now, and say which versions are newer than those that serve."""
+        for name, recipe in self.ready.items():
+            if name in self._folder.shelves and (newer := self._folder.shelves[name].newer_than(recipe.version)):
+                self._folder.tell(
+                    f"recipe {name}: version {recipe.version} serves; newer, not active: {', '.join(newer)} "
+                    f"(POST /recipes/{name}/activate?version=…)"
+                )
+        if fact := self._default.keep(self.ready, self.failed):
+            self._folder.tell(fact)
 
     def _open(self, path: Path) -> Recipe:
         bundle = read_bundle(path)
         self._check_bundle(bundle)
-        limits = read_limits(path.parent, bundle.manifest)
+        for name in litter_in(bundle):
+            self._folder.tell(f"{path / name} is passed over: no part of the bundle")
+        limits = read_limits(path.parent, bundle.manifest, self._decisions)
         model = Model(self._open_model(bundle))
         try:
             check_golden(bundle, model, self._batcher)
@@ -318,50 +428,9 @@ class RecipeStore:
         return Recipe(bundle, model, datetime.now(UTC), limits)
 
 
-def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
-    """Run the golden images the way every image is run; raises GoldenError above the manifest's tolerance.
-
-    Each as often as the backend runs side by side: its runs may differ in threads and memory, all must be right.
-    """
-
-    def run(image: Pixels) -> list[Found]:
-        return _results([batcher.submit(model, image, math.inf) for _ in range(model.backend.lanes)])
-
-    require_golden(bundle, model.backend.precision, run)
-
-
-def check_golden_batches(bundle: Bundle, model: Model, batcher: Batcher) -> None:
-    """Run golden images in batches of every size that the batcher may form; raises as `check_golden`.
-
-    A GPU has kernels, graphs and memory for each: none is first tried on a part. Where nothing shares a run, as on a
-    CPU, there is nothing to do.
-    """
-
-    def run(images: list[Pixels]) -> list[Found]:
-        return _results(batcher.submit_batch(model, images))
-
-    require_golden_batches(bundle, model.backend.precision, run, batcher.largest_batch(model))
-
-
-def _results(futures: list[Future[Result]]) -> list[Found]:
-    return [(result.anomaly_map, result.score) for result in [future.result() for future in futures]]
-
-
 def _reason(name: str, error: Exception) -> str:
     """What `error` says; for one that nobody foresaw also its type, and its traceback in the log."""
     if isinstance(error, _REFUSED):
         return str(error)
     log.error("recipe %s is refused", name, exc_info=error)
     return f"{type(error).__name__}: {error}"
-
-
-def read_active(folder: Path) -> list[str]:
-    """The version to serve and the one before it, as far as they are known."""
-    try:
-        return (folder / ACTIVE).read_text().split()[:2]
-    except FileNotFoundError:
-        return []
-
-
-def _write_active(folder: Path, version: str, before: str | None) -> None:
-    replace_file(folder / ACTIVE, "\n".join(filter(None, (version, before))) + "\n")

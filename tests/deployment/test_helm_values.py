@@ -29,7 +29,7 @@ def test_values_and_schema_of_settings_are_those_of_the_service() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
     values = yaml.safe_load((CHART / "values.yaml").read_text())["settings"]
     # The rest is the image's, or follows from other values.
-    by_chart = {"records_dir", "api_keys_file", "trusted_key"}
+    by_chart = {"records_dir", "api_keys_file", "trusted_key", "seal_key"}
     of_image = {name for name in Settings.model_fields if environment_name(name) in image_environment()}
     free = Settings.model_fields.keys() - NOT_IN_CONTAINERS - by_chart - of_image
     free |= {"backend"}  # of the GPU image; values of a GPU say it too

@@ -14,8 +14,8 @@ import pytest
 from bundles import make_bundle
 
 from service.bundle.archives import fetch
-from service.bundle.folder import list_versions
 from service.bundle.manifest import BundleError
+from service.bundle.versions import list_versions
 from service.commands import run
 
 
@@ -122,8 +122,8 @@ def _damage(name: str, files: dict[str, bytes]) -> dict[str, bytes]:
         ("file missing", "nut/1 has other files"),
         ("file too many", "nut/1 has other files"),
         ("no manifest", "nut/1 has no manifest.json"),
-        ("no bundle's manifest", "manifest.json: Field required"),
-        ("leaves the folder", "manifest.json: String should match"),
+        ("no bundle's manifest", "manifest.json: format_version: Field required"),
+        ("leaves the folder", "manifest.json: recipe: String should match"),
         ("loose file", "'readme.txt' is not a file"),
         ("empty", "there is no recipe in it"),
     ],

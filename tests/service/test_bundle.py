@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from bundles import make_bundle
 
-from service.bundle.folder import Bundle, describe, list_versions, read_bundle, write_bundle
+from service.bundle.folder import Bundle, describe, read_bundle, write_bundle
 from service.bundle.manifest import MANIFEST, BundleError
+from service.bundle.versions import list_versions
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from service.backends.engines import (
     read_timing_cache,
     write_timing_cache,
 )
+from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle
 from service.bundle.manifest import FileEntry, Precision, ScoreFormula
 from service.commands import run
@@ -107,7 +108,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_every_layer_of_the_exported_graph_is_parsed_in_its_own_type(bundle: Bundle, precision: Precision) -> None:
     file = bundle.file(bundle.manifest.models[precision])
     errors: list[str] = []
-    network = parse(file, bundle.manifest.input, RTX, errors).network
+    network = parse(OnnxModel.read(file), bundle.manifest.input, RTX, errors).network
     assert not errors
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     named = {layer.name for layer in layers}
@@ -167,7 +168,7 @@ def test_int32_biases_and_zero_points_are_refused_by_name(
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(_quantized(single, tmp_path, **layout))
     with pytest.raises(BackendError, match=rf"model\.onnx: tensorrt_rtx .* does not take node .*\({node}\)"):
-        parse(tmp_path / "model.onnx", bundle.manifest.input, RTX, [])
+        parse(OnnxModel.read(tmp_path / "model.onnx"), bundle.manifest.input, RTX, [])
 
 
 @pytest.mark.parametrize("region", [False, True])
@@ -180,7 +181,7 @@ def test_engines_are_built_of_every_image_score(score: ScoreFormula, region: boo
     bundle = _with_models(tmp_path, {"fp32": model, "fp16": to_half(model)})
     for precision in bundle.manifest.models:
         errors: list[str] = []
-        parse(bundle.file(bundle.manifest.models[precision]), bundle.manifest.input, RTX, errors)
+        parse(OnnxModel.of(bundle, precision), bundle.manifest.input, RTX, errors)
         assert not errors
         assert build_engine(bundle, precision, max_batch=8, cache=tmp_path, gpu=AMPERE, library=RTX).bytes > 0
 
@@ -188,7 +189,7 @@ def test_engines_are_built_of_every_image_score(score: ScoreFormula, region: boo
 def test_a_graph_of_another_signature_is_refused(bundle: Bundle) -> None:
     larger = bundle.manifest.input.model_copy(update={"height": 2 * SIZE})
     with pytest.raises(BackendError, match="inputs and outputs are"):
-        parse(bundle.file("model.fp32.onnx"), larger, RTX, [])
+        parse(OnnxModel.read(bundle.file("model.fp32.onnx")), larger, RTX, [])
 
 
 def _load(bundle: Bundle, cache: Path, policy: str, **other: Any) -> bytes:

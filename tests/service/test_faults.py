@@ -329,16 +329,14 @@ def test_a_device_that_hangs_in_a_golden_image_does_not_hold_up_the_shutdown(
     held.set()
 
 
-@pytest.mark.parametrize("broken", ["open_backend", "list_versions"])
+@pytest.mark.parametrize("broken", ["open_backend", "survey"])
 def test_an_error_that_nobody_foresaw_leaves_no_station_loading_for_ever(
     models: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise TypeError("unexpected keyword argument")
 
-    monkeypatch.setattr(
-        {"open_backend": "service.app.", "list_versions": "service.station.recipes."}[broken] + broken, fail
-    )
+    monkeypatch.setattr({"open_backend": "service.app.", "survey": "service.station.following."}[broken] + broken, fail)
     with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
         wait_until_loaded(client)
         reason = client.get("/readyz").json()["reason"]

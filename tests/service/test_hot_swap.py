@@ -1,5 +1,6 @@
 """Versions change under load: no request fails, every reply comes from exactly one model."""
 
+import secrets
 import threading
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def test_only_signed_versions_are_served_where_a_key_is_trusted(tmp_path: Path) 
         bundle = make_bundle(tmp_path / "made", version=version)
         contents = {name: bundle.file(name).read_bytes() for name in bundle.manifest.files}
         write_bundle(tmp_path / "signed", sign(bundle.manifest, tmp_path / f"{key}.pem"), contents)
-    app = create_app(Settings(records_dir=None, models_dir=tmp_path / "signed", trusted_key=tmp_path / "ours.pub"))
+    (tmp_path / "seal").write_text(secrets.token_hex(32))
+    keys = {"trusted_key": tmp_path / "ours.pub", "seal_key": tmp_path / "seal"}
+    app = create_app(Settings(records_dir=None, models_dir=tmp_path / "signed", **keys))
     with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
         wait_until_loaded(client)
         assert "signature is not from the key" in client.get("/readyz").json()["reason"]

@@ -17,6 +17,7 @@ from replies import assert_problem, post
 from service.app import create_app
 from service.http.access import new_key
 from service.settings import Settings
+from service.station.decisions import Decisions
 from service.station.limits import Limits, LimitsChange, LimitsError, StoredChange, change_limits, read_limits
 
 LIMITS = "/recipes/part/limits"
@@ -174,10 +175,10 @@ def test_what_is_in_force_is_what_is_stored(
     in_force = Limits.of(manifest)
     for change in changes:
         try:
-            in_force = change_limits(folder / "part", manifest, change, "someone")
+            in_force = change_limits(folder / "part", manifest, change, "someone", Decisions())
         except LimitsError:
             continue
         assert in_force.thresholds.review <= in_force.thresholds.reject
-    stored = read_limits(folder / "part", manifest)
+    stored = read_limits(folder / "part", manifest, Decisions())
     assert (stored.thresholds, stored.quality) == (in_force.thresholds, in_force.quality)
     assert stored.change is None or isinstance(stored.change, StoredChange)

@@ -8,6 +8,7 @@ from bundles import SIZE
 from fakes import brightness
 
 from service.backends.base import BackendError
+from service.backends.graphs import OnnxModel
 from service.backends.opening import open_backend
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
@@ -25,7 +26,7 @@ SPEC = InputSpec(height=SIZE, width=SIZE)
 
 
 def test_results_are_the_models_whatever_the_batch_and_outlive_the_next_run(model: Path) -> None:
-    backend = openvino_backend.OpenVinoBackend(model, SPEC, "fp32", threads=1)
+    backend = openvino_backend.OpenVinoBackend(OnnxModel.read(model), SPEC, "fp32", threads=1)
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     first = backend.run(images[:1])
     both = backend.run(images)
@@ -44,7 +45,7 @@ def test_precision_is_what_was_asked_for_never_what_the_cpu_likes(demo: Path) ->
     errors = {}
     for precision in ("fp32", "bf16") if openvino_backend.has_bf16() else ("fp32",):
         backend = openvino_backend.OpenVinoBackend(
-            bundle.file("model.onnx"), bundle.manifest.input, precision, threads=1
+            OnnxModel.of(bundle, "fp32"), bundle.manifest.input, precision, threads=1
         )
         errors[precision] = float(np.abs(backend.run(image)[0][0] - expected).max())
         assert backend.precision == precision
@@ -56,32 +57,34 @@ def test_precision_is_what_was_asked_for_never_what_the_cpu_likes(demo: Path) ->
 def test_a_model_compiled_with_another_precision_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(openvino_backend._HINTS, "fp32", "f16")  # which this plugin replaces without a word
     with pytest.raises(BackendError, match="INFERENCE_PRECISION_HINT f16 was asked for, OpenVINO runs with"):
-        openvino_backend.OpenVinoBackend(model, SPEC, "fp32", threads=1)
+        openvino_backend.OpenVinoBackend(OnnxModel.read(model), SPEC, "fp32", threads=1)
     with pytest.raises(BackendError, match="not fp16"):
-        openvino_backend.OpenVinoBackend(model, SPEC, "fp16", threads=1)
+        openvino_backend.OpenVinoBackend(OnnxModel.read(model), SPEC, "fp16", threads=1)
 
 
 def test_bf16_is_refused_where_the_cpu_has_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_backend, "has_bf16", lambda: False)
     with pytest.raises(BackendError, match="this CPU does not have it"):
-        openvino_backend.OpenVinoBackend(model, SPEC, "bf16", threads=1)
+        openvino_backend.OpenVinoBackend(OnnxModel.read(model), SPEC, "bf16", threads=1)
     # What int8 leaves in float is float32 then.
-    assert openvino_backend.OpenVinoBackend(model, SPEC, "int8", threads=1).precision == "int8"
+    assert openvino_backend.OpenVinoBackend(OnnxModel.read(model), SPEC, "int8", threads=1).precision == "int8"
 
 
 def test_another_size_signature_or_file_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"images are .*64.*, the manifest says .*128"):
-        openvino_backend.OpenVinoBackend(model, InputSpec(height=2 * SIZE, width=SIZE), "fp32", threads=1)
+        openvino_backend.OpenVinoBackend(
+            OnnxModel.read(model), InputSpec(height=2 * SIZE, width=SIZE), "fp32", threads=1
+        )
     (tmp_path / "model.onnx").write_bytes(model.read_bytes().replace(b"anomaly_map", b"anomaly_mat"))
     with pytest.raises(BackendError, match="signature is"):
-        openvino_backend.OpenVinoBackend(tmp_path / "model.onnx", SPEC, "fp32", threads=1)
+        openvino_backend.OpenVinoBackend(OnnxModel.read(tmp_path / "model.onnx"), SPEC, "fp32", threads=1)
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(BackendError, match="OpenVINO cannot load it"):
-        openvino_backend.OpenVinoBackend(tmp_path / "model.onnx", SPEC, "fp32", threads=1)
+    with pytest.raises(BackendError, match="not an ONNX file"):
+        openvino_backend.OpenVinoBackend(OnnxModel.read(tmp_path / "model.onnx"), SPEC, "fp32", threads=1)
 
 
 def test_a_run_that_fails_is_a_backend_error(model: Path) -> None:
-    backend = openvino_backend.OpenVinoBackend(model, SPEC, "fp32", threads=1)
+    backend = openvino_backend.OpenVinoBackend(OnnxModel.read(model), SPEC, "fp32", threads=1)
     with pytest.raises(BackendError, match="OpenVINO failed"):
         backend.run(np.zeros((1, SIZE, SIZE, 4), np.uint8))
 

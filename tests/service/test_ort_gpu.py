@@ -8,6 +8,7 @@ from fakes import brightness
 from numpy.typing import NDArray
 
 from service.backends.base import BackendError
+from service.backends.graphs import OnnxModel
 from service.backends.opening import open_backend
 from service.backends.ort_gpu import GpuChoice, OrtGpuBackend, provider_options
 from service.bundle.folder import read_bundle
@@ -79,12 +80,14 @@ def test_a_session_on_another_provider_is_refused(model: Path, monkeypatch: pyte
     """onnxruntime-gpu 1.31 without cuBLAS gives a working session that reports only the CPU; so does this one."""
     monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda session: ["CPUExecutionProvider"])
     with pytest.raises(BackendError, match=r"AzureExecutionProvider was asked for, the session reports CPUExecution"):
-        OrtGpuBackend(model, SPEC, "fp32", providers=[("AzureExecutionProvider", {})], max_batch=1, device="cpu")
+        OrtGpuBackend(
+            OnnxModel.read(model), SPEC, "fp32", providers=[("AzureExecutionProvider", {})], max_batch=1, device="cpu"
+        )
 
 
 def test_bound_results_are_right_for_every_batch_and_outlive_the_next_run(model: Path) -> None:
     providers = [("CPUExecutionProvider", {})]
-    backend = OrtGpuBackend(model, SPEC, "fp32", providers=providers, max_batch=3, device="cpu")
+    backend = OrtGpuBackend(OnnxModel.read(model), SPEC, "fp32", providers=providers, max_batch=3, device="cpu")
     kept = [(_images(count, count + seed), count) for seed in (0, 10) for count in (1, 3, 2)]
     results = [backend.run(images) for images, _ in kept]
     for (images, count), (maps, scores) in zip(kept, results, strict=True):
@@ -100,7 +103,9 @@ def test_bound_results_are_right_for_every_batch_and_outlive_the_next_run(model:
 
 def test_a_run_that_writes_nothing_has_no_score(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a graph that was captured for another batch would leave behind: the results of the run before."""
-    backend = OrtGpuBackend(model, SPEC, "fp32", providers=[("CPUExecutionProvider", {})], max_batch=2, device="cpu")
+    backend = OrtGpuBackend(
+        OnnxModel.read(model), SPEC, "fp32", providers=[("CPUExecutionProvider", {})], max_batch=2, device="cpu"
+    )
     assert np.isfinite(backend.run(_images(2))[1]).all()
     monkeypatch.setattr("onnxruntime.InferenceSession.run_with_iobinding", lambda session, binding, options: None)
     assert np.isnan(backend.run(_images(2, 1))[1]).all()

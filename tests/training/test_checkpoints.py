@@ -9,6 +9,7 @@ import pytest
 import torch
 from official_reference import State, discriminative_state, official_map_and_score, reconstructive_state
 
+from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
 from service.bundle.manifest import InputSpec
 from training.bundling.export import InspectionGraph, score_images, to_onnx
@@ -35,7 +36,8 @@ def test_import_export_and_onnxruntime_give_the_authors_map(tmp_path: Path, rec_
 
     model = tmp_path / "model.onnx"
     model.write_bytes(to_onnx(InspectionGraph(AnomalyMap(load_official(rec, seg))), 256))
-    scored = score_images(OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=2), photos)
+    backend = OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=2)
+    scored = score_images(backend, photos)
 
     rec_state, seg_state = torch.load(rec, weights_only=True), torch.load(seg, weights_only=True)
     for photo, anomaly_map, score in zip(photos, scored.maps, scored.scores, strict=True):

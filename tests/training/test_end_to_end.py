@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from processes import running_service
 
-from service.bundle.folder import list_versions, read_bundle
+from service.bundle.folder import read_bundle
+from service.bundle.versions import list_versions
 from training.__main__ import main
 from training.data.demo_parts import write_dataset
 

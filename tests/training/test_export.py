@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 
+from service.backends.graphs import OnnxModel
 from service.backends.opening import open_backend
 from service.backends.ort import OrtBackend
 from service.bundle.folder import Bundle, read_bundle
@@ -55,7 +56,7 @@ def held_out() -> HeldOut:
 def open_model(network: AnomalyMap, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OrtBackend]:
     model = tmp_path_factory.mktemp("model") / "model.onnx"
     model.write_bytes(to_onnx(InspectionGraph(network), 256))
-    return lambda: OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=1)
+    return lambda: OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=1)
 
 
 def _export(network: AnomalyMap, held_out: HeldOut, models: Path, **more: Any) -> Bundle:
@@ -115,7 +116,7 @@ def test_the_last_layer_subtracts_the_logits(
     assert next(w.dims[0] for w in proto.initializer if w.name == last.input[1]) == channels
     assert network.last_layer.out_channels == 2 * channels
     assert score_with_torch(graph, held_out.good).maps.std() > 0.01
-    backend = OrtBackend(model, InputSpec(height=256, width=256), "fp32", threads=1)
+    backend = OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=1)
     assert check_parity(graph, backend, held_out.good) < 1e-4
 
 

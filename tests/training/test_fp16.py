@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
 from service.bundle.manifest import InputSpec
 from training.bundling.export import InspectionGraph, to_onnx
@@ -48,7 +49,7 @@ def test_half_scores_like_single(single: bytes, tmp_path: Path) -> None:
     results = []
     for name, data in (("single", single), ("half", to_half(single))):
         (tmp_path / name).write_bytes(data)
-        backend = OrtBackend(tmp_path / name, InputSpec(height=256, width=256), "fp32", threads=1)
+        backend = OrtBackend(OnnxModel.read(tmp_path / name), InputSpec(height=256, width=256), "fp32", threads=1)
         results.append(backend.run(images))
         backend.close()
     (maps, scores), (half_maps, half_scores) = results

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, Precision
 from training.bundling.arithmetic import macs
@@ -259,11 +260,11 @@ def _open(subject: Subject, contender: Contender, threads: int) -> None:
     if contender.runtime == "openvino":
         from service.backends.openvino import OpenVinoBackend
 
-        _run = OpenVinoBackend(model, subject.input, contender.precision, threads=threads).run
+        _run = OpenVinoBackend(OnnxModel.read(model), subject.input, contender.precision, threads=threads).run
         return
     from service.backends.ort import OrtBackend
 
-    _run = OrtBackend(model, subject.input, contender.precision, threads=threads).run
+    _run = OrtBackend(OnnxModel.read(model), subject.input, contender.precision, threads=threads).run
 
 
 def _peer(subject: Subject) -> nn.Module:

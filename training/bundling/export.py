@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.backends.base import Backend
+from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
 from service.bundle.folder import Bundle, describe, write_bundle
 from service.bundle.manifest import GoldenImage, InputSpec, Manifest, ScoreFormula, Thresholds, Tolerance
@@ -195,7 +196,7 @@ def export_bundle(
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         model.write_bytes(data)
-        backend = OrtBackend(model, spec, "fp32", threads=torch.get_num_threads())
+        backend = OrtBackend(OnnxModel.read(model), spec, "fp32", threads=torch.get_num_threads())
         parity = check_parity(graph, backend, [*held_out.good[:4], *held_out.defects[:4]])
         good = score_images(backend, held_out.good)
         defects = score_images(backend, held_out.defects)

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from service.backends.base import Backend
 from service.backends.golden import golden_images
+from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
 from service.bundle.folder import Bundle, describe, write_bundle
 from service.bundle.manifest import MANIFEST, BundleError, Precision, Tolerance
@@ -75,7 +76,7 @@ def add_precision(
     parts = _labelled(held_out, held_out, seed)
     name = f"model.{precision}.onnx" if quantized else manifest.models["fp32"]
     contents = {file: bundle.file(file).read_bytes() for file in manifest.files if file != MANIFEST}
-    fp32 = OrtBackend(bundle.file(manifest.models["fp32"]), manifest.input, "fp32", threads=os.cpu_count() or 1)
+    fp32 = OrtBackend(OnnxModel.of(bundle, "fp32"), manifest.input, "fp32", threads=os.cpu_count() or 1)
     before = figures(parts, list(map(_single(fp32), parts.images)))
     fp32.close()
     if quantized:
@@ -136,13 +137,13 @@ def _runtimes(precision: Precision) -> list[_Open]:
 
 
 def _ort(file: Path, bundle: Bundle, precision: Precision) -> Backend:
-    return OrtBackend(file, bundle.manifest.input, precision, threads=os.cpu_count() or 1)
+    return OrtBackend(OnnxModel.read(file), bundle.manifest.input, precision, threads=os.cpu_count() or 1)
 
 
 def _openvino(file: Path, bundle: Bundle, precision: Precision) -> Backend:
     from service.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(file, bundle.manifest.input, precision, threads=os.cpu_count() or 1)
+    return OpenVinoBackend(OnnxModel.read(file), bundle.manifest.input, precision, threads=os.cpu_count() or 1)
 
 
 def _labelled(good: Sequence[Pixels], damaged: Sequence[Pixels], seed: int) -> Labelled:

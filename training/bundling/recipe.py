@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from service.backends.base import Backend
-from service.bundle.folder import Bundle, replace_file
+from service.bundle.files import replace_file
+from service.bundle.folder import Bundle
 from service.bundle.manifest import BundleError, InputSpec, ScoreFormula, Thresholds
 from service.images.decoding import Pixels, read
 from service.images.quality import Quality, measure

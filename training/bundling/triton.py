@@ -11,7 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from service.bundle.folder import Bundle, replace_file
+from service.bundle.files import replace_file
+from service.bundle.folder import Bundle
 from service.bundle.manifest import MANIFEST, Precision
 from training.bundling.export import ExportError
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import JsonValue
 from tqdm import tqdm
 
-from service.bundle.folder import replace_file
+from service.bundle.files import replace_file
 from service.images.decoding import ImageError
 from training.bundling.export import ExportError
 from training.data.folders import DataError

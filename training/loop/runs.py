@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from service.bundle.folder import replace_file
+from service.bundle.files import replace_file
 from training.data.folders import find_images, listing
 from training.loop import distributed
 from training.loop.memory import PeakMemory
