@@ -12,7 +12,6 @@ from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
 from service.backends.opening import open_backend
 from service.bundle.folder import Bundle
-from service.images.decoding import Pixels
 from service.station.batching import Batcher
 from service.station.recipes import ActivationError, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 
@@ -341,11 +340,11 @@ def test_golden_images_out_of_reach_for_a_while_say_nothing_about_the_recipe(
     make_bundle(tmp_path)
     store = _load(tmp_path, batcher)
 
-    def read(path: Path) -> Pixels:
-        raise OSError(24, "Too many open files", str(path))
+    def read(bundle: Bundle, name: str) -> bytes:
+        raise OSError(24, "Too many open files", name)
 
     with monkeypatch.context() as patched:
-        patched.setattr("service.backends.golden.read", read)
+        patched.setattr(Bundle, "read", read)
         with pytest.raises(BackendError, match=r"cannot be read now: .*Too many open files"):
             store.verify("part")
     assert store.verify("part") is store.get("part")
