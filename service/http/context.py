@@ -15,9 +15,10 @@ from service.station.batching import Batcher
 from service.station.counters import Counters
 from service.station.feed import Feed
 from service.station.inspection import Inspector
+from service.station.loading import Recipe
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
-from service.station.recipes import Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
+from service.station.recipes import RecipeNotReadyError, RecipeStore, UnknownRecipeError
 from service.station.records import Records
 from service.station.refusals import Refusals
 from service.station.triggers import Triggers

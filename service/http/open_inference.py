@@ -32,8 +32,8 @@ from service.http.uploads import arrival, read_body
 from service.images.decoding import Pixels, decode
 from service.settings import Settings
 from service.station.inspection import Decoder, Inspection
+from service.station.loading import Recipe
 from service.station.problem import ProblemError
-from service.station.recipes import Recipe
 
 _Output = Literal["anomaly_map", "score", "verdict"]
 _DATATYPES: dict[_Output, str] = {"anomaly_map": "FP32", "score": "FP32", "verdict": "BYTES"}

@@ -19,8 +19,8 @@ from service.http.uploads import arrival
 from service.images.decoding import Pixels
 from service.station.feed import View
 from service.station.inspection import Decoder, HeatmapMode, Inspection
+from service.station.loading import Recipe
 from service.station.problem import ProblemError
-from service.station.recipes import Recipe
 from service.station.records import Record, Trigger
 from service.station.triggers import Judge
 from service.station.verdicts import Verdict

@@ -19,8 +19,9 @@ from service.http.problems import openapi_responses
 from service.http.replies import RecipeReply, recipe_reply
 from service.http.uploads import read_model
 from service.station.limits import LimitsChange, LimitsError
+from service.station.loading import Recipe
 from service.station.problem import ProblemError
-from service.station.recipes import ActivationError, Recipe, RecipeNotReadyError, RecipeStore, UnknownRecipeError
+from service.station.recipes import ActivationError, RecipeNotReadyError, RecipeStore, UnknownRecipeError
 
 log = logging.getLogger("draem_inspect")
 

@@ -14,7 +14,7 @@ from service.bundle.manifest import Precision, QualityLimits
 from service.http.identifiers import identifier_header
 from service.images.heatmap import Region
 from service.station.inspection import Heatmap, Inspection
-from service.station.recipes import Recipe
+from service.station.loading import Recipe
 from service.station.verdicts import Verdict
 
 

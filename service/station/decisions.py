@@ -130,7 +130,7 @@ class Ledger:
         self.last: dict[str, str | None] = {}
         self.earlier: set[str] = set()
         try:
-            lines = file.read_text().splitlines()
+            lines = file.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             lines = []
         for number, line in enumerate(lines, 1):
@@ -139,14 +139,18 @@ class Ledger:
     def append(self, about: str, by: str, decision: str | None, seal: str | None) -> None:
         """Note a decision that was made; where the ledger cannot be written, the log has an error."""
         entry: dict[str, Any] = {"at": datetime.now(UTC).isoformat(), "by": by, "about": about, "decision": decision}
-        entry["seal"] = seal
+        entry |= {"seal": seal, "after": self._mac}
         self._remember(about, seal)
         if self._key is not None:
-            entry["mac"] = self._mac = self._chained(entry)
+            entry["mac"] = self._mac = self._mac_of(entry)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a") as stream:
-                stream.write(json.dumps(entry) + "\n")
+            with self._file.open("a+b") as stream:
+                # After a power cut the last line may have no end.
+                if stream.tell():
+                    stream.seek(-1, os.SEEK_END)
+                    stream.write(b"" if stream.read(1) == b"\n" else b"\n")
+                stream.write(json.dumps(entry).encode() + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
@@ -155,13 +159,15 @@ class Ledger:
     def _take(self, number: int, line: str) -> None:
         try:
             entry = json.loads(line)
-            about, seal, mac = entry["about"], entry["seal"], entry.pop("mac", "")
-            genuine = self._key is None or hmac.compare_digest(self._chained(entry), mac)
+            about, seal, after, mac = entry["about"], entry["seal"], entry["after"], entry.pop("mac", "")
+            genuine = self._key is None or hmac.compare_digest(self._mac_of(entry), mac)
         except (ValueError, TypeError, KeyError, AttributeError):
             genuine = False
         if not genuine:
-            log.error("%s:%d: not written by this service, or a line before it is gone", self._file, number)
+            log.error("%s:%d: not written by this service", self._file, number)
             return
+        if after != self._mac:
+            log.error("%s:%d: a line before it is gone", self._file, number)
         self._mac = mac
         self._remember(about, seal)
 
@@ -170,9 +176,8 @@ class Ledger:
             self.earlier.add(before)
         self.last[about] = seal
 
-    def _chained(self, entry: dict[str, Any]) -> str:
-        text = self._mac + json.dumps(entry, sort_keys=True)
-        return hmac.new(self._key or b"", text.encode(), hashlib.sha256).hexdigest()
+    def _mac_of(self, entry: dict[str, Any]) -> str:
+        return hmac.new(self._key or b"", json.dumps(entry, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
 def read_key(file: Path) -> bytes:

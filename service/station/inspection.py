@@ -23,9 +23,9 @@ from service.station.batching import Batcher, ClosedError, OverloadedError, Resu
 from service.station.cameras import FrozenCameras, digest
 from service.station.counters import Counters
 from service.station.decode_pool import Codec
+from service.station.loading import Recipe
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
-from service.station.recipes import Recipe
 from service.station.tracing import trace_inspection
 from service.station.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
 

@@ -1,4 +1,4 @@
-"""Recipes in service: bundles that were read, loaded, warmed and checked against their golden images."""
+"""Recipes in service: one version of each, and the changes of which that is."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
-from service.bundle.folder import Bundle, litter_in, read_bundle
-from service.bundle.manifest import BundleError
+from service.bundle.folder import Bundle
 from service.bundle.versions import Shelf, survey
-from service.images.decoding import ImageError
-from service.station.batching import Batcher, ClosedError, Model
+from service.station.batching import Batcher, ClosedError
 from service.station.choosing import Choice, chosen_version, read_active, write_active
 from service.station.decisions import DecisionError, Decisions
 from service.station.defaults import DefaultRecipe
 from service.station.following import ModelsFolder
-from service.station.golden_gate import check_golden, check_golden_batches
-from service.station.limits import Limits, LimitsChange, LimitsError, change_limits, read_limits, reset_limits
+from service.station.golden_gate import check_golden
+from service.station.limits import Limits, LimitsChange, change_limits, reset_limits
+from service.station.loading import Loader, Recipe, reason
 
 # Failed runs in a row, golden checks every few seconds among them, after which no more is hoped for in this process.
 _LOST_AFTER = 10
@@ -38,46 +37,8 @@ class RecipeNotReadyError(Exception):
     """The recipe exists but cannot inspect; the message says why."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe version that passed the golden gate at `checked`, with the limits that its pictures are judged by, and
-    why it is this version.
-    """
-
-    bundle: Bundle
-    model: Model
-    checked: datetime
-    limits: Limits
-    # On time.monotonic, for what is due: `checked` is of a clock that may be set.
-    checked_at: float = field(default_factory=time.monotonic)
-    why: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.bundle.manifest.recipe
-
-    @property
-    def version(self) -> str:
-        return self.bundle.manifest.version
-
-    @property
-    def model_sha256(self) -> str:
-        return self.bundle.model_sha256(self.model.backend.precision)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.bundle.manifest.input.height, self.bundle.manifest.input.width
-
-
 class ActivationError(Exception):
     """The version was not activated, the one before goes on serving; the message says why."""
-
-
-# What loading a version is known to end in, other than a ready recipe.
-_REFUSED = (
-    *(BundleError, BackendError, ClosedError, DecisionError, GoldenError, ImageError, LimitsError),
-    *(OSError, ValueError),
-)
 
 
 class RecipeStore:
@@ -102,13 +63,12 @@ class RecipeStore:
     ) -> None:
         self._models_dir = models_dir
         self._batcher = batcher
-        self._open_model = open_model
-        self._check_bundle = check_bundle
         self._on_refused = on_refused
         self._decisions = decisions or Decisions()
         self._forbid_older = forbid_older
         self._folder = ModelsFolder(models_dir)
         self._default = DefaultRecipe(default, models_dir, self._decisions)
+        self._loader = Loader(batcher, open_model, check_bundle, self._decisions, self._folder.tell)
         self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
@@ -155,16 +115,16 @@ class RecipeStore:
             folder = self._models_dir / name
             self._require_not_older(name, version)
             try:
-                recipe = self._open(folder / version)
+                recipe = self._loader.open(folder / version)
             except Exception as error:
-                raise ActivationError(_reason(name, error)) from error
+                raise ActivationError(reason(name, error)) from error
             last = before.version if before and before.version != version else None
             try:
                 active = self._active(folder)
                 if active is None or active.name != version:
                     active = write_active(folder, version, last, by, self._decisions)
             except (DecisionError, OSError) as error:
-                self._close(recipe.model)
+                self._loader.close(recipe.model)
                 raise ActivationError(str(error)) from error
             recipe = replace(recipe, why=str(active))
             self.ready[name] = recipe
@@ -192,9 +152,9 @@ class RecipeStore:
                 return
             self._require_version(name, version)
             try:
-                shadow = self._open(self._models_dir / name / version)
+                shadow = self._loader.open(self._models_dir / name / version)
             except Exception as error:
-                raise ActivationError(_reason(name, error)) from error
+                raise ActivationError(reason(name, error)) from error
             self._end_shadow(name)
             self.shadows[name] = shadow
 
@@ -233,7 +193,7 @@ class RecipeStore:
                 recipe.model.refused = True
                 self._on_refused(name)
                 del self.ready[name]
-                self.failed[name] = _reason(name, error)
+                self.failed[name] = reason(name, error)
                 self._batcher.retire(recipe.model)
                 raise GoldenError(self.failed[name]) from error
             self.ready[name] = replace(recipe, checked=datetime.now(UTC), checked_at=time.monotonic())
@@ -258,11 +218,11 @@ class RecipeStore:
                 if recipe:
                     self.ready[name] = replace(recipe, limits=Limits.of(recipe.bundle.manifest))
             except Exception as error:
-                raise ActivationError(_reason(name, error)) from error
+                raise ActivationError(reason(name, error)) from error
             if recipe is None:
                 self._try(name, self.shelf(name))
-                if reason := self.failed.get(name):
-                    raise ActivationError(reason)
+                if name in self.failed:
+                    raise ActivationError(self.failed[name])
             return self.ready[name]
 
     def shelf(self, name: str) -> Shelf:
@@ -322,16 +282,11 @@ class RecipeStore:
 
     def close(self) -> None:
         for recipe in self.ready.values():
-            self._close(recipe.model)
+            self._loader.close(recipe.model)
 
     def _failing(self, times: int) -> list[str]:
         # A copy: another thread may activate a recipe meanwhile.
         return sorted(name for name, recipe in list(self.ready.items()) if recipe.model.failures >= times)
-
-    def _close(self, model: Model) -> None:
-        """Give a model's memory back, unless a run uses it: then it goes with the run."""
-        if self._batcher.retire(model):
-            model.backend.close()
 
     def _end_shadow(self, name: str) -> None:
         # Not closed: pictures of requests under way may still be sent to it.
@@ -379,11 +334,11 @@ class RecipeStore:
         self._folder.trying(name)
         try:
             version, active = chosen_version(folder, shelf, self._decisions)
-            recipe = self._open(folder / version)
+            recipe = self._loader.open(folder / version)
         except ClosedError:
             raise
         except Exception as error:
-            self.failed[name] = _reason(name, error)
+            self.failed[name] = reason(name, error)
             if isinstance(error, GoldenError):
                 self._on_refused(name)
             return
@@ -408,29 +363,3 @@ class RecipeStore:
                 )
         if fact := self._default.keep(self.ready, self.failed):
             self._folder.tell(fact)
-
-    def _open(self, path: Path) -> Recipe:
-        bundle = read_bundle(path)
-        self._check_bundle(bundle)
-        for name in litter_in(bundle):
-            self._folder.tell(f"{path / name} is passed over: no part of the bundle")
-        limits = read_limits(path.parent, bundle.manifest, self._decisions)
-        model = Model(self._open_model(bundle))
-        try:
-            check_golden(bundle, model, self._batcher)
-            check_golden_batches(bundle, model, self._batcher)
-            # The first runs pay for allocation and would spoil the estimate that admission relies on.
-            model.seconds_per_image = 0.0
-            check_golden(bundle, model, self._batcher)
-        except BaseException:
-            self._close(model)
-            raise
-        return Recipe(bundle, model, datetime.now(UTC), limits)
-
-
-def _reason(name: str, error: Exception) -> str:
-    """What `error` says; for one that nobody foresaw also its type, and its traceback in the log."""
-    if isinstance(error, _REFUSED):
-        return str(error)
-    log.error("recipe %s is refused", name, exc_info=error)
-    return f"{type(error).__name__}: {error}"

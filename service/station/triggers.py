@@ -21,8 +21,8 @@ from typing import Any, Self
 from service.images.decoding import Pixels
 from service.station.calendar import STEP_S, steady
 from service.station.database import RecordsError
+from service.station.loading import Recipe
 from service.station.problem import ProblemError
-from service.station.recipes import Recipe
 from service.station.records import Answer, Records, Trigger
 
 _REMEMBERED = 10_000

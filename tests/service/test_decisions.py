@@ -192,9 +192,28 @@ def test_the_ledger_says_who_decided_and_notices_a_changed_line(
     ]
     _load(models, batcher, _sealed(tmp_path))
     assert "not written by this service" not in caplog.text
-    ledger.write_text(ledger.read_text().replace("Ada", "Eve"))
+    whole = ledger.read_text()
+    ledger.write_text(whole.replace("Ada", "Eve"))
     _sealed(tmp_path)
-    assert "not written by this service, or a line before it is gone" in caplog.text
+    assert "not written by this service" in caplog.text
+    caplog.clear()
+    ledger.write_text("".join(line for line in whole.splitlines(keepends=True) if "Ada" not in line))
+    _sealed(tmp_path)
+    assert "a line before it is gone" in caplog.text
+
+
+def test_a_ledger_that_was_cut_off_or_damaged_is_gone_on_with(
+    tmp_path: Path, batcher: Batcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    models, ledger = tmp_path / "models", tmp_path / "records" / "decisions.jsonl"
+    _two_versions(models)
+    _load(models, batcher, _sealed(tmp_path)).activate("part", "lax", "Ada")
+    earlier = (models / "part" / "ACTIVE").read_text()
+    ledger.write_bytes(ledger.read_bytes() + b'{"at": "20\xff')
+    _load(models, batcher, _sealed(tmp_path)).activate("part", "strict", "Ada")
+    (models / "part" / "ACTIVE").write_text(earlier)
+    assert "an earlier decision was put back" in _load(models, batcher, _sealed(tmp_path)).failed["part"]
+    assert "not written by this service" in caplog.text
 
 
 def test_a_ledger_that_cannot_be_written_loses_no_decision(

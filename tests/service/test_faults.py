@@ -23,7 +23,8 @@ from tensors import INFER, image_input
 from service.app import create_app
 from service.settings import Settings
 from service.station.batching import Batcher
-from service.station.recipes import Recipe, RecipeStore
+from service.station.loading import Recipe
+from service.station.recipes import RecipeStore
 
 GOOD = png(gray(51))
 Output = tuple[np.ndarray, np.ndarray]
