@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from service.bundle.folder import Bundle
 from service.bundle.manifest import BundleError, Precision, Tolerance
-from service.images.decoding import ImageError, Pixels, decode
+from service.images.decoding import Pixels, decode
+from service.images.headers import ImageError
 from service.images.resizing import fit
 
 # Map float32 (H, W) and score.

@@ -17,7 +17,7 @@ from service.station.problem import ProblemError
 
 T = TypeVar("T", bound=BaseModel)
 
-RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "application/octet-stream")
+RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff", "application/octet-stream")
 FIELD = "image"
 
 # Names that old browsers, cameras and libraries have for the same; what a picture is, its own bytes say.
@@ -25,6 +25,7 @@ _OTHER_NAMES = {
     *("image/jpg", "image/jpe", "image/jfif", "image/pjpeg", "image/x-jpeg", "image/x-citrix-jpeg"),
     *("image/x-png", "image/apng", "image/vnd.mozilla.apng", "image/x-webp", "binary/octet-stream"),
     *("image/x-bmp", "image/x-ms-bmp", "image/ms-bmp", "image/x-windows-bmp", "image/x-bitmap", "application/bmp"),
+    *("image/tif", "image/x-tif", "image/x-tiff"),
 }
 _JSON_HINT = (
     "; send the bytes of the file itself (`curl --data-binary @part.jpg -H 'Content-Type: image/jpeg'`), not as text; "

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import InputSpec, Kernel
-from service.images.decoding import ImageError, Pixels
+from service.images.decoding import Pixels
+from service.images.headers import ImageError
 
 # Up to here each pixel is one of the two that a pixel of the output is made of.
 _LINEAR_SEES = 2

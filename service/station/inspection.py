@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.base import BackendError
-from service.images.decoding import ImageError, Pixels, encode
+from service.images.decoding import Pixels, encode
+from service.images.headers import ImageError
 from service.images.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
 from service.images.quality import brightness_ratio, find_faults, measure
 from service.images.resizing import fit

@@ -13,7 +13,7 @@ from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
 from service.bundle.folder import Bundle, litter_in, read_bundle
 from service.bundle.manifest import BundleError
-from service.images.decoding import ImageError
+from service.images.headers import ImageError
 from service.station.batching import Batcher, ClosedError, Model
 from service.station.decisions import DecisionError, Decisions
 from service.station.golden_gate import check_golden, check_golden_batches

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.images.decoding import ImageError, PixelFormat, decode, decode_raw, encode, read
+from service.images.decoding import PixelFormat, decode, decode_raw, encode, read
+from service.images.headers import ImageError
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
 

@@ -16,7 +16,7 @@ def test_the_fuzz_target_finds_nothing_in_a_short_run(tmp_path: Path) -> None:
     # its own and call it too much. What a shell starts begins anew.
     afresh = ["/bin/sh", "-c", '"$@"; exit $?', "sh"]
     command = [*afresh, sys.executable, str(TARGET), "-runs=20000", "-seed=1"]
-    environment = {"PYTHONPATH": str(TARGET.parents[1]), "PATH": ""}
+    environment = {"PYTHONPATH": str(TARGET.parents[2]), "PATH": ""}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Done 20000 runs" in done.stderr

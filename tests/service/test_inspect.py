@@ -497,6 +497,7 @@ def test_of_two_pictures_in_one_form_none_is_picked(client: TestClient) -> None:
         "image/pjpeg",
         "image/x-png",
         "image/x-ms-bmp",
+        "image/tif",
         "IMAGE/PNG",
         "image/png; charset=binary",
         "Image/Jpg;q=1",

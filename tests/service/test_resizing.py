@@ -17,7 +17,8 @@ from replies import post
 from service.app import create_app
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import MANIFEST, InputSpec
-from service.images.decoding import ImageError, Pixels, encode, read
+from service.images.decoding import Pixels, encode, read
+from service.images.headers import ImageError
 from service.images.resizing import fit, resize, resize_area
 from service.settings import Settings
 

@@ -1,6 +1,6 @@
 """Fuzz target of the decoder and the bare pixel formats: any bytes give RGB pixels or an ImageError.
 
-    python tests/fuzz_images.py -max_total_time=300
+    python tests/support/fuzz_images.py -max_total_time=300
 
 Flags are libFuzzer's. A crash leaves its input in the working directory; run the target with that file to see it again.
 """
@@ -17,6 +17,7 @@ import atheris
 
 with atheris.instrument_imports():
     from service.images import decoding as images
+    from service.images import headers, resizing
 
 import numpy as np
 from PIL import Image
@@ -38,7 +39,7 @@ def check_one(data: bytes) -> None:
             pixels = images.decode_raw(rest[5:], pixel_format=pixel_format, max_pixels=MAX_PIXELS, **size)
             check(pixels)
             assert pixels.shape[:2] == (height, width)
-    except images.ImageError:
+    except headers.ImageError:
         pass
 
 
@@ -48,7 +49,7 @@ def check(pixels: np.ndarray) -> None:
     assert pixels.shape[2] == 3
     assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
     # What every picture goes through next.
-    assert images.resize(pixels, 32, 32).shape == (32, 32, 3)
+    assert resizing.resize(pixels, 32, 32).shape == (32, 32, 3)
 
 
 def write_seeds(folder: Path) -> None:
@@ -61,6 +62,8 @@ def write_seeds(folder: Path) -> None:
         *(("JPEG", mode, {"progressive": p, "exif": exif}) for mode in ("RGB", "L", "CMYK") for p in (False, True)),
         *(("BMP", mode, {}) for mode in ("RGB", "L", "P", "1")),
         *(("WEBP", mode, {"lossless": lossless}) for mode in ("RGB", "RGBA") for lossless in (False, True)),
+        *(("TIFF", mode, {"compression": "tiff_lzw"}) for mode in ("RGB", "L", "RGBA", "P", "I;16", "CMYK")),
+        *(("TIFF", "RGB", {"compression": kind, "exif": exif}) for kind in (None, "tiff_adobe_deflate", "packbits")),
     ]
     for number, (kind, mode, options) in enumerate(encodings):
         buffer = io.BytesIO()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import training.commands
-from service.images.decoding import ImageError
+from service.images.headers import ImageError
 from training.__main__ import main
 from training.bundling.export import ExportError
 from training.data.demo_parts import write_dataset

@@ -27,7 +27,8 @@ from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, read_bundle
 from service.bundle.manifest import NAME_PATTERN, BundleError
 from service.bundle.signing import load_private_key
-from service.images.decoding import ImageError, Pixels, read
+from service.images.decoding import Pixels, read
+from service.images.headers import ImageError
 from service.images.resizing import fit, resize
 from training.benchmarks import inference as bench
 from training.bundling.export import ExportError, InspectionGraph, score_with_torch

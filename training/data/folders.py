@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from service.images.decoding import ImageError, read
+from service.images.decoding import read
+from service.images.headers import ImageError
 from service.images.resizing import resize
 from training.data.masks import resize_mask
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class DataError(Exception):

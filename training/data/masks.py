@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from service.images.resizing import resize_area
 
 
-def resize_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
+def resize_mask(mask: NDArray[Any], size: int) -> NDArray[np.bool_]:
     """A mask `(H, W)`, 255 where the defect is full, at `(size, size)`.
 
     As in the authors' evaluation, a bilinear resize after which only full pixels count: it takes their rim off all

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from service.bundle.files import replace_file
-from service.images.decoding import ImageError
+from service.images.headers import ImageError
 from training.bundling.export import ExportError
 from training.data.folders import DataError
 from training.evaluation.evaluate import percent

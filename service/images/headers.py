@@ -1,0 +1,166 @@
+"""What the bytes of an image say of it before they are decoded: format, size, pages, and whether they may be read.
+
+An image is refused here for its size, its pages or the number of its parts before memory or time is spent on it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Literal
+
+from PIL import Image
+
+ImageProblem = Literal["empty_image", "unsupported_image", "corrupt_image", "image_too_large"]
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+
+# Encoders make about ten.
+_MAX_SCANS = 100
+# Segments, bytes between them, or chunks: Pillow walks and keeps each. A profile of 32 MiB has 512 segments.
+_MAX_PARTS = 20_000
+# libpng cuts its data into chunks of 8 KiB.
+_PNG_CHUNK = 4096
+# The markers that have a segment, and the end; in the data of a scan FF is followed by 00 or by RST0 to RST7.
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xd9-\xdd\xe0-\xef\xfe]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_TIFF_STARTS = {b"II*\0": "little", b"MM\0*": "big", b"II+\0": "little", b"MM\0+": "big"}
+# Tags of a page; cameras write about fifty.
+_MAX_TAGS = 4096
+# Numbers of one tag, above all the places of the strips: as many as rows.
+_MAX_STRIPS = 2**17
+# Bytes of a value by its type; of bytes and text there may be many.
+_TIFF_BYTES = {1: 1, 2: 1, 6: 1, 7: 1}
+_TIFF_NUMBERS = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+# Our own limit is checked right after the header; Pillow's global one would only add a second, different error.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class ImageError(ValueError):
+    """The bytes are not an image that can be inspected; `code` names the problem for machines."""
+
+    def __init__(self, code: ImageProblem, message: str) -> None:
+        super().__init__(message)
+        self.code: ImageProblem = code
+
+
+def read_header(data: bytes, max_pixels: int) -> Image.Image:
+    """Format, mode and size of an image that may be decoded, its pixels unread; raises ImageError for any other."""
+    if not data:
+        raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded picture as the request body")
+    if data[:4] == b"RIFF":
+        check_pixels(_webp_canvas(data), max_pixels)
+    # Before Pillow reads it: what is small may take it long.
+    if data[:2] == b"\xff\xd8":
+        _check_jpeg_parts(data)
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        _check_png_chunks(data)
+    elif data[:2] in (b"II", b"MM"):
+        _check_tiff_page(data)
+    header = _open(data)
+    check_pixels(header.size, max_pixels)
+    # Of an MPO, several JPEGs in one file, the first is the picture; of a TIFF the pages are counted already.
+    if header.format in {"PNG", "WEBP"} and (frames := getattr(header, "n_frames", 1)) > 1:
+        raise ImageError("unsupported_image", f"the {header.format} has {frames} pictures: send each on its own")
+    return header
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            "image_too_large",
+            f"the image header says {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}: "
+            "shrink it, or raise INSPECT_MAX_PIXELS where the service runs",
+        )
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+            return header
+    # Pillow's parsers raise many types on hostile headers (SyntaxError, struct.error, OverflowError, ...).
+    except Exception as error:
+        raise ImageError(
+            "unsupported_image", f"not a readable {', '.join(FORMATS)} image: the file header is missing or damaged"
+        ) from error
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP (RFC 9649), read here because Pillow takes memory for two canvases to tell it."""
+    start = data[:30].ljust(30, b"\0")
+    kind = start[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(start[24:27], "little"), 1 + int.from_bytes(start[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    # Lossy; any other chunk is no WebP, which Pillow says.
+    return int.from_bytes(start[26:28], "little") & 0x3FFF, int.from_bytes(start[28:30], "little") & 0x3FFF
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Refuse more chunks than a picture needs, and one that says it is longer than the file: OpenCV takes the memory
+    before it looks for the bytes.
+    """
+    at, chunks, most = 8, 0, max(_MAX_PARTS, len(data) // _PNG_CHUNK)
+    while at < len(data):
+        chunks += 1
+        if chunks > most:
+            raise ImageError("unsupported_image", f"the PNG has more than {most} chunks: save it again")
+        length = int.from_bytes(data[at : at + 4], "big")
+        if at + 12 + length > len(data):
+            raise ImageError("corrupt_image", f"the PNG is damaged or cut short: no room for a chunk of {length} bytes")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at += 12 + length
+
+
+def _check_jpeg_parts(data: bytes) -> None:
+    """Refuse more scans than a picture needs, each costs a pass over all pixels, however few bytes it has; and more
+    segments, or bytes that belong to none.
+    """
+    scans, parts, at = 0, 0, 2
+    while (found := _JPEG_MARKER.search(data, at)) and (marker := data[found.end() - 1]) != _END_OF_IMAGE:
+        # Behind the start of a scan comes its data.
+        parts += 1 if scans else 1 + found.start() - at
+        if parts > _MAX_PARTS:
+            raise ImageError("unsupported_image", f"the JPEG has more than {_MAX_PARTS} segments: save it again")
+        scans += marker == _START_OF_SCAN
+        if scans > _MAX_SCANS:
+            raise ImageError("unsupported_image", f"the JPEG has more than {_MAX_SCANS} scans: save it as baseline")
+        # Over the segment: thumbnails and profiles in it have markers of their own.
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    if not scans:
+        raise ImageError("corrupt_image", "the JPEG is damaged or cut short: it has no picture")
+
+
+def _check_tiff_page(data: bytes) -> None:
+    """Refuse more pages than one, and tags that are longer than the file: Pillow reads and keeps each."""
+    if (order := _TIFF_STARTS.get(data[:4])) is None:
+        return  # no TIFF, which Pillow says
+
+    def number(at: int, size: int) -> int:
+        if at + size > len(data):
+            raise ImageError("corrupt_image", "the TIFF is damaged or cut short: its directory lies behind its end")
+        return int.from_bytes(data[at : at + size], "little" if order == "little" else "big")
+
+    big = b"+" in data[:4]
+    # Bytes of an offset and of the number of tags; BigTIFF has another two numbers before the first offset.
+    long, short = (8, 8) if big else (4, 2)
+    at = number(8 if big else 4, long)
+    tags, at = number(at, short), at + short
+    if tags > _MAX_TAGS:
+        raise ImageError("unsupported_image", f"the TIFF has {tags} tags, more than {_MAX_TAGS}: save it again")
+    total = 0
+    for _ in range(tags):
+        kind, count = number(at + 2, 2), number(at + 4, long)
+        if kind in _TIFF_NUMBERS and count > _MAX_STRIPS:
+            raise ImageError("unsupported_image", f"the TIFF has more than {_MAX_STRIPS} strips: save it again")
+        total += count * (_TIFF_NUMBERS | _TIFF_BYTES).get(kind, 0)
+        at += 4 + 2 * long
+    if total > len(data):
+        raise ImageError("corrupt_image", "the TIFF is damaged or cut short: its tags are longer than the file")
+    if number(at, long):
+        raise ImageError("unsupported_image", "the TIFF has several pages: send each as a file of its own")
