@@ -3,6 +3,9 @@
 `area` is the mean over the exact area that an output pixel covers, fractions of pixels by their share: every pixel of
 a large picture counts. An axis that grows is interpolated linearly, after the other one has shrunk.
 
+The reduced decoding of libjpeg-turbo is no part of it, though it is faster: with it the same picture as JPEG and as PNG
+would give two maps (service/RESULTS.md).
+
 `linear` is OpenCV's INTER_LINEAR, what the authors' data loader does. It reads two pixels an axis for one of the
 output and skips those between them. Only bundles made before `area` have it, and a picture of more than twice their
 size in an axis is refused: a defect could lie where nobody looks.

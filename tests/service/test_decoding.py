@@ -264,3 +264,15 @@ def test_bare_pixels_of_another_size_are_refused() -> None:
         decode_raw(bytes(47), width=4, height=4, pixel_format="RGB8")
     with pytest.raises(ImageError, match="more than the limit"):
         decode_raw(b"", width=60000, height=60000, pixel_format="Mono8", max_pixels=100)
+
+
+def test_a_file_of_the_users_own_may_be_a_line_scan(tmp_path: Path) -> None:
+    """The service has a setting for it; the photos of a training are no attack."""
+    scan = np.zeros((28_000, 2000), np.uint8)
+    scan[17_000:17_010, 900:910] = 255
+    file = tmp_path / "scan.png"
+    cv2.imwrite(str(file), scan)
+    assert read(file)[17_005, 905].tolist() == [255] * 3
+    with pytest.raises(ImageError, match=r"2000x28000 .* raise INSPECT_MAX_PIXELS"):
+        decode(file.read_bytes())
+    assert decode(file.read_bytes(), max_pixels=scan.size).shape == (28_000, 2000, 3)
