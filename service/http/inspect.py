@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import TypeAdapter
 
 from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
@@ -24,6 +25,7 @@ RecipeName = Annotated[
     str | None, Query(min_length=1, description="recipe; may be left out where there is one or a default")
 ]
 _MAX_BATCH_FILES = 64
+_BATCH = TypeAdapter(list[InspectionReply | ProblemBody])
 _IMAGE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "array", "items": _IMAGE}}}
 _REQUEST_BODY = {
@@ -79,20 +81,21 @@ async def inspect(
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
     layout = str(raw or "")
-    async with station.triggers.ask(
-        order.recipe.name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout
-    ) as asked:
-        if asked.before is not None:
-            return replay(asked.before)
-        (inspection,) = await while_connected(request, order.inspect([decoder], mode))
-        reply = order.conclude(inspection, data, asked.trigger)
-        if x_trigger_id is not None:
-            asked.give(stored(reply))
-    return picture_reply(reply, inspection.heatmap) if picture else json_reply(reply)
+    asked = await order.hold(
+        station.triggers.ask(order.recipe.name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout)
+    )
+    if asked.before is not None:
+        return order.answer(replay(asked.before))
+    (inspection,) = await while_connected(request, order.inspect([decoder], mode))
+    reply = order.conclude(inspection, data, asked.trigger)
+    if x_trigger_id is not None:
+        order.settle.append(partial(asked.give, stored(reply)))
+    return order.answer(picture_reply(reply, inspection.heatmap) if picture else json_reply(reply))
 
 
 @router.post(
     "/inspect/batch",
+    response_model=list[InspectionReply | ProblemBody],
     responses=openapi_responses(),
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
@@ -101,7 +104,7 @@ async def inspect_batch(
     recipe: RecipeName = None,
     x_deadline_ms: DeadlineMs = None,
     x_part_id: PartId = None,
-) -> list[InspectionReply | ProblemBody]:
+) -> Response:
     """Several images in one form: one result each, in order; what cannot be inspected is a problem in its place."""
     order = take_order(request, recipe, x_deadline_ms, part=x_part_id)
     images = await order.read(partial(read_images, max_files=_MAX_BATCH_FILES))
@@ -119,7 +122,8 @@ async def inspect_batch(
     async def all_of_them() -> list[InspectionReply | ProblemBody]:
         return list(await asyncio.gather(*(one(data) for data in images)))
 
-    return await while_connected(request, all_of_them())
+    replies = await while_connected(request, all_of_them())
+    return order.answer(Response(_BATCH.dump_json(replies), media_type="application/json"))
 
 
 def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import AsyncExitStack
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from service.http.draining import Drain
 from service.http.problems import problem_response
 from service.http.refusals import note_refusal
 from service.http.uploads import Bodies
+from service.station.calendar import steady
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
 
@@ -47,7 +49,12 @@ class RequestContext:
             return
         sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())
-        scope.setdefault("state", {}).update(request_id=request_id, started=time.monotonic())
+        state = scope.setdefault("state", {})
+        now = time.monotonic()
+        # When its first bytes reached this machine, where the protocol knows; on two clocks, of which one goes on while
+        # the machine sleeps.
+        started = state.get("arrived", now)
+        state.update(request_id=request_id, started=started, began=steady() - (now - started))
 
         begun = False
 
@@ -66,8 +73,9 @@ class RequestContext:
 
         # Here and not in an exception handler of the app: Starlette runs that outside of this, without the headers.
         try:
-            with self._bodies.one_more() as scope["state"]["body"]:
-                await self._app(scope, receive, send_with_headers)
+            async with AsyncExitStack() as state["held"]:
+                with self._bodies.one_more() as state["body"]:
+                    await self._app(scope, receive, send_with_headers)
         except Exception as error:
             log.error("request %s failed", request_id, exc_info=error)
             if begun:

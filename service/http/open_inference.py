@@ -10,7 +10,6 @@ import asyncio
 import base64
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -175,19 +174,17 @@ async def infer(
         raise ProblemError("invalid_request", f"X-Trigger-Id is of one image, not of {len(pictures)}")
     if asked.inputs[0].name == "image":
         order = replace(order, recipe=_of_any_shape(recipe), adapt=_of_any_shape)
-    async with station.triggers.ask(
-        recipe.name, x_trigger_id, pictures[0].sent, order.deadline, judge=order.judge
-    ) as trigger:
-        if trigger.before is not None:
-            return _replay(asked, trigger.before)
-        found = await while_connected(request, order.inspect([picture.decode for picture in pictures]))
-        arrays = await asyncio.to_thread(_arrays, found)
-        response = await asyncio.to_thread(_response, asked, (recipe.name, recipe.version), arrays)
-        if time.monotonic() > order.deadline:
-            raise ProblemError("deadline_passed", "the deadline passed while the result was being encoded")
-        replies = [order.conclude(one, p.sent, trigger.trigger) for one, p in zip(found, pictures, strict=True)]
-        trigger.give(stored(replies[0]))
-    return response
+    trigger = await order.hold(
+        station.triggers.ask(recipe.name, x_trigger_id, pictures[0].sent, order.deadline, judge=order.judge)
+    )
+    if trigger.before is not None:
+        return order.answer(_replay(asked, trigger.before))
+    found = await while_connected(request, order.inspect([picture.decode for picture in pictures]))
+    arrays = await asyncio.to_thread(_arrays, found)
+    response = await asyncio.to_thread(_response, asked, (recipe.name, recipe.version), arrays)
+    replies = [order.conclude(one, p.sent, trigger.trigger) for one, p in zip(found, pictures, strict=True)]
+    order.settle.append(partial(trigger.give, stored(replies[0])))
+    return order.answer(response)
 
 
 def _choose(request: Request, model: str) -> Recipe:

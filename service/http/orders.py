@@ -6,12 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Header, Request
+from fastapi import Header, Request, Response
 from pydantic import AfterValidator
 
+from service.http.answers import TimelyAnswer
 from service.http.context import Station, choose_recipe, station_of
 from service.http.identifiers import read_identifier
 from service.http.replies import InspectionReply, inspection_reply, stored
@@ -58,6 +61,8 @@ class Order:
     camera: str | None
     # Of the recipe that is chosen, what suits this protocol.
     adapt: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe)
+    # What is done once the answer goes out: nothing is counted or on record that was not said.
+    settle: list[Callable[[], None]] = field(default_factory=list)
 
     async def read(self, reader: Callable[[Request, int], Awaitable[T]]) -> T:
         """What `reader` makes of the body, under the limits of size and time; raises ProblemError."""
@@ -78,8 +83,25 @@ class Order:
     def conclude(
         self, inspection: Inspection, image: bytes | Pixels, trigger: Trigger | None = None
     ) -> InspectionReply:
-        """Count, record and log a finished inspection; `image` is what is kept of its picture: see Record."""
+        """The reply to a finished inspection, which is counted, recorded and logged once it goes out; `image` is what
+        is kept of its picture: see Record.
+        """
         reply = inspection_reply(inspection, self.request.state.request_id, self.part, self.camera)
+        self.settle.append(partial(self._settle, inspection, reply, image, trigger))
+        return reply
+
+    async def hold(self, block: AbstractAsyncContextManager[T]) -> T:
+        """Enter `block`, which ends with the request: once its answer is out."""
+        held: AsyncExitStack = self.request.state.held
+        return await held.enter_async_context(block)
+
+    def answer(self, response: Response) -> Response:
+        """`response` if it can still go out in time, with what is done when it does."""
+        return TimelyAnswer(response, self.deadline - self.started, self.settle)
+
+    def _settle(
+        self, inspection: Inspection, reply: InspectionReply, image: bytes | Pixels, trigger: Trigger | None
+    ) -> None:
         self.station.inspector.count(inspection)
         record = stored(reply)
         if self.station.records is not None:
@@ -91,7 +113,6 @@ class Order:
             record | {"time": time.time(), "camera_id": self.camera, "image_size": inspection.image_size}, view
         )
         log.info("inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply.timings_ms["total"]})
-        return reply
 
 
 def take_order(

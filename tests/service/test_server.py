@@ -114,7 +114,7 @@ def test_a_port_in_use_and_a_wrong_setting_end_at_once_with_a_message(tmp_path: 
         [sys.executable, "-m", "service", "--max-batch", "0"], capture_output=True, text=True, check=False
     )
     assert wrong.returncode != 0
-    assert "max_batch" in wrong.stderr
+    assert "max-batch" in wrong.stderr
     make_bundle(tmp_path / "models")
     with running_service(tmp_path / "models", tmp_path / "log") as (_, client):
         second = subprocess.run(

@@ -1,0 +1,38 @@
+"""The last look at the clock: an answer with a verdict goes out in time or not at all, and then it is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from service.station.calendar import steady
+from service.station.problem import ProblemError
+
+
+class TimelyAnswer(Response):
+    """`answer`, unless the request is older than `seconds` before its first byte: then a problem. What `settle` does,
+    to count, record and log, is done once that byte is written.
+    """
+
+    def __init__(self, answer: Response, seconds: float, settle: list[Callable[[], None]]) -> None:
+        super().__init__()
+        self._answer = answer
+        self._seconds = seconds
+        self._settle = settle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Where the client reads its answers slowly they wait here; from the look at the clock on nothing waits.
+        if (connection := scope["state"].get("connection")) is not None:
+            await connection.writable()
+        if steady() - scope["state"]["began"] > self._seconds:
+            raise ProblemError("deadline_passed", "the deadline passed before the answer could be sent")
+
+        async def send_and_settle(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.start":
+                for settle in self._settle:
+                    settle()
+
+        await self._answer(scope, receive, send_and_settle)
