@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from service.http.context import choose_recipe, reason_for, station_of, why_not_
 from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.http.problems import openapi_responses
 from service.http.replies import stored
+from service.http.tensor_json import take_numbers
 from service.http.uploads import arrival, read_body
 from service.images.decoding import Pixels, decode
 from service.settings import Settings
@@ -204,7 +205,11 @@ def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple
     if split > len(body):
         raise ProblemError("invalid_request", f"Inference-Header-Content-Length: {split} of {len(body)} bytes")
     try:
-        asked = InferRequest.model_validate(read_json(body[:split]))
+        text, numbers = take_numbers(body[:split], settings.max_batch * math.prod(recipe.shape) * 3)
+    except ValueError as error:
+        raise ProblemError("invalid_request", str(error)) from error
+    try:
+        asked = InferRequest.model_validate(read_json(text))
     except ValidationError as error:
         raise ProblemError("invalid_request", _named(error)) from error
     if len({output.name for output in asked.outputs}) < len(asked.outputs):
@@ -215,7 +220,8 @@ def _parse(body: bytes, split: int, recipe: Recipe, settings: Settings) -> tuple
         data = body[split:] if tensor.data is None else tensor.data
         if tensor.name == "image":
             # Copied, or a record of one of them would keep the whole request in memory.
-            images = map(np.copy, _pixels(data, tensor.shape))
+            pixels = _pixels(data, tensor.shape) if numbers is None else numbers.pixels(tensor.shape)
+            images = map(np.copy, pixels)
             return asked, [_Picture(pixels, partial(np.asarray, pixels)) for pixels in images]
         return asked, [
             _Picture(picture, partial(decode, picture, max_pixels=settings.max_pixels))
@@ -249,14 +255,10 @@ def _check_layout(tensor: InputTensor, binary_size: int, recipe: Recipe, max_bat
 
 
 def _pixels(data: bytes | list[Any], shape: Sequence[int]) -> Pixels:
-    """UINT8 `(N, H, W, 3)` from bytes, or integers, flat or nested as `shape`."""
+    """UINT8 `(N, H, W, 3)` from bytes."""
     if isinstance(data, list):
-        for length in shape[1:]:
-            if data and isinstance(data[0], list):
-                if any(len(row) != length for row in data):
-                    raise ValueError(f"data is not nested as shape {shape}")
-                data = list(chain.from_iterable(data))
-    return np.frombuffer(bytes(data), np.uint8).reshape(shape)
+        raise ValueError("data is no array of whole numbers")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _pictures(data: bytes | list[Any], count: int) -> list[bytes]:

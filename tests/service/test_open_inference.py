@@ -172,7 +172,7 @@ FLAT = ONE.ravel().tolist()
         (image_input(ONE[:, : SIZE // 2]), "shape"),
         (image_input(ONE, shape=[0, SIZE, SIZE, 3]), "shape"),
         (image_input(ONE, shape=[True, SIZE, SIZE, 3]), "shape"),
-        (image_input(np.repeat(ONE, 9, axis=0)), "more than 8"),
+        (image_input(np.repeat(ONE, 9, axis=0)), "send fewer images"),
         (image_input(ONE, data=FLAT[:-1]), "image: "),
         (image_input(ONE, data=[256, *FLAT[1:]]), "image: "),
         (image_input(ONE, data=[0.5, *FLAT[1:]]), "image: "),
