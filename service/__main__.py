@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import socket
 import sys
 from contextlib import suppress
 
@@ -41,6 +42,7 @@ def main() -> int:
     try:
         context = tls_context(settings)
         app = create_app(settings)
+        sockets = _sockets(settings)
     except (KeyFileError, TlsFileError, RecordsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -63,9 +65,16 @@ def main() -> int:
     )
     server = DrainingServer(config, app.state.drain, settings.drain_grace_s, context)
     with suppress(KeyboardInterrupt):
-        server.run()
+        server.run(sockets)
     # What uvicorn.run does where the address is taken or the lifespan failed: its log has said why.
     return 0 if server.started else 3
+
+
+def _sockets(settings: Settings) -> list[socket.socket] | None:
+    """For `::` a socket that takes IPv4 too, which asyncio's does not; None: uvicorn makes its own."""
+    if settings.host != "::":
+        return None
+    return [socket.create_server(("::", settings.port), family=socket.AF_INET6, dualstack_ipv6=True)]
 
 
 def _settings() -> Settings:

@@ -16,7 +16,10 @@ import cv2
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
@@ -26,6 +29,7 @@ from service.http import health, inspect, live, open_inference
 from service.http import recipes as recipe_routes
 from service.http import records as record_routes
 from service.http.access import Access
+from service.http.addresses import Addresses
 from service.http.context import Station, counted_as
 from service.http.docs import add_docs
 from service.http.draining import Drain
@@ -59,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The service for `settings`; recipes load in the background once it runs. Raises KeyFileError,
     RecordsError, and OSError or ValueError for a bad key to trust. `app.state.drain` is how its server says goodbye.
     """
+    prefix = _prefix(settings)
     metrics = Metrics(PROBLEMS)
     access = Access(settings.api_keys_file, local_admin=settings.local_admin, open_views=settings.open_views)
     records = _open_records(settings, metrics)
@@ -75,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         dependencies=[Depends(refuse_unread)],
+        servers=[{"url": prefix}] if prefix else None,
         telemetry=telemetry(),
     )
     app.state.drain = drain
@@ -82,9 +88,10 @@ def create_app(settings: Settings) -> FastAPI:
     for routes in (inspect, recipe_routes, record_routes, health, live, open_inference):
         app.include_router(routes.router)
     app.mount("/web", PlainFiles(directory=Path(__file__).parent / "web"))
-    add_docs(app)
+    add_docs(app, prefix)
     bodies = Bodies(LARGEST_TOGETHER * settings.max_upload_bytes)
     app.add_middleware(RequestContext, metrics=metrics, drain=drain, bodies=bodies)
+    app.add_middleware(Addresses, prefix=prefix, is_route=partial(_is_route, app))
     _handle_errors(app, metrics)
     # Named in the table of problems, used by no route's signature.
     original = app.openapi
@@ -98,6 +105,24 @@ def create_app(settings: Settings) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+def _prefix(settings: Settings) -> str:
+    """The prefix of all addresses; ValueError where it could be taken for a page."""
+    begins = {"docs", "openapi.json", "web"} | {
+        route.path.split("/")[1]
+        for routes in (inspect, recipe_routes, record_routes, health, open_inference)
+        for route in routes.router.routes
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ())
+    }
+    prefix = settings.root_path
+    if prefix and prefix.split("/")[1] in begins:
+        raise ValueError(f"INSPECT_ROOT_PATH {prefix} begins like an address of the service: choose another")
+    return prefix
+
+
+def _is_route(app: FastAPI, scope: Scope) -> bool:
+    return any(route.matches(scope)[0] is Match.FULL for route in app.router.routes)
 
 
 @asynccontextmanager
@@ -281,7 +306,9 @@ def _print_banner(station: Station) -> None:
     recipe = store.ready.get(settings.default_recipe or "") or next(iter(store.ready.values()))
     golden = recipe.bundle.manifest.golden
     image = recipe.bundle.file(golden[min(1, len(golden) - 1)].image)
-    address = f"http://{'localhost' if settings.host == '127.0.0.1' else settings.host}:{settings.port}"
+    host = "localhost" if settings.host in {"127.0.0.1", "0.0.0.0", "::"} else settings.host  # noqa: S104
+    host = f"[{host}]" if ":" in host else host
+    address = f"{'http' if settings.tls_cert is None else 'https'}://{host}:{settings.port}{settings.root_path}"
     log.info("open %s in a browser, or try:", address)
     log.info("curl -s -F image=@%s '%s/inspect?recipe=%s'", image, address, recipe.name)
     log.info(

@@ -26,6 +26,21 @@ GROUPS = (
 )
 
 
+# What Kubernetes puts into `<SERVICE>_PORT` for every service of the namespace: of one called `inspect` it has the name
+# of the setting, and is none.
+_SERVICE_LINK = ("tcp://", "udp://", "sctp://")
+_PORT = 8000
+
+
+def _no_service_link(value: object) -> object:
+    return _PORT if isinstance(value, str) and value.startswith(_SERVICE_LINK) else value
+
+
+def _prefix(value: object) -> object:
+    stripped = value.strip("/") if isinstance(value, str) else value
+    return f"/{stripped}" if stripped else ""
+
+
 def _none(value: object) -> object:
     return None if value == "none" else value
 
@@ -39,8 +54,16 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="TCP port")] = 8000
+    host: Annotated[str, Field(description="address to listen on; `::` is IPv6 and IPv4")] = "127.0.0.1"
+    port: Annotated[int, BeforeValidator(_no_service_link), Field(ge=0, le=65535, description="TCP port")] = _PORT
+    root_path: Annotated[
+        str,
+        BeforeValidator(_prefix),
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+            description="prefix of all addresses behind a proxy, such as `/station`; the proxy may take it off",
+        ),
+    ] = ""
     models_dir: Annotated[Path, Field(description="folder of recipes: `<recipe>/<version>/manifest.json`")] = Path(
         "models"
     )

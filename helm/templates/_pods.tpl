@@ -27,6 +27,8 @@ capabilities: {drop: [ALL]}
 {{/* What every pod of the chart has. Takes {root, gpu}. */}}
 {{- define "draem-inspect.pod" -}}
 automountServiceAccountToken: false
+# A Service called `inspect` would set INSPECT_PORT=tcp://… in every container of the namespace.
+enableServiceLinks: false
 {{- with .root.Values.serviceAccountName }}
 serviceAccountName: {{ quote . }}
 {{- end }}

@@ -14,6 +14,8 @@ import httpx2
 from service.station.verdicts import Verdict
 
 _MEDIA_TYPE = "application/octet-stream"
+# A station is asked itself, whatever proxy the environment names for the internet.
+_NO_PROXY = {"http://": None, "https://": None}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Client:
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 10.0) -> None:
         headers = {"X-API-Key": api_key} if api_key else {}
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_s)
+        self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_s, mounts=_NO_PROXY)
 
     def inspect(
         self,
@@ -109,6 +111,7 @@ class AsyncClient:
             base_url=url,
             headers={"X-API-Key": api_key} if api_key else {},
             timeout=timeout_s,
+            mounts=_NO_PROXY,
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
 

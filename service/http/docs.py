@@ -22,13 +22,13 @@ _POLICY = (
 )
 
 
-def add_docs(app: FastAPI) -> None:
+def add_docs(app: FastAPI, prefix: str) -> None:
     """Serve the viewer at `/docs`, its files below `/docs/files`, and what it shows at `/openapi.json`."""
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url=f"{prefix}/openapi.json",
         title=app.title,
-        swagger_js_url="/docs/files/swagger-ui-bundle.js",
-        swagger_css_url="/docs/files/swagger-ui.css",
+        swagger_js_url=f"{prefix}/docs/files/swagger-ui-bundle.js",
+        swagger_css_url=f"{prefix}/docs/files/swagger-ui.css",
         swagger_favicon_url="data:,",
         # The default validator is a public web site.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True},

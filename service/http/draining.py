@@ -48,6 +48,12 @@ class DrainingServer(uvicorn.Server):
         else:
             super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # uvicorn takes sockets that it is given for those of a parent that has said so.
+        if sockets is not None:
+            self._log_started_message(sockets)
+
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
         # The protocol speaks TLS, of which uvicorn knows nothing: it would print an address that is not there.
         self.config.ssl = self._tls

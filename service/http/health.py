@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.http.context import reason_for, station_of, troubles, why_not_alive, why_not_ready
+from service.http.middleware import POLICY
 from service.http.problems import openapi_responses
 from service.http.replies import backend_reply, recipe_reply
 
@@ -103,12 +105,26 @@ async def metrics(
 
 
 @router.get("/", include_in_schema=False)
-async def page() -> FileResponse:
-    """The operator's page: the live screen and the other views."""
-    return FileResponse(WEB / "index.html", media_type="text/html")
+async def page(
+    request: Request,
+    line: Annotated[str | None, Query(description="title of the screen")] = None,
+    kiosk: Annotated[str | None, Query(description="there: the live screen alone")] = None,
+) -> HTMLResponse:
+    """The operator's page: the live screen and the other views. Its script reads the parameters."""
+    return await _page(request, "index.html")
 
 
 @router.get("/try", include_in_schema=False)
-async def try_page() -> FileResponse:
+async def try_page(request: Request) -> HTMLResponse:
     """The page on which a picture can be dropped."""
-    return FileResponse(WEB / "try.html", media_type="text/html")
+    return await _page(request, "try.html")
+
+
+async def _page(request: Request, name: str) -> HTMLResponse:
+    """A page whose addresses are relative to `/`, or to the prefix in front of the service."""
+    html = await asyncio.to_thread((WEB / name).read_text)
+    prefix = station_of(request).settings.root_path
+    if not prefix:
+        return HTMLResponse(html)
+    base = html.replace("<head>", f'<head>\n  <base href="{prefix}/">', 1)
+    return HTMLResponse(base, headers={"Content-Security-Policy": POLICY.replace("base-uri 'none'", "base-uri 'self'")})

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter
 
+from service.http.accept import wanted_picture
 from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
 from service.http.refusals import note_refusal
@@ -72,7 +73,7 @@ async def inspect(
     """
     order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id)
     station = order.station
-    picture = _wanted_picture(request)
+    picture = wanted_picture(request.headers.getlist("accept"))
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
     raw = _raw_layout(width, height, pixel_format)
     data = await order.read(read_image)
@@ -134,10 +135,3 @@ def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat
             "invalid_request", f"bare pixels need width, height and pixel_format: no {', '.join(missing)}"
         )
     return {} if missing else given
-
-
-def _wanted_picture(request: Request) -> Literal["png", "jpeg"] | None:
-    accepted = request.headers.get("accept", "")
-    if accepted.startswith("image/png"):
-        return "png"
-    return "jpeg" if accepted.startswith("image/jpeg") else None

@@ -23,14 +23,13 @@ from service.station.problem import ProblemError
 log = logging.getLogger("draem_inspect")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
-    ),
+    "Content-Security-Policy": POLICY,
 }
 
 

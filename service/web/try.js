@@ -29,8 +29,8 @@ async function api(path, options = {}) {
 
 async function refreshStation() {
   try {
-    const ready = await (await api("/readyz")).json();
-    const found = await (await api("/recipes")).json();
+    const ready = await (await api("readyz")).json();
+    const found = await (await api("recipes")).json();
     at("station").textContent = ready.reason ? `not ready: ${ready.reason}` : "ready";
     at("station").className = ready.reason ? "not-ready" : "ready";
     if (JSON.stringify(found) !== JSON.stringify(recipes)) {
@@ -63,7 +63,7 @@ function showExamples() {
     const image = document.createElement("img");
     image.alt = `example ${index + 1}`;
     button.append(image);
-    loadExample(`/recipes/${encodeURIComponent(recipe.recipe)}/golden/${index}.png`, image, button);
+    loadExample(`recipes/${encodeURIComponent(recipe.recipe)}/golden/${index}.png`, image, button);
     return button;
   }));
 }
@@ -83,7 +83,7 @@ async function showSent(blob, name, mine) {
   const masked = recipes.find((recipe) => recipe.recipe === name)?.keep_mask ?? false;
   at("masked").hidden = !masked;
   if (!masked) return;
-  const response = await api(`/recipes/${encodeURIComponent(name)}/keep.png`);
+  const response = await api(`recipes/${encodeURIComponent(name)}/keep.png`);
   if (!response.ok) return;
   const [picture, keep] = await Promise.all([createImageBitmap(blob), createImageBitmap(await response.blob())]);
   if (mine !== turn) return;
@@ -106,7 +106,7 @@ async function inspect(blob) {
   at("overlay").removeAttribute("src");
   showSent(blob, at("recipe").value, mine);
   try {
-    const response = await api(`/inspect?${query}`, {
+    const response = await api(`inspect?${query}`, {
       method: "POST",
       body: blob,
       headers: { "Content-Type": blob.type || "application/octet-stream" },

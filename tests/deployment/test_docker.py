@@ -107,7 +107,7 @@ def test_nginx_gives_up_an_idle_connection_before_the_service_does(monkeypatch: 
     monkeypatch.setenv("INSPECT_RECORDS_DIR", "none")
     monkeypatch.setattr("sys.argv", ["service"])
     monkeypatch.setattr("service.logs.configure", lambda level, log_format: SimpleNamespace())
-    monkeypatch.setattr("service.__main__.DrainingServer.run", lambda server: configured.append(server.config))
+    monkeypatch.setattr("service.__main__.DrainingServer.run", lambda server, sockets: configured.append(server.config))
     main()
     found = re.search(r"^ *keepalive_timeout (\d+)s;", (DOCKER / "nginx" / "nginx.conf").read_text(), re.M)
     assert found

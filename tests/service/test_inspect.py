@@ -346,8 +346,8 @@ def test_page_and_its_files_come_from_the_service_itself(client: TestClient) -> 
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for name in ("/web/app.js", "/web/style.css"):
-        assert name in page.text
+    for name in ("web/app.js", "web/style.css"):
+        assert f'"{name}"' in page.text
         assert client.get(name).status_code == 200
     assert "http://" not in page.text.replace("http://localhost", "")
 

@@ -28,8 +28,8 @@ const masks = [];
 
 function fetch(path, { body } = {}) {
   const reply = (value) => ({ ok: true, status: 200, json: async () => value, blob: async () => "mask" });
-  if (path === "/readyz") return Promise.resolve(reply({ reason: null }));
-  if (path === "/recipes") return Promise.resolve(reply(RECIPES));
+  if (path === "readyz") return Promise.resolve(reply({ reason: null }));
+  if (path === "recipes") return Promise.resolve(reply(RECIPES));
   return new Promise((resolve, reject) => {
     const answer = { answer: (value) => resolve(reply(value)), fail: () => reject(new Error("gone")) };
     if (path.endsWith("keep.png")) masks.push(answer);
