@@ -1,5 +1,4 @@
 import json
-import logging
 import re
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from bundles import gray, png
 from fastapi.testclient import TestClient
 from processes import running_service
 
-from service import logs
 from service.station.counters import Counters
 from service.station.verdicts import Verdict
 
@@ -84,19 +82,3 @@ def test_json_logs_have_one_object_a_line_with_the_request_id(models: Path, tmp_
     (inspected,) = [line for line in lines if line["event"] == "inspected"]
     assert (inspected["request_id"], inspected["verdict"], inspected["score"]) == ("line-4.17", "NG", reply["score"])
     assert all(line["timestamp"] and line["level"] for line in lines)
-
-
-def test_errors_are_logged_with_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    try:
-        logs.configure("info", "json")
-        try:
-            raise ValueError("broken")
-        except ValueError:
-            logging.getLogger("draem_inspect").exception("it failed")
-        entry = json.loads(capsys.readouterr().err)
-    finally:
-        root.handlers[:], root.level = before
-    assert entry["event"] == "it failed"
-    assert entry["exception"][0]["exc_value"] == "broken"
