@@ -346,9 +346,9 @@ def test_page_and_its_files_come_from_the_service_itself(client: TestClient) -> 
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for name in ("web/app.js", "web/style.css"):
+    for name in ("web/station.js", "web/station.css"):
         assert f'"{name}"' in page.text
-        assert client.get(name).status_code == 200
+        assert client.get(f"/{name}").status_code == 200
     assert "http://" not in page.text.replace("http://localhost", "")
 
 

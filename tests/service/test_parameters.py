@@ -13,9 +13,17 @@ from starlette.routing import BaseRoute, Mount, Route
 from tensors import INFER, image_input
 
 GOOD, BAD = png(gray(51)), png(gray(204))
-VALUES = {"recipe": "part", "model": "part", "version": "1", "index": "0", "inspection_id": "none", "path": "app.js"}
+VALUES = {
+    "recipe": "part",
+    "model": "part",
+    "version": "1",
+    "index": "0",
+    "inspection_id": "none",
+    "path": "station.js",
+    "picture": "image",
+}
 # A file below each folder that is served as it is.
-FILES = {"/web": "/web/app.js", "/docs/files": "/docs/files/swagger-ui.css"}
+FILES = {"/web": "/web/station.js", "/docs/files": "/docs/files/swagger-ui.css"}
 
 
 def _routes(routes: Iterable[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str, BaseRoute]]:
@@ -51,7 +59,7 @@ def test_the_walk_sees_the_whole_app(client: TestClient) -> None:
         for method in methods
     }
     assert described <= seen
-    assert {("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/web/app.js")} <= seen - described
+    assert {("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/web/station.js")} <= seen - described
 
 
 @pytest.mark.parametrize(
