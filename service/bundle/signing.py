@@ -31,7 +31,8 @@ def new_keys(private: Path, public: Path) -> None:
 
 def sign(manifest: Manifest, private: Path) -> Manifest:
     """The manifest with the signature of the key in PEM file `private`; raises ValueError for another kind of key."""
-    signature = base64.b64encode(load_private_key(private).sign(_signed_bytes(manifest))).decode()
+    said = manifest.model_copy(update={"signature": None}).model_dump_json()
+    signature = base64.b64encode(load_private_key(private).sign(said.encode())).decode()
     return manifest.model_copy(update={"signature": signature})
 
 
@@ -57,10 +58,8 @@ def require_signature(bundle: Bundle, key: Ed25519PublicKey) -> None:
     if signature is None:
         raise BundleError(f"{bundle.path}: not signed, and this service takes signed bundles only")
     try:
-        key.verify(base64.b64decode(signature, validate=True), _signed_bytes(bundle.manifest))
+        # What the file says, and no more: a field that is younger than the bundle was not signed, nor can it be added.
+        said = bundle.manifest.model_copy(update={"signature": None}).model_dump_json(exclude_unset=True)
+        key.verify(base64.b64decode(signature, validate=True), said.encode())
     except (InvalidSignature, ValueError) as error:
         raise BundleError(f"{bundle.path}: the signature is not from the key that this service trusts") from error
-
-
-def _signed_bytes(manifest: Manifest) -> bytes:
-    return manifest.model_copy(update={"signature": None}).model_dump_json().encode()
