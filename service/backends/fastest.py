@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.backends.base import Backend, BackendError, Candidate
+from service.backends.cpu import held_to
 from service.backends.golden import GoldenError, golden_images, require_golden
 from service.backends.opening import open_on_cpu
 from service.bundle.files import replace_file
@@ -176,4 +177,4 @@ def _cpu() -> str:
     named = {name.strip(): value.strip() for name, value in fields.items()}
     model = " ".join(named.get(name, "") for name in ("model name", "cpu family", "model", "stepping")).strip()
     flags = hashlib.sha256(named.get("flags", named.get("Features", "")).encode()).hexdigest()[:12]
-    return f"{model}, flags {flags}"
+    return f"{model}, flags {flags}, oneDNN held to {held_to()}"

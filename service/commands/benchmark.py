@@ -27,6 +27,7 @@ import httpx2
 import numpy as np
 
 from service.backends.base import Backend
+from service.backends.cpu import describe_cpu
 from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, read_bundle
 from service.bundle.versions import survey_recipe
@@ -83,7 +84,7 @@ async def benchmark(
     figures["saturated"]["share_of_bare_backend"] = round(saturated, 4)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {cores} cores, {_cpu()}",
+        "machine": f"{platform.machine()}, {cores} cores, {describe_cpu()}",
         "recipe": f"{recipe} {bundle.manifest.version}",
         "seed": seed,
         "command": " ".join(["python -m service", *sys.argv[1:]]),
@@ -239,11 +240,6 @@ async def _service(models: Path, recipe: str, folder: Path) -> AsyncIterator[tup
 def _rss_mb(process: subprocess.Popen[bytes]) -> float:
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
     return round(int(found[1]) / 1024, 1) if found else 0.0
-
-
-def _cpu() -> str:
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.processor()
 
 
 def write_results(figures: dict[str, Any], file: Path) -> None:

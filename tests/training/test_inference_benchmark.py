@@ -1,4 +1,8 @@
 import json
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -14,15 +18,15 @@ from torch import nn
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
 from training.__main__ import main
+from training.benchmarks.contender import Subject, in_openvino
 from training.benchmarks.inference import (
     BenchError,
-    Subject,
     contenders,
     export_random,
-    in_openvino,
     parameters_and_macs,
     run_bench,
     subject_of,
+    tabulate,
 )
 from training.bundling.arithmetic import macs
 from training.bundling.export import InspectionGraph, to_onnx
@@ -61,9 +65,53 @@ def test_every_contender_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capt
         assert [timing["batch"] for timing in row["timings"]] == [1, 2]
         assert all(0 < timing["p50_ms"] <= timing["p99_ms"] for timing in row["timings"])
         assert row["peak_memory_mib"] > 10
-        assert row["ceiling"] > 0
+        assert (row["ceiling"] is None) == (row["precision"] in record["emulated"])
+        assert row["ceiling"] is None or row["ceiling"] > 0
+        assert row["cold_start_s"] > 0
+    # A runtime's process holds that runtime: PyTorch's own libraries are 200 MB.
+    assert rows["ort-cpu", "fp32"]["peak_memory_mib"] < rows["pytorch", "fp32"]["peak_memory_mib"] - 100
+    assert record["ceiling_gmac_per_s"].keys() >= {"fp32", "int8"}
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "| ort-cpu | fp32 |" in capsys.readouterr().out
+
+
+def test_a_type_that_the_cpu_only_emulates_has_no_ceiling(tmp_path: Path) -> None:
+    """In a process held to AVX2, where bfloat16 is emulated on every x86 CPU."""
+    program = (
+        "from training.benchmarks.contender import probe\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "print(probe('fp32'), probe('bf16'), probe('int8'))"
+    )
+    held = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run([sys.executable, "-c", program], env=held, capture_output=True, text=True, check=True)
+    fp32, bf16, int8 = map(float, done.stdout.split())
+    assert min(fp32, bf16, int8) > 0
+    if platform.machine() == "x86_64":
+        assert bf16 < fp32
+    record = {
+        "cpu": "a CPU",
+        "parameters": 10,
+        "macs": 10,
+        "threads": 1,
+        "ceiling_gmac_per_s": {"fp32": 33.5, "bf16": 0.4},
+        "emulated": ["bf16"],
+        "rows": [
+            {"runtime": "pytorch", "precision": precision, "timings": [_TIMING], "peak_memory_mib": 300.0}
+            | {"cold_start_s": 1.25, "ceiling": ceiling}
+            for precision, ceiling in (("fp32", 0.5), ("bf16", None))
+        ],
+    }
+    table = tabulate(record)
+    assert "| pytorch | bf16 | 5.0 / 6.0 | 200.0 | 1.0x | none | 300 | 1.2 |" in table
+    assert "No ceiling in bf16: PyTorch's matrix product reaches 0.4 GMAC/s in it and 33.5 in fp32" in table
+
+
+def test_other_runtimes_do_not_bring_pytorch_with_them() -> None:
+    program = "import sys, training.benchmarks.contender; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+_TIMING = {"batch": 1, "p50_ms": 5.0, "p99_ms": 6.0, "images_per_s": 200.0, "joules": None}
 
 
 class _Answer(NamedTuple):

@@ -9,56 +9,45 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from service.backends.graphs import OnnxModel
+from service.backends.cpu import describe_cpu
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, Precision
+from training.benchmarks.contender import (
+    Contender,
+    Subject,
+    begin_probing,
+    first_inference,
+    open_contender,
+    peak_memory_mib,
+    probe,
+    time_once,
+)
 from training.bundling.arithmetic import macs
 
-Run = Callable[[NDArray[np.uint8]], object]
-_ENERGY = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
-_PROBE = 2048  # rows and columns of the matrices
-_TYPES = {"fp32": torch.float32, "fp16": torch.bfloat16, "bf16": torch.bfloat16}
+T = TypeVar("T")
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 class BenchError(ValueError):
     """There is nothing to time; the message says why."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is timed: ONNX files by precision, their input, and how the same network is built in PyTorch, if it can be.
-
-    bf16 is the fp32 file, rounded as it runs.
-    """
-
-    models: dict[Precision, Path]
-    input: InputSpec
-    network: Callable[[], nn.Module] | None = None
-
-
-@dataclass(frozen=True)
-class Contender:
-    runtime: str  # pytorch, anomalib, anomalib-openvino, or a choice of service.backends
-    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -74,13 +63,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One contender. `ceiling` is the share of the machine's matrix product at this precision, at batch 1."""
+    """One contender. `cold_start_s` lasts from its process's start to its first result. `ceiling` is the share of the
+    machine's matrix product at this precision, at batch 1; None where the machine only emulates that.
+    """
 
     runtime: str
     precision: Precision
     timings: list[Timing]
     peak_memory_mib: float
-    ceiling: float
+    cold_start_s: float
+    ceiling: float | None
 
 
 def parameters_and_macs(model: Path) -> tuple[int, int]:
@@ -110,48 +102,77 @@ def run_bench(subject: Subject, *, threads: int, batches: Sequence[int], rounds:
 
     Raises BenchError where a contender cannot be opened or dies.
     """
-    spawn = multiprocessing.get_context("spawn")
     parameters, arithmetic = parameters_and_macs(subject.models["fp32"])
     pools: dict[Contender, ProcessPoolExecutor] = {}
+    prober = ProcessPoolExecutor(1, _SPAWN, initializer=begin_probing, initargs=(threads,))
+    cold_starts: dict[Contender, float] = {}
     try:
         for contender in contenders(subject):
-            pools[contender] = ProcessPoolExecutor(1, spawn, initializer=_open, initargs=(subject, contender, threads))
+            started = time.perf_counter()
+            pools[contender] = _process_of(subject, contender, threads)
+            _ask(pools[contender], contender, first_inference)
+            cold_starts[contender] = time.perf_counter() - started
         seconds: dict[tuple[Contender, int], list[tuple[float, float | None]]] = {
             (contender, batch): [] for contender in pools for batch in batches
         }
-        probes: dict[Precision, list[float]] = {contender.precision: [] for contender in pools}
+        ceilings: dict[Precision, float] = {"fp32": 0.0, **{contender.precision: 0.0 for contender in pools}}
         # The first round warms up: thread pools, memory and kernels chosen for a new batch size.
         for turn in range(rounds + 1):
             for (contender, batch), times in seconds.items():
-                try:
-                    taken = pools[contender].submit(_time_once, batch).result()
-                except BrokenProcessPool as error:
-                    raise BenchError(
-                        f"{contender.runtime} in {contender.precision} ended, its own error is above: "
-                        "repair or remove that runtime"
-                    ) from error
+                taken = _ask(pools[contender], contender, partial(time_once, batch))
                 if turn:
                     times.append(taken)
-            for precision, rates in probes.items():
-                rates.append(next(iter(pools.values())).submit(_probe, precision).result())
+            for precision, highest in ceilings.items():
+                if turn == 0 or not _is_emulated(precision, ceilings):
+                    ceilings[precision] = max(highest, prober.submit(probe, precision).result())
         rows = []
         for contender, pool in pools.items():
             timings = [_timing(batch, seconds[contender, batch]) for batch in batches]
             rate = arithmetic / min(taken for taken, _ in seconds[contender, batches[0]]) * batches[0]
-            memory = pool.submit(_peak_memory_mib).result()
-            share = rate / max(probes[contender.precision])
-            rows.append(BenchRow(contender.runtime, contender.precision, timings, round(memory, 1), share))
+            emulated = _is_emulated(contender.precision, ceilings)
+            rows.append(
+                BenchRow(
+                    contender.runtime,
+                    contender.precision,
+                    timings,
+                    peak_memory_mib=round(pool.submit(peak_memory_mib).result(), 1),
+                    cold_start_s=round(cold_starts[contender], 2),
+                    ceiling=None if emulated else rate / ceilings[contender.precision],
+                )
+            )
     finally:
-        for pool in pools.values():
+        for pool in (prober, *pools.values()):
             pool.shutdown()
     return {
+        "cpu": describe_cpu(),
         "parameters": parameters,
         "macs": arithmetic,
         "threads": threads,
         "rounds": rounds,
-        "ceiling_gmac_per_s": {precision: round(max(rates) / 1e9, 1) for precision, rates in probes.items()},
+        "ceiling_gmac_per_s": {precision: round(rate / 1e9, 1) for precision, rate in ceilings.items()},
+        "emulated": [precision for precision in ceilings if _is_emulated(precision, ceilings)],
         "rows": [asdict(row) for row in rows],
     }
+
+
+def _process_of(subject: Subject, contender: Contender, threads: int) -> ProcessPoolExecutor:
+    # The way to a network of PyTorch's would bring PyTorch into the process.
+    known = subject if contender.runtime == "pytorch" else replace(subject, network=None)
+    return ProcessPoolExecutor(1, _SPAWN, initializer=open_contender, initargs=(known, contender, threads))
+
+
+def _ask(pool: ProcessPoolExecutor, contender: Contender, question: Callable[[], T]) -> T:
+    try:
+        return pool.submit(question).result()
+    except BrokenProcessPool as error:
+        raise BenchError(
+            f"{contender.runtime} in {contender.precision} ended, its own error is above: repair or remove that runtime"
+        ) from error
+
+
+def _is_emulated(precision: Precision, ceilings: Mapping[Precision, float]) -> bool:
+    """Fewer bits that multiply slower than float32 have no instructions of their own here, so no ceiling either."""
+    return precision != "fp32" and ceilings[precision] < ceilings["fp32"]
 
 
 def tabulate(record: dict[str, Any]) -> str:
@@ -159,16 +180,30 @@ def tabulate(record: dict[str, Any]) -> str:
     plain = record["rows"][0]["timings"][0]["p50_ms"]
     batches = [timing["batch"] for timing in record["rows"][0]["timings"]]
     head = ["runtime", "precision", *(f"batch {batch}: p50 / p99, ms" for batch in batches)]
-    head += ["images/s", "faster", "of ceiling", "peak MiB"]
+    head += ["images/s", "faster", "of ceiling", "peak MiB", "cold start, s"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for row in record["rows"]:
         cells = [f"{timing['p50_ms']:.1f} / {timing['p99_ms']:.1f}" for timing in row["timings"]]
         best = max(timing["images_per_s"] for timing in row["timings"])
         faster = plain / row["timings"][0]["p50_ms"]
-        figures = [f"{best:.1f}", f"{faster:.1f}x", f"{row['ceiling']:.0%}", f"{row['peak_memory_mib']:.0f}"]
+        share = "none" if row["ceiling"] is None else f"{row['ceiling']:.0%}"
+        figures = [
+            f"{best:.1f}",
+            f"{faster:.1f}x",
+            share,
+            f"{row['peak_memory_mib']:.0f}",
+            f"{row['cold_start_s']:.1f}",
+        ]
         lines.append(" | ".join([row["runtime"], row["precision"], *cells, *figures]))
-    title = f"{record['parameters'] / 1e6:.2f} M parameters, {record['macs'] / 1e9:.2f} GMAC an image"
-    return "\n".join([f"{title}, {record['threads']} threads\n", *(f"| {line} |" for line in lines)])
+    size = f"{record['parameters'] / 1e6:.2f} M parameters, {record['macs'] / 1e9:.2f} GMAC an image"
+    table = [f"{size}, {record['threads']} threads, {record['cpu']}\n", *(f"| {line} |" for line in lines)]
+    rates = record["ceiling_gmac_per_s"]
+    notes = [
+        f"\nNo ceiling in {precision}: PyTorch's matrix product reaches {rates[precision]} GMAC/s in it and "
+        f"{rates['fp32']} in fp32, so this CPU only emulates it there."
+        for precision in record["emulated"]
+    ]
+    return "\n".join([*table, *notes])
 
 
 def draw(record: dict[str, Any], file: Path) -> None:
@@ -238,113 +273,3 @@ def _timing(batch: int, taken: list[tuple[float, float | None]]) -> Timing:
     joules = round(median(energy) / batch, 4) if energy else None
     p99 = float(np.percentile(seconds, 99))
     return Timing(batch, round(p50 * 1000, 2), round(p99 * 1000, 2), round(batch / p50, 2), joules)
-
-
-# What runs in a contender's own process: the opened network lives in this module's global there.
-_run: Run
-_input: InputSpec
-
-
-def _open(subject: Subject, contender: Contender, threads: int) -> None:
-    global _run, _input
-    torch.set_num_threads(threads)
-    _input = subject.input
-    if contender.runtime in ("pytorch", "anomalib"):
-        ours = subject.network if contender.runtime == "pytorch" else None
-        _run = _in_torch(ours() if ours else _peer(subject))
-        return
-    if contender.runtime == "anomalib-openvino":
-        _run = in_openvino(_peer(subject), subject.input)
-        return
-    model = subject.models[contender.precision]
-    if contender.runtime == "openvino":
-        from service.backends.openvino import OpenVinoBackend
-
-        _run = OpenVinoBackend(OnnxModel.read(model), subject.input, contender.precision, threads=threads).run
-        return
-    from service.backends.ort import OrtBackend
-
-    _run = OrtBackend(OnnxModel.read(model), subject.input, contender.precision, threads=threads).run
-
-
-def _peer(subject: Subject) -> nn.Module:
-    """anomalib's network at the paper's widths, the only ones it has; it adds the softmax and the score."""
-    from anomalib.models.image.draem.torch_model import DraemModel  # type: ignore[import-not-found]
-
-    network: nn.Module = DraemModel()
-    return network
-
-
-def _in_torch(network: nn.Module) -> Run:
-    network.eval()
-
-    def run(images: NDArray[np.uint8]) -> object:
-        with torch.inference_mode():
-            return network(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
-
-    return run
-
-
-def in_openvino(network: nn.Module, expected: InputSpec) -> Run:
-    """Compiled for the CPU without any property, which is what anomalib's OpenVINOInferencer asks for."""
-    import openvino
-
-    class Traceable(nn.Module):
-        """Its answer is no plain tuple, which a trace must be."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network.eval()
-
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            answer = self.network(images)
-            return answer.anomaly_map, answer.pred_score
-
-    example = torch.zeros(1, 3, expected.height, expected.width)
-    compiled = openvino.compile_model(openvino.convert_model(Traceable(), example_input=example), "CPU")
-
-    def run(images: NDArray[np.uint8]) -> object:
-        return compiled([images.transpose(0, 3, 1, 2).astype(np.float32) / 255])
-
-    return run
-
-
-def _time_once(batch: int) -> tuple[float, float | None]:
-    images = np.random.default_rng(0).integers(0, 256, (batch, _input.height, _input.width, 3), np.uint8)
-    # The contender before leaves its data in the caches and its threads waiting for work at full speed.
-    _run(images)
-    energy, start = _energy_uj(), time.perf_counter()
-    _run(images)
-    taken, after = time.perf_counter() - start, _energy_uj()
-    # The counter wraps around.
-    return taken, (after - energy) / 1e6 if energy is not None and after is not None and after >= energy else None
-
-
-def _energy_uj() -> int | None:
-    try:
-        return int(_ENERGY.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _probe(precision: Precision) -> float:
-    """Multiply-accumulates a second of one large matrix product; 16 bits are bfloat16, which CPUs multiply."""
-    if precision == "int8":
-        a = torch.ones(_PROBE, _PROBE, dtype=torch.int8)
-        multiply: Callable[[], object] = lambda: torch._int_mm(a, a)  # noqa: E731
-    else:
-        b = torch.ones(_PROBE, _PROBE, dtype=_TYPES[precision])
-        multiply = lambda: b @ b  # noqa: E731
-    multiply()
-    start = time.perf_counter()
-    multiply()
-    return float(_PROBE**3 / (time.perf_counter() - start))
-
-
-def _peak_memory_mib() -> float:
-    try:
-        # Not getrusage: on Linux its peak is that of the process which started this one, where that is larger.
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
