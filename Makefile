@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PRESET ?= edge
 
-.PHONY: serve test train demo
+.PHONY: serve test test-avx2 train demo
 
 serve: $(VENV)/.service
 	@$(VENV)/bin/python -m service --banner true
@@ -19,8 +19,22 @@ test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest $(addprefix --ignore ,$(HELM_TESTS))
 	$(VENV)/bin/python -m pytest $(HELM_TESTS)
 
+# The tests as on a CPU without AVX-512, VNNI and bfloat16, for PyTorch, OpenVINO and OpenCV; ONNX Runtime cannot be held.
+test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
+test-avx2: export ATEN_CPU_CAPABILITY = avx2
+test-avx2: export OPENCV_CPU_DISABLE = AVX512-SKX
+test-avx2: test
+
+# Asked before anything is installed for it.
+ifneq ($(filter train,$(MAKECMDGOALS)),)
+ifeq ($(and $(DATA),$(RECIPE)),)
+$(error usage: make train DATA=folder-of-good-photos RECIPE=name [TEXTURES=folder] [PRESET=quick|edge|paper])
+endif
+ifneq ($(shell test -d "$(DATA)" && echo there),there)
+$(error $(DATA): no such folder)
+endif
+endif
 train: $(VENV)/.training
-	@test -n "$(DATA)" -a -n "$(RECIPE)" || { echo "usage: make train DATA=folder-of-good-photos RECIPE=name [TEXTURES=folder] [PRESET=quick|edge|paper]"; exit 2; }
 	$(VENV)/bin/python -m training train --data "$(DATA)" --recipe "$(RECIPE)" --preset $(PRESET) $(if $(TEXTURES),--textures "$(TEXTURES)")
 
 # Remakes the demo recipe in models/demo from nothing; see models/README.md.

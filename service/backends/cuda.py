@@ -48,4 +48,6 @@ def _import_runtime() -> Any:
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
-        raise BackendError(f"CUDA for Python is not installed ({error}): pip install 'draem-inspect[gpu]'") from error
+        raise BackendError(
+            f"CUDA for Python is not installed ({error}): in the checkout, pip install '.[gpu]'"
+        ) from error

@@ -74,7 +74,7 @@ class Library:
             known = sorted(name for name in self.module.ComputeCapability.__members__ if name.startswith("SM"))
             raise BackendError(
                 f"{self.name} {self.version} builds for {', '.join(known)}, not for compute capability "
-                f"{gpu.compute_capability}: pip install 'draem-inspect[tensorrt]' on a machine with that GPU"
+                f"{gpu.compute_capability}: in the checkout, pip install '.[tensorrt]' on a machine with that GPU"
             )
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
@@ -128,8 +128,8 @@ def open_library() -> Library:
         except (ImportError, OSError) as error:
             reasons.append(f"{name}: {error}")
     raise BackendError(
-        f"TensorRT is not installed ({'; '.join(reasons)}): pip install 'draem-inspect[gpu]' for RTX GPUs, "
-        "'draem-inspect[tensorrt]' for all"
+        f"TensorRT is not installed ({'; '.join(reasons)}): in the checkout, pip install '.[gpu]' for RTX GPUs, "
+        "'.[tensorrt]' for all"
     )
 
 

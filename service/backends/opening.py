@@ -64,7 +64,7 @@ def open_backend(
 def cpu_candidates(bundle: Bundle, choice: BackendChoice, precision: PrecisionChoice) -> list[Candidate]:
     """What of the bundle can run on this machine's CPU and is what was asked for; raises BackendError for none."""
     if choice == "openvino" and not find_spec("openvino"):
-        raise BackendError("openvino was asked for, it is not installed: pip install 'draem-inspect[openvino]'")
+        raise BackendError("openvino was asked for, it is not installed: in the checkout, pip install '.[openvino]'")
     offered = [Candidate("ort-cpu", asked) for asked in ("fp32", "int8")]
     if find_spec("openvino"):
         offered += [Candidate("openvino", asked) for asked in _openvino_precisions()]

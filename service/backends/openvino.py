@@ -33,11 +33,15 @@ class OpenVinoBackend:
     name = "openvino"
     max_batch_size = 1
 
-    def __init__(self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int) -> None:
+    def __init__(
+        self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int, bf16: bool | None = None
+    ) -> None:
+        """`bf16`: whether this CPU multiplies bfloat16; None asks OpenVINO."""
+        bf16 = has_bf16() if bf16 is None else bf16
         self.precision: Precision = precision
         if precision not in _HINTS:
             raise BackendError(f"OpenVINO runs {', '.join(_HINTS)} on CPUs, not {precision}")
-        if precision == "bf16" and not has_bf16():
+        if precision == "bf16" and not bf16:
             raise BackendError("bf16 was asked for, this CPU does not have it: ask for fp32 or int8")
         try:
             graph = openvino.Core().read_model(model.data)
@@ -47,7 +51,7 @@ class OpenVinoBackend:
         self.provider = "CPU"
 
         def open_requests(streams: int, threads: int) -> list[openvino.InferRequest]:
-            return _open(model, graph, expected, _HINTS[precision] if has_bf16() else "f32", streams, threads)
+            return _open(model, graph, expected, _HINTS[precision] if bf16 else "f32", streams, threads)
 
         self._lanes = Lanes(threads, lambda threads: open_requests(1, threads)[0], open_requests)
         self.lanes = self._lanes.count

@@ -24,7 +24,7 @@ Providers = list[tuple[str, dict[str, str]]]
 _CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _REMEDY = (
     "look at what nvidia-smi says, pass the GPU into the container, and install exactly one of onnxruntime and "
-    "onnxruntime-gpu: pip uninstall onnxruntime; pip install 'draem-inspect[gpu]' (ort-tensorrt: [tensorrt])"
+    "onnxruntime-gpu: pip uninstall onnxruntime; in the checkout, pip install '.[gpu]' (ort-tensorrt: .[tensorrt])"
 )
 
 

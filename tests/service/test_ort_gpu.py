@@ -72,7 +72,9 @@ def test_tensorrt_captures_its_one_graph_only_where_all_runs_are_alike(
 def test_without_a_gpu_nothing_else_is_used(choice: GpuChoice, provider: str, models: Path, tmp_path: Path) -> None:
     if provider in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has the provider")
-    with pytest.raises(BackendError, match=rf"{provider} was asked for, .*CPU.*pip install 'draem-inspect\[gpu\]'"):
+    with pytest.raises(
+        BackendError, match=rf"{provider} was asked for, .*CPU.*in the checkout, pip install '\.\[gpu\]'"
+    ):
         open_backend(read_bundle(models / "part" / "1"), choice, threads=1, cache=tmp_path)
 
 

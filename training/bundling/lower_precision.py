@@ -132,7 +132,7 @@ def _runtimes(precision: Precision) -> list[_Open]:
     if find_spec("openvino"):
         found.append(_openvino)
     if not found:
-        raise QuantizationError(f"{precision} needs OpenVINO: pip install 'draem-inspect[openvino]'")
+        raise QuantizationError(f"{precision} needs OpenVINO: in the checkout, pip install '.[openvino]'")
     return found
 
 

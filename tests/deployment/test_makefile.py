@@ -1,0 +1,50 @@
+"""The Makefile says what is missing before it installs anything."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    command = [make, "--makefile", str(_ROOT / "Makefile"), f"VENV={folder / 'venv'}", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "usage: make train DATA=folder-of-good-photos RECIPE=name"),
+        (("RECIPE=part",), "usage: make train DATA=folder-of-good-photos RECIPE=name"),
+        (("DATA=.",), "usage: make train DATA=folder-of-good-photos RECIPE=name"),
+        (("DATA=nowhere", "RECIPE=part"), "nowhere: no such folder"),
+    ],
+)
+def test_train_says_what_is_missing_and_installs_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = _make(tmp_path, "train", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_test_avx2_holds_the_runtimes_to_avx2(tmp_path: Path) -> None:
+    shown = _make(tmp_path, "--print-data-base", "--dry-run", "test-avx2").stdout
+    assert "ONEDNN_MAX_CPU_ISA = AVX2" in shown
+    assert "ATEN_CPU_CAPABILITY = avx2" in shown
+
+
+def test_no_advice_names_a_distribution_that_no_index_has() -> None:
+    """The project is on no package index: only the checkout can be installed, as '.[extra]'."""
+    for folder in ("service", "training", "docker", "helm"):
+        for file in (_ROOT / folder).rglob("*"):
+            if file.suffix in {".py", ".md", ".yaml", ".html"}:
+                assert "draem-inspect[" not in file.read_text(), file
+    assert "draem-inspect[" not in (_ROOT / "README.md").read_text()
