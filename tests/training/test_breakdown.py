@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from service.bundle.manifest import Calibration, Thresholds
-from training.evaluation.breakdown import places_of, rows, sizes_of, tables
+from training.evaluation.breakdown import describe, rows, tables
 
 
 def _square(side: int, top: int, left: int, size: int = 256) -> np.ndarray:
@@ -19,18 +19,19 @@ def _thresholds(review: float) -> Thresholds:
 
 
 def test_sizes_are_those_at_256_pixels() -> None:
-    masks = np.stack([_square(side, 100, 100) for side in (9, 10, 21, 22)])
-    assert sizes_of(masks).tolist() == ["under 10 px", "10 to 21 px", "10 to 21 px", "over 21 px"]
-    assert sizes_of(_square(18, 100, 100, size=512)[None]).tolist() == ["under 10 px"]
+    found = [describe("dent", _square(side, 100, 100)).size for side in (9, 10, 21, 22)]
+    assert found == ["under 10 px", "10 to 21 px", "10 to 21 px", "over 21 px"]
+    assert describe("dent", _square(18, 100, 100, size=512)).size == "under 10 px"
 
 
 def test_a_defect_that_was_cut_off_is_at_the_border() -> None:
-    masks = np.stack([_square(9, *corner) for corner in ((100, 100), (2, 2), (1, 100), (100, 246), (246, 100))])
-    assert places_of(masks).tolist() == ["inside", "inside", "at the border", "at the border", "at the border"]
+    corners = ((100, 100), (2, 2), (1, 100), (100, 246), (246, 100))
+    found = [describe("dent", _square(9, *corner)).place for corner in corners]
+    assert found == ["inside", "inside", "at the border", "at the border", "at the border"]
 
 
 def test_rows_count_what_passes_below_review() -> None:
-    names, scores = np.array(["b", "a", "b"]), np.float32([0.2, 0.9, 0.3])
+    names, scores = ["b", "a", "b"], np.float32([0.2, 0.9, 0.3])
     found = rows(names, scores, np.float32([0.1, 0.25]), _thresholds(0.25))
     assert list(found) == ["a", "b"]
     assert found["b"] == {
@@ -43,10 +44,10 @@ def test_rows_count_what_passes_below_review() -> None:
 
 
 def test_a_defect_whose_place_is_not_known_counts_by_kind_alone() -> None:
-    masks = np.stack([_square(9, 100, 100), _square(0, 0, 0)])
-    found = tables(np.array(["dent", "dent"]), masks, np.float32([0.5, 0.6]), np.float32([0.1]))
+    defects = [describe("dent", mask) for mask in (_square(9, 100, 100), _square(0, 0, 0), None)]
+    found = tables(defects, np.float32([0.5, 0.6, 0.7]), np.float32([0.1]))
     assert {name: {row: figures["images"] for row, figures in table.items()} for name, table in found.items()} == {  # type: ignore[union-attr,index]
-        "per_defect": {"dent": 2},
+        "per_defect": {"dent": 3},
         "per_size": {"under 10 px": 1},
         "per_place": {"inside": 1},
     }

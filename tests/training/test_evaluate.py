@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import cv2
@@ -6,7 +7,7 @@ import pytest
 from bundles import gray
 
 from service.bundle.manifest import Calibration, Thresholds
-from training.data.folders import labelled_images
+from training.data.labels import labelled_images
 from training.evaluation.evaluate import evaluate, markdown
 
 CALIBRATION = Calibration(
@@ -65,3 +66,26 @@ def test_the_fingerprint_follows_the_contents(folder: Path) -> None:
     assert evaluate(labelled_images(folder), _score, THRESHOLDS)["data_sha256"] == first
     cv2.imwrite(str(folder / "test" / "good" / "005.png"), gray(1))
     assert evaluate(labelled_images(folder), _score, THRESHOLDS)["data_sha256"] != first
+
+
+def test_labels_without_masks_give_image_figures(folder: Path) -> None:
+    whole = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    shutil.rmtree(folder / "ground_truth")
+    bare = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    assert {"pixel_auroc", "pixel_ap", "pro"} <= whole.keys()
+    assert not {"pixel_auroc", "pixel_ap", "pro"} & bare.keys()
+    for name in ("image_auroc", "image_ap", "per_defect", "escape_rate", "false_reject_rate"):
+        assert bare[name] == whole[name]
+    assert "| part | 75.00 | 75.56 |  |  |  |" in markdown({"part": bare})
+
+
+def test_a_defect_without_mask_or_with_an_empty_one_has_no_good_pixels(folder: Path) -> None:
+    """Its map is high where nobody marked anything: that must not count as a false alarm."""
+    masks = folder / "ground_truth" / "hole"
+    before = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    (masks / "090_mask.png").unlink()
+    without = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    cv2.imwrite(str(masks / "090_mask.png"), np.zeros((64, 64), np.uint8))
+    empty = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    assert without["pixel_auroc"] == empty["pixel_auroc"] != before["pixel_auroc"]
+    assert without["image_auroc"] == empty["image_auroc"] == before["image_auroc"]

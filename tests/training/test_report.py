@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from service.bundle.manifest import Calibration, Thresholds
-from training.data.folders import LabelledImage
+from training.data.labels import LabelledImage
 from training.evaluation.parts import Parts, Sheet, labelled_parts
 from training.evaluation.report import TRAINED_ON, Training, render
 

@@ -28,8 +28,11 @@ from torch import Tensor
 from service.images.decoding import Pixels, read
 from service.images.resizing import resize
 from training.bundling.export import InspectionGraph
-from training.data.folders import good_images, labelled_images, load_images, read_mask, split
-from training.evaluation.metrics import image_metrics, pixel_metrics
+from training.data.folders import good_images, split
+from training.data.labels import labelled_images
+from training.data.reading import load_images
+from training.evaluation.evaluate import score_split
+from training.evaluation.metrics import image_metrics
 from training.loop.memory import keep_freed_memory
 from training.loop.runs import Run
 from training.methods.draem.config import PRESETS, TrainConfig, preset
@@ -129,11 +132,9 @@ def train_anomalib(photos: list[Path], textures: Path, size: int, minutes: float
 def figures(trained: Trained, data: Path, size: int) -> dict[str, float]:
     """Our metrics on the labelled test split."""
     images = labelled_images(data)
-    scored = [trained.scorer(resize(read(image.path), size, size)) for image in images]
-    masks = np.stack([read_mask(i.mask, size) if i.mask else np.zeros((size, size), np.bool_) for i in images])
+    tested = score_split(images, lambda path: trained.scorer(resize(read(path), size, size)))
     defective = np.array([image.is_defect for image in images])
-    maps, scores = np.stack([anomaly_map for anomaly_map, _ in scored]), np.array([score for _, score in scored])
-    metrics = {**image_metrics(scores.astype(np.float32), defective), **pixel_metrics(maps, masks)}
+    metrics = {**image_metrics(tested.scores, defective), **tested.pixels}
     return {"steps": trained.steps, "minutes": round(trained.minutes, 2), **metrics}
 
 

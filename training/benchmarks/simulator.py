@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from training.data.folders import DataError, find_images, good_images, load_images
+from training.data.folders import DataError, find_images, good_images
+from training.data.reading import load_images
 from training.loop.memory import keep_freed_memory
 from training.methods.draem.config import preset
 from training.simulation.simulator import AnomalySimulator, SimulatorConfig
@@ -194,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     cv2.setNumThreads(1)
     keep_freed_memory()
     photos = good_images(options.data)[: options.images]
-    textures = find_images(options.textures, recursive=True)[: options.images]
+    textures = find_images(options.textures)[: options.images]
     times = compare(photos, textures, options.size, options.repeats, options.seed)
     slow = median(times["authors"])
     print("| formula | ms a sample | quartiles | authors' time over it |\n|---|---|---|---|")

@@ -26,7 +26,8 @@ from service.images.quality import Quality, measure
 from service.images.resizing import resize
 from training.bundling.export import REPORT, HeldOut, Scored, export_bundle
 from training.data.contamination import outlying_scores, unusual_photos
-from training.data.folders import DataError, good_images, labelled_images, listing, split
+from training.data.folders import DataError, good_images, labelled_folder, listing, split
+from training.data.labels import labelled_images
 from training.data.regions import keep_mask
 from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.evaluation.evaluate import backend_scorer, evaluate, markdown
@@ -149,7 +150,7 @@ def write_recipe(
     title = "good photos, trained on" if trained_on else "held-out good photos"
     version = options.version or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     rendered = simulate_defects(photos, seed)
-    labelled = labelled_images(options.data) if (options.data / "test").is_dir() else []
+    labelled = labelled_images(options.data) if labelled_folder(options.data) else []
     tested: dict[Path, tuple[NDArray[np.float32], float]] = {}
 
     def evaluate_exported(backend: Backend, thresholds: Thresholds) -> dict[str, JsonValue]:

@@ -47,8 +47,11 @@ from training.bundling.recipe import (
 from training.bundling.triton import export_triton
 from training.commands.queue import INTERRUPTED, QueueError, QueueStoppedError, work_through
 from training.data.demo_parts import write_dataset
-from training.data.folders import DataError, good_images, labelled_images, load_images, require_readable, split
+from training.data.folders import DataError, good_images, labelled_folder, split
+from training.data.labels import labelled_images
+from training.data.reading import load_images, require_readable
 from training.data.regions import RegionError, keep_mask
+from training.data.survey import survey
 from training.evaluation.evaluate import EvaluationError, backend_scorer, evaluate, http_scorer, markdown
 from training.evaluation.report import TRAINED_ON, Training
 from training.experiments.ablations import Plan, run_ablations
@@ -183,13 +186,15 @@ def _require_usable(options: argparse.Namespace, size: int) -> None:
     keep_mask(options.region, options.ignore, size)
     if options.sign:
         load_private_key(options.sign)
-    if (options.data / "test").is_dir():
-        try:
-            require_readable(labelled_images(options.data), size)
-        except DataError as error:
-            raise DataError(
-                f"{error}; or train without an evaluation: --data {options.data / 'train' / 'good'}"
-            ) from None
+    try:
+        labelled = labelled_images(options.data) if labelled_folder(options.data) else []
+        require_readable([image.path for image in labelled], "test photos")
+        found = survey(options.data, labelled)
+    except DataError as error:
+        raise DataError(f"{error}; or train without an evaluation: --data {options.data / 'train' / 'good'}") from None
+    print("\n".join(found.counts))
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def queue_command(options: argparse.Namespace) -> None:

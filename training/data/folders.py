@@ -1,65 +1,126 @@
-"""Image folders: MVTec layout or a plain folder of good photos, decoded once and kept as uint8 tensors."""
+"""Where the photos of a training lie: MVTec's layout or plain folders, under the names that people give them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import tqdm
 
-from service.images.decoding import read
-from service.images.headers import ImageError
-from service.images.resizing import resize
-from training.data.masks import resize_mask
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+# Names of folders, whatever their case.
+GOOD = {"good", "ok", "normal", "pass"}
+MASKS = {"ground_truth", "groundtruth", "ground-truth", "gt", "mask", "masks"}
+_TRAIN = {"train", "training"}
+_TEST = {"test", "testing"}
+_NOT_GOOD = {
+    "bad",
+    "ng",
+    "nok",
+    "not_ok",
+    "notok",
+    "not_good",
+    "fail",
+    "failed",
+    "faulty",
+    "scrap",
+    "val",
+    "validation",
+}
+_NOT_GOOD_BEGIN = ("defect", "anomal", "abnormal", "reject", "mask", "test")
 
 
 class DataError(Exception):
     """The folder is not what training needs; the message names the path and the remedy."""
 
 
-@dataclass(frozen=True)
-class LabelledImage:
-    """One labelled test image; `defect` is the folder name, "good" for good parts, and `mask` its ground truth."""
+def find_images(folder: Path) -> list[Path]:
+    """Image files in `folder` and in the folders below it, linked ones too, sorted by path.
 
-    path: Path
-    defect: str
-    mask: Path | None
-
-    @property
-    def is_defect(self) -> bool:
-        return self.defect != "good"
-
-
-def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Image files in `folder`, sorted by path; raises DataError when there is none."""
+    Raises DataError when there is none, and for names that cannot be written down in UTF-8. What editors, file servers
+    and macOS leave behind is no image.
+    """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    entries = folder.rglob("*") if recursive else folder.iterdir()
-    paths = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        raise DataError(f"{shown(folder)}: no such folder")
+    paths = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{shown(folder)}: no images ({', '.join(sorted(SUFFIXES))})")
+    unwritable = [path for path in paths if not _is_writable(path)]
+    if unwritable:
+        raise DataError(
+            f"{shown(folder)}: {len(unwritable)} of {len(paths)} names are not UTF-8 or have line breaks, such as "
+            f"{shown(unwritable[0])}: rename these files or folders"
+        )
     return paths
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files that people put there; a folder that is linked into itself is entered once."""
+    entered: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if not is_left_behind(name)]
+        yield from (Path(here, name) for name in names if not name.startswith("."))
+
+
+def is_left_behind(folder: str) -> bool:
+    """Whether editors, file servers or archives make folders of this name."""
+    return folder.startswith((".", "@", "__"))
+
+
 def good_images(folder: Path) -> list[Path]:
-    """Good parts for training: `folder/train/good` (MVTec layout) or the images in `folder` itself."""
-    mvtec = folder / "train" / "good"
-    if mvtec.is_dir():
-        return find_images(mvtec)
+    """Good parts for training: those of `train/good`, else of `good`, else all of `folder`.
+
+    Raises DataError where a plain folder has folders in it whose names speak of anything but good parts.
+    """
+    train = child(folder, _TRAIN)
+    if train:
+        good = child(train, GOOD)
+        if good is None and any(path.is_dir() and not is_left_behind(path.name) for path in train.iterdir()):
+            raise DataError(f"{shown(train)}: no folder of good photos in it: name it good, ok or normal")
+        return find_images(good or train)
+    if good := child(folder, GOOD):
+        return find_images(good)
     try:
-        return find_images(folder)
+        paths = find_images(folder)
     except DataError as error:
-        raise DataError(f"{error}: good photos are looked for in it and in its train/good") from None
+        raise DataError(f"{error}; good photos are looked for in train/good, in good and in itself") from None
+    suspects = [path for path in paths if any(map(_speaks_of_defects, path.relative_to(folder).parts[:-1]))]
+    if suspects:
+        raise DataError(
+            f"{shown(folder)}: {len(suspects)} of {len(paths)} images lie in folders that may not be of good parts: "
+            f"{counted(folder, suspects)}; put the good photos into a folder named good"
+        )
+    return paths
+
+
+def labelled_folder(folder: Path) -> Path | None:
+    """The labelled test photos of an MVTec layout, where there are any."""
+    return child(folder, _TEST)
+
+
+def child(folder: Path, names: Iterable[str]) -> Path | None:
+    """The folder in `folder` that has one of `names`, whatever its case; DataError where several have."""
+    wanted = set(names)
+    if not folder.is_dir():
+        raise DataError(f"{shown(folder)}: no such folder")
+    found = sorted(path for path in folder.iterdir() if path.name.lower() in wanted and path.is_dir())
+    if len(found) > 1:
+        raise DataError(f"{shown(folder)}: {' and '.join(path.name for path in found)} mean the same: keep one of them")
+    return found[0] if found else None
+
+
+def counted(folder: Path, paths: Iterable[Path]) -> str:
+    """How many of the paths lie in which folder below `folder`, such as `. (4), day1 (5)`."""
+    counts = Counter(str(path.parent.relative_to(folder)) for path in paths)
+    told = [f"{shown(Path(name))} ({count})" for name, count in sorted(counts.items())]
+    return ", ".join(told[:8]) + (f" and {len(told) - 8} more folders" if len(told) > 8 else "")
 
 
 def listing(images: list[Path]) -> str:
@@ -80,90 +141,14 @@ def split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[
     )
 
 
-def labelled_images(folder: Path) -> list[LabelledImage]:
-    """Labelled test images of an MVTec-layout folder: `test/<defect>`, and in `ground_truth/<defect>` for each a mask
-    `<stem>_mask` or `<stem>`.
-    """
-    found: list[LabelledImage] = []
-    test = folder / "test"
-    if not test.is_dir():
-        raise DataError(f"{folder}: no test/ folder, so nothing to evaluate on")
-    # What editors and file servers leave behind is no kind of defect.
-    for kind in sorted(p for p in test.iterdir() if p.is_dir() and not p.name.startswith((".", "@", "__"))):
-        masks = folder / "ground_truth" / kind.name
-        there = {path.name.lower(): path for path in masks.iterdir()} if masks.is_dir() else {}
-        for path in find_images(kind):
-            mask = None if kind.name == "good" else _mask_of(path, masks, there)
-            found.append(LabelledImage(path, kind.name, mask))
-    if not any(image.is_defect for image in found) or all(image.is_defect for image in found):
-        raise DataError(f"{test}: evaluation needs good parts in test/good and defects beside it")
-    return found
+def shown(path: Path) -> str:
+    """The path for people, also where its name is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n")
 
 
-def _mask_of(path: Path, folder: Path, there: Mapping[str, Path]) -> Path:
-    """The mask of a photo among the files `there`, by name in lower case."""
-    names = [f"{path.stem}{ending}{suffix}" for ending in ("_mask", "") for suffix in (".png", *sorted(SUFFIXES))]
-    for name in names:
-        if name.lower() in there:
-            return there[name.lower()]
-    raise DataError(f"{folder / names[0]}: no ground truth for {path}")
+def _is_writable(path: Path) -> bool:
+    return shown(path) == str(path)
 
 
-def require_readable(images: list[LabelledImage], size: int) -> None:
-    """DataError where a photo or a mask of a test split cannot be read."""
-    load_images([image.path for image in images], size, "test photos")
-    for image in images:
-        if image.mask:
-            read_mask(image.mask, size)
-
-
-def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
-    """Ground truth `(size, size)`, resized as `resize_mask` says.
-
-    Where no pixel is white the mask holds labels, and all but 0 are a defect. Of a JPEG, whose black and white are not
-    quite, all that is nearer to white.
-    """
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    if mask is None:
-        raise DataError(f"{path}: not a readable mask image")
-    if mask.dtype == np.uint16:
-        # The upper byte of a label is 0.
-        mask = (np.right_shift(mask, 8) if mask.max() > 255 else mask).astype(np.uint8)
-    if path.suffix.lower() in {".jpg", ".jpeg"}:
-        mask = np.where(mask > 127, 255, 0).astype(np.uint8)
-    elif mask.max() < 255:
-        mask = np.where(mask > 0, 255, 0).astype(np.uint8)
-    return resize_mask(mask, size)
-
-
-def load_images(paths: list[Path], size: int, what: str, *, all_needed: bool = True) -> Tensor:
-    """Decode and resize to uint8 `(N, 3, size, size)` RGB with a progress bar; DataError names all unreadable files.
-
-    Where not `all_needed`, they are left out with a warning as long as others are there.
-    """
-    out = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
-
-    def load(index: int) -> str | None:
-        try:
-            pixels = resize(read(paths[index]), size, size)
-        except (ImageError, OSError) as error:
-            return str(error)
-        out[index] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        return None
-
-    with ThreadPoolExecutor(4) as pool:
-        jobs = pool.map(load, range(len(paths)))
-        outcomes = list(tqdm(jobs, f"reading {what}", len(paths), leave=False, unit="img"))
-    problems = [problem for problem in outcomes if problem]
-    if problems and not all_needed and len(problems) < len(paths):
-        tqdm.write(
-            f"warning: {len(problems)} of {len(paths)} {what} cannot be read and are left out: {problems[0]}",
-            file=sys.stderr,
-        )
-        return out[[problem is None for problem in outcomes]]
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {len(paths)} {what} cannot be read: replace or remove them, then run the same command "
-            f"again\n  " + "\n  ".join(problems[:20]) + ("\n  …" if len(problems) > 20 else "")
-        )
-    return out
+def _speaks_of_defects(name: str) -> bool:
+    return name.lower() in _NOT_GOOD | MASKS or name.lower().startswith(_NOT_GOOD_BEGIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,47 +19,52 @@ PLACES = ("inside", "at the border")
 _BORDER = 2  # pixels: full mask pixels lie so far from the side, where the defect was cut by it and then resized
 
 
-def sizes_of(masks: NDArray[np.bool_]) -> NDArray[np.str_]:
-    """Name of SIZES for every mask of `(N, H, W)`."""
-    across = np.sqrt(masks.sum(axis=(1, 2))) * 256 / min(masks.shape[1:])
-    small, middling, large = SIZES
-    return np.where(across < 10, small, np.where(across < 21.5, middling, large))
+@dataclass(frozen=True)
+class Defect:
+    """What is known of one defect: `size` and `place` are names of SIZES and PLACES, None where nobody marked it."""
+
+    kind: str
+    size: str | None
+    place: str | None
 
 
-def places_of(masks: NDArray[np.bool_]) -> NDArray[np.str_]:
-    """Name of PLACES for every mask of `(N, H, W)`."""
-    rim = np.ones(masks.shape[1:], np.bool_)
-    rim[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
-    return np.where((masks & rim).any(axis=(1, 2)), PLACES[1], PLACES[0])
+def describe(kind: str, mask: NDArray[np.bool_] | None) -> Defect:
+    """The defect of a mask `(H, W)`; of an empty mask or none only the kind is known."""
+    if mask is None or not mask.any():
+        return Defect(kind, None, None)
+    across = float(np.sqrt(mask.sum())) * 256 / min(mask.shape)
+    inner = mask[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    at_border = int(inner.sum()) < int(mask.sum())
+    return Defect(kind, SIZES[(across >= 10) + (across >= 21.5)], PLACES[at_border])
 
 
 def tables(
-    kinds: NDArray[np.str_],
-    masks: NDArray[np.bool_],
+    defects: Sequence[Defect],
     scores: NDArray[np.float32],
     good_scores: NDArray[np.float32],
     thresholds: Thresholds | None = None,
 ) -> dict[str, JsonValue]:
-    """`rows` by kind, size and place of N defects; one whose mask of `masks` `(N, H, W)` is empty has only a kind."""
-    known = masks.any(axis=(1, 2))
-    by_size = rows(sizes_of(masks[known]), scores[known], good_scores, thresholds, SIZES)
-    by_place = rows(places_of(masks[known]), scores[known], good_scores, thresholds, PLACES)
-    return dict(zip(TABLES, (rows(kinds, scores, good_scores, thresholds), by_size, by_place), strict=True))
+    """`rows` of N defects by kind, size and place."""
+    kinds = rows([defect.kind for defect in defects], scores, good_scores, thresholds)
+    sizes = rows([defect.size for defect in defects], scores, good_scores, thresholds, SIZES)
+    places = rows([defect.place for defect in defects], scores, good_scores, thresholds, PLACES)
+    return dict(zip(TABLES, (kinds, sizes, places), strict=True))
 
 
 def rows(
-    names: NDArray[np.str_],
+    names: Sequence[str | None],
     scores: NDArray[np.float32],
     good_scores: NDArray[np.float32],
     thresholds: Thresholds | None,
     order: Sequence[str] = (),
 ) -> dict[str, JsonValue]:
-    """For every name that occurs in `names` `(N,)`: how many defects, image AUROC of their `scores` `(N,)` against all
-    `good_scores` `(M,)`, and with thresholds how many score below review, with the exact 95 % interval of that rate.
+    """For every name that occurs in `names` of N defects, None left out: how many defects, image AUROC of their
+    `scores` `(N,)` against all `good_scores` `(M,)`, and with thresholds how many score below review, with the exact
+    95 % interval of that rate.
     """
     found: dict[str, JsonValue] = {}
-    for name in order or sorted(set(names.tolist())):
-        chosen = scores[names == name]
+    for name in order or sorted({name for name in names if name}):
+        chosen = scores[[one == name for one in names]]
         if not len(chosen):
             continue
         labels = np.arange(len(good_scores) + len(chosen)) >= len(good_scores)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -21,9 +22,12 @@ from service.backends.base import Backend
 from service.bundle.manifest import Band, InputSpec, Thresholds
 from service.images.decoding import read
 from service.images.resizing import fit, resize
-from training.data.folders import LabelledImage, read_mask
+from training.data.labels import LabelledImage
+from training.data.masks import read_mask
 from training.evaluation import breakdown
-from training.evaluation.metrics import clopper_pearson, image_metrics, in_bands, pixel_metrics
+from training.evaluation.breakdown import Defect, describe
+from training.evaluation.metrics import clopper_pearson, image_metrics, in_bands
+from training.evaluation.pixels import PixelFigures
 
 # Gives the anomaly map float32 (H, W) and the score of one image file.
 Scorer = Callable[[Path], tuple[NDArray[np.float32], float]]
@@ -77,36 +81,54 @@ def http_scorer(client: httpx2.Client, recipe: str) -> Scorer:
     return score
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What a test split gave, without its maps: scores `(N,)`, what is known of every defect, and pixel figures."""
+
+    scores: NDArray[np.float32]
+    defects: Sequence[Defect]
+    pixels: dict[str, float]
+
+
 def evaluate(images: Sequence[LabelledImage], scorer: Scorer, thresholds: Thresholds) -> dict[str, JsonValue]:
     """The figures of a labelled test split, and what the thresholds make of it: they were not chosen on it."""
-    maps, scores = score_split(images, scorer)
+    tested = score_split(images, scorer)
     is_defect = np.array([image.is_defect for image in images])
-    return {**figures(images, maps, scores, thresholds), **_verdicts(scores, is_defect, thresholds)}
+    return {**figures(images, tested, thresholds), **_verdicts(tested.scores, is_defect, thresholds)}
 
 
-def score_split(images: Sequence[LabelledImage], scorer: Scorer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Maps `(N, H, W)` and scores `(N,)` of a test split, with a progress bar."""
-    scored = [scorer(image.path) for image in tqdm(images, desc="evaluating", unit="img")]
-    return np.stack([anomaly_map for anomaly_map, _ in scored]), np.array([score for _, score in scored], np.float32)
+def score_split(images: Sequence[LabelledImage], scorer: Scorer) -> Tested:
+    """Score a test split, with a progress bar; one map is kept at a time.
+
+    A defect without a mask, or with an empty one, has no pixel figures: nobody told which of its pixels are good.
+    """
+    scores, defects, pixels = [], [], PixelFigures()
+    for image in tqdm(images, desc="evaluating", unit="img"):
+        anomaly_map, score = scorer(image.path)
+        mask = read_mask(image.mask, anomaly_map.shape[0]) if image.mask else np.zeros(anomaly_map.shape, np.bool_)
+        if image.is_defect:
+            defects.append(describe(image.defect, mask))
+        if mask.any() or not image.is_defect:
+            pixels.add(anomaly_map, mask)
+        scores.append(score)
+    return Tested(np.array(scores, np.float32), defects, pixels.figures())
 
 
 def figures(
-    images: Sequence[LabelledImage],
-    maps: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    thresholds: Thresholds | None = None,
+    images: Sequence[LabelledImage], tested: Tested, thresholds: Thresholds | None = None
 ) -> dict[str, JsonValue]:
-    """All figures of the paper's tables for one category, and rows by type, size and place of the defects."""
-    size = maps.shape[1]
-    masks = np.stack([read_mask(i.mask, size) if i.mask else np.zeros((size, size), np.bool_) for i in images])
-    kinds = np.array([image.defect for image in images])
-    defective = kinds != "good"
+    """All figures of the paper's tables for one category, and rows by type, size and place of the defects.
+
+    Without a mask of any defect there are none of pixels.
+    """
+    defective = np.array([image.is_defect for image in images])
+    scores = tested.scores
     return {
         "images": len(images),
         "data_sha256": fingerprint(images),
         **image_metrics(scores, defective),
-        **pixel_metrics(maps, masks),
-        **breakdown.tables(kinds[defective], masks[defective], scores[defective], scores[~defective], thresholds),
+        **tested.pixels,
+        **breakdown.tables(tested.defects, scores[defective], scores[~defective], thresholds),
     }
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.images.decoding import Pixels, read
-from training.data.folders import LabelledImage, read_mask
+from training.data.labels import LabelledImage
+from training.data.masks import read_mask
 
 
 @dataclass(frozen=True)

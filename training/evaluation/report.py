@@ -138,7 +138,8 @@ def _held_out_tables(groups: Sequence[Parts], thresholds: Thresholds) -> dict[st
     if [group.defects for group in held_out] != [False, True]:
         return {}
     good, defects = held_out
-    return breakdown.tables(np.array(defects.kinds), defects.masks(), defects.scores, good.scores, thresholds)
+    described = list(map(breakdown.describe, defects.kinds, defects.masks()))
+    return breakdown.tables(described, defects.scores, good.scores, thresholds)
 
 
 def _tables(metrics: dict[str, JsonValue]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from training.bundling.export import InspectionGraph
-from training.data.folders import DataError, find_images, good_images, labelled_images, listing, load_images, split
+from training.data.folders import DataError, find_images, good_images, listing, split
+from training.data.labels import labelled_images
+from training.data.reading import load_images
 from training.evaluation.evaluate import figures, score_split, torch_scorer
 from training.experiments.results import Row, mean_minutes, mean_percent, run_queue
 from training.loop.memory import keep_freed_memory
@@ -71,7 +73,7 @@ def _train_and_score(
 ) -> Row:
     # Only map or score differ between these: one training serves them all.
     trained = replace(config, score="paper", **method.untrained)
-    source_of = listing(find_images(textures, recursive=True)) if textures else None
+    source_of = listing(find_images(textures)) if textures else None
     settings = json.dumps([asdict(trained), _name(textures), source_of], sort_keys=True).encode()
     run = runs / _name(folder) / hashlib.sha256(settings).hexdigest()[:12]
     photos = good_images(folder)
@@ -83,9 +85,9 @@ def _train_and_score(
     network = method.fit(config, TrainingSet(good, source), Run(run), device)
     images = labelled_images(folder)
     graph = InspectionGraph(network, score=config.score).eval().to(device)
-    maps, scores = score_split(images, torch_scorer(graph, config.size))
+    tested = score_split(images, torch_scorer(graph, config.size))
     return {
-        **figures(images, maps, scores),
+        **figures(images, tested),
         "good_photos": len(good),
         "textures": [_name(textures), len(source)] if source is not None else None,
         "minutes": round(training_minutes(run), 2),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.data.folders import DataError, labelled_images
+from training.data.folders import DataError
+from training.data.labels import labelled_images
 from training.experiments.results import Row, mean_minutes, mean_percent
 
 # Image AUROC, pixel AUROC and pixel AP in percent, by dataset and category.

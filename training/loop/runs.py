@@ -81,7 +81,7 @@ def claim_run(
     inputs = {
         "settings": (run / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n"),
         "photos": (run / "photos.txt", listing(photos)),
-        "textures": (run / "textures.txt", listing(find_images(textures, recursive=True)) if textures else "none\n"),
+        "textures": (run / "textures.txt", listing(find_images(textures)) if textures else "none\n"),
     }
     if not (run / CHECKPOINT).exists():
         for file, text in inputs.values():

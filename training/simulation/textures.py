@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.data.folders import find_images, load_images
+from training.data.folders import find_images
+from training.data.reading import load_images
 
 # An augmenter takes (3, H, W) and uniform draws in [0, 1) and gives (3, H, W); it may leave [0, 255].
 Augmenter = Callable[[Tensor, Tensor], Tensor]
@@ -30,7 +31,7 @@ def load_textures(folder: Path | None, size: int, *, limit: int, seed: int) -> T
     generator = torch.Generator().manual_seed(seed)
     if folder is None:
         return procedural_textures(limit or 200, size, generator)
-    paths = find_images(folder, recursive=True)
+    paths = find_images(folder)
     if 0 < limit < len(paths):
         chosen = torch.randperm(len(paths), generator=generator)[:limit].sort().values
         paths = [paths[i] for i in chosen.tolist()]
