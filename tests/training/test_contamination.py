@@ -51,6 +51,13 @@ def test_many_photos_are_compared_in_groups(monkeypatch: pytest.MonkeyPatch) -> 
     assert 50 in {one.index for one in unusual_photos(photos)}
 
 
+def test_photos_in_several_tensors_are_numbered_through() -> None:
+    photos = _photos(60)
+    photos[7, :, 40:50, 60:70] = 20
+    assert unusual_photos(photos[:20], photos[20:]) == unusual_photos(photos)
+    assert 7 in {one.index for one in unusual_photos(photos[:5], photos[5:])}
+
+
 def test_too_few_photos_say_nothing() -> None:
     photos = _photos(7)
     photos[0] = 0

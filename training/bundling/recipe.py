@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,10 +50,10 @@ def warn_of_darkness(photos: Tensor, folder: Path) -> None:
         )
 
 
-def warn_of_unusual(photos: Tensor, paths: list[Path]) -> list[JsonValue]:
+def warn_of_unusual(photos: Sequence[Tensor], paths: list[Path]) -> list[JsonValue]:
     """Warn of photos unlike the others, before anything is trained on them; what the manifest keeps of it."""
-    found = unusual_photos(photos)
-    size = photos.shape[-1]
+    found = unusual_photos(*photos)
+    size = photos[0].shape[-1]
     for one in found:
         print(
             f"warning: look at {paths[one.index]}: {one.deviations:.1f} deviations from the other good photos, most at "

@@ -130,7 +130,7 @@ def train_command(options: argparse.Namespace) -> None:
         held_out_photos = load_images(held_out, config.size, "held-out photos")
         if leads:
             warn_of_darkness(good, options.data)
-        suspects = warn_of_unusual(torch.cat((good, held_out_photos)), [*trained_on, *held_out]) if leads else []
+        suspects = warn_of_unusual((good, held_out_photos), [*trained_on, *held_out]) if leads else []
         textures = method.textures(config, options.textures) if method.textures else None
         data = TrainingSet(good, textures)
         started = time.monotonic()
@@ -139,7 +139,7 @@ def train_command(options: argparse.Namespace) -> None:
     if not leads:
         return
     graph = InspectionGraph(network, keep_mask(options.region, options.ignore, config.size), config.score).eval()
-    all_photos = _pixels(torch.cat((good, held_out_photos)))
+    all_photos = _pixels(good) + _pixels(held_out_photos)
     outlying = warn_of_outlying(score_with_torch(graph, all_photos).scores, [*trained_on, *held_out])
     looped = (run / CHECKPOINT).exists()
     minutes = training_minutes(run) if looped else (time.monotonic() - started) / 60

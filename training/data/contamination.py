@@ -7,6 +7,7 @@ training, photos that the network scores far above the others are named. Both on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 LIMIT = 3.5  # robust standard deviations, after Iglewicz and Hoaglin (1993)
 FEWEST = 8  # photos, below which nothing can be said
@@ -31,61 +33,74 @@ class Unusual:
     y: float
 
 
-def unusual_photos(photos: Tensor) -> list[Unusual]:
-    """Which of the photos, uint8 `(N, 3, S, S)`, differ from the others, the most unusual first."""
-    groups = -(-len(photos) // _GROUP)
-    found = [one for group in range(groups) for one in _unusual(photos, torch.arange(group, len(photos), groups))]
+def unusual_photos(*photos: Tensor) -> list[Unusual]:
+    """Which of the photos, uint8 `(N, 3, S, S)`, differ from the others, the most unusual first.
+
+    Photos may come in several tensors, which are numbered through. Memory does not grow with their number.
+    """
+    places = [(part, index) for part in photos for index in range(len(part))]
+    groups = -(-len(places) // _GROUP)
+    found: list[Unusual] = []
+    with tqdm(total=len(places), desc="comparing photos", unit="img", leave=False) as progress:
+        for group in range(groups):
+            chosen = range(group, len(places), groups)
+            found += _unusual(places[group::groups], chosen)
+            progress.update(len(chosen))
     return sorted(found, key=lambda one: -one.deviations)
 
 
-def _unusual(photos: Tensor, chosen: Tensor) -> list[Unusual]:
-    if len(chosen) < FEWEST:
+def _unusual(photos: Sequence[tuple[Tensor, int]], numbers: Sequence[int]) -> list[Unusual]:
+    if len(photos) < FEWEST:
         return []
-    pixels = _centred(photos[chosen])
-    residual = _relative(_left_out(pixels))
-    strength = residual.flatten(1).topk(5, dim=1).values.mean(dim=1)
+    pixels = _centred(photos)
+    products = pixels @ pixels.T
+    strength = _relative(_left_out(pixels, products)).flatten(1).topk(5, dim=1).values.mean(dim=1)
     deviations = robust_deviations(strength.log().numpy())
     found = [i for i, deviation in enumerate(deviations) if deviation > LIMIT]
-    usual = [i for i in range(len(chosen)) if i not in found]
+    if not found:
+        return []
+    usual = torch.tensor([i for i in range(len(pixels)) if i not in found])
     # Where, by the components of the usual photos alone: an unusual one shapes a component and then fits itself.
-    images = _components(pixels[usual]).T @ pixels[usual]
+    of_usual = _components(products[usual][:, usual])
+    weights = torch.zeros(len(pixels), of_usual.shape[1])
+    weights[usual] = of_usual
+    images = weights.T @ pixels
     images /= images.norm(dim=1, keepdim=True)
-    places = _relative(pixels - pixels @ images.T @ images).flatten(1).argmax(dim=1).tolist()
+    places = _relative(((pixels @ images.T) @ images).neg_().add_(pixels)).flatten(1).argmax(dim=1).tolist()
     return [
-        Unusual(int(chosen[i]), float(deviations[i]), places[i] % _SIDE / _SIDE, places[i] // _SIDE / _SIDE)
-        for i in found
+        Unusual(numbers[i], float(deviations[i]), places[i] % _SIDE / _SIDE, places[i] // _SIDE / _SIDE) for i in found
     ]
 
 
-def _centred(photos: Tensor) -> Tensor:
+def _centred(photos: Sequence[tuple[Tensor, int]]) -> Tensor:
     """Small photos less their median, `(N, 3 S S)`."""
-    small = [
-        functional.interpolate(part.float() / 255, (_SIDE, _SIDE), mode="area") for part in torch.split(photos, 32)
-    ]
-    pixels = torch.cat(small).flatten(1)
-    return pixels - pixels.median(dim=0).values
+    small = torch.empty(len(photos), 3, _SIDE, _SIDE)
+    for out, (part, index) in zip(small, photos, strict=True):
+        out.copy_(functional.interpolate(part[index : index + 1].float() / 255, (_SIDE, _SIDE), mode="area")[0])
+    pixels = small.flatten(1)
+    return pixels.sub_(pixels.median(dim=0).values)
 
 
-def _components(pixels: Tensor) -> Tensor:
-    """Each photo's share in the principal components, orthonormal `(N, K)`."""
-    vectors: Tensor = torch.linalg.eigh(pixels @ pixels.T).eigenvectors
-    return vectors[:, -min(20, max(2, len(pixels) // 10)) :]
+def _components(products: Tensor) -> Tensor:
+    """Each photo's share in the principal components, orthonormal `(N, K)`, of the products `(N, N)` of photos."""
+    vectors: Tensor = torch.linalg.eigh(products).eigenvectors
+    return vectors[:, -min(20, max(2, len(products) // 10)) :]
 
 
-def _left_out(pixels: Tensor) -> Tensor:
+def _left_out(pixels: Tensor, products: Tensor) -> Tensor:
     """What the components of the other photos leave of each photo.
 
     The residual of a fit without photo i is the residual with it over 1 - h_i: the leverage of least squares.
     """
-    components = _components(pixels)
+    components = _components(products)
     leverage = components.square().sum(dim=1, keepdim=True).clamp(max=0.999)
-    return (pixels - components @ (components.T @ pixels)) / (1 - leverage)
+    return (components @ (components.T @ pixels)).neg_().add_(pixels).div_(1 - leverage)
 
 
 def _relative(residual: Tensor) -> Tensor:
     """Residual over what is common at the same place on other photos, `(N, S, S)`."""
     images = residual.view(-1, 3, _SIDE, _SIDE)
-    smooth = functional.avg_pool2d(images, 3, stride=1, padding=1).abs().amax(dim=1)
+    smooth = functional.avg_pool2d(images, 3, stride=1, padding=1).abs_().amax(dim=1)
     common = smooth.kthvalue(max(1, int(0.9 * len(smooth))), dim=0).values
     # Nowhere is so constant that sensor noise would count.
     return smooth / (torch.maximum(common, common.median() / 2) + 1e-3)
