@@ -87,16 +87,22 @@ def test_mistakes_are_errors_not_tracebacks(
     assert f"error: {tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err
     assert _train(demo_data, tmp_path) == 0
     assert _train(demo_data, tmp_path, "--lr", "0.5") == 1
-    assert "holds a run with other settings" in capsys.readouterr().err
-    assert _train(demo_data, tmp_path) == 1
     assert "this version exists already" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "earlier").exists(), "a run is put aside for one that can begin"
     assert list_versions(tmp_path / "models") == {"part": ["1"]}
     assert _train(demo_data / "train" / "good", tmp_path, "--version", "2") == 0
     photos = tmp_path / "photos"
     shutil.copytree(demo_data / "train" / "good", photos)
     (photos / "000.png").unlink()
+    (tmp_path / "run" / "results.json").rename(tmp_path / "results.json")
     assert _train(photos, tmp_path, "--version", "3") == 1
     assert "holds a run with other photos" in capsys.readouterr().err
+    (tmp_path / "results.json").rename(tmp_path / "run" / "results.json")
+    assert _train(photos, tmp_path, "--version", "3") == 0
+    assert "other photos (000.png" in (said := capsys.readouterr().err)
+    assert "the finished run is kept in" in said
+    (earlier,) = (tmp_path / "run" / "earlier").iterdir()
+    assert {"results.json", "checkpoint.pt", "photos.txt", "report.html"} <= {path.name for path in earlier.iterdir()}
 
 
 def test_wrong_values_of_settings_are_refused_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:

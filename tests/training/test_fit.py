@@ -112,12 +112,29 @@ def test_a_run_is_not_continued_with_other_settings_photos_or_textures_but_may_g
     claim_run(run, CLAIMED, listed, tmp_path / "textures")
     (run / CHECKPOINT).touch()
     claim_run(run, {**CLAIMED, "score": "top"}, listed, tmp_path / "textures")
-    with pytest.raises(TrainingError, match=r"other settings \(lr 0\.002 before, 1\.0 now\): remove it"):
+    with pytest.raises(TrainingError, match=r"other settings \(lr 0\.002 before, 1\.0 now\) that is not finished"):
         claim_run(run, {**CLAIMED, "lr": 1.0}, listed, tmp_path / "textures")
     with pytest.raises(TrainingError, match=r"other photos \(b\.png 5 before, nothing now\)"):
         claim_run(run, CLAIMED, listed[:1], tmp_path / "textures")
     with pytest.raises(TrainingError, match=r"other textures \(wood\.jpg 5 before, none now\)"):
         claim_run(run, CLAIMED, listed, None)
+
+
+def test_a_finished_run_of_other_photos_is_put_aside_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, listed = tmp_path / "run", _listed(tmp_path / "photos", "a.png")
+    for round_ in range(3):
+        claim_run(run, {**CLAIMED, "lr": round_}, listed, None)
+        for name in (CHECKPOINT, "results.json", "report.html"):
+            (run / name).write_text(str(round_))
+        (run / "events").mkdir()
+    assert "other settings (lr 1 before, 2 now): the finished run is kept in" in capsys.readouterr().err
+    kept = sorted((run / "earlier").iterdir())
+    assert [(folder / "report.html").read_text() for folder in kept] == ["0", "1"]
+    assert all((folder / "events").is_dir() for folder in kept)
+    claim_run(run, {**CLAIMED, "lr": 2}, listed, None)
+    assert (run / CHECKPOINT).read_text() == "2", "a run of the same goes on"
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:

@@ -111,5 +111,6 @@ def test_help_is_that_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_run_of_one_method_is_not_continued_by_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run" / "checkpoint.pt").touch()
+    (folder / "run" / "results.json").unlink(missing_ok=True)
     assert main(["train", "--data", str(folder / "parts"), "--run", str(folder / "run")]) == 1
     assert "holds a run with other settings" in capsys.readouterr().err

@@ -34,8 +34,8 @@ from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply,
 from training.evaluation.evaluate import backend_scorer, evaluate, markdown
 from training.evaluation.parts import Parts, labelled_parts
 from training.evaluation.report import TRAINED_ON, Training, render
+from training.loop.runs import RESULTS
 
-RESULTS = "results.json"
 _NEARLY_BLACK = 32  # of 255
 
 

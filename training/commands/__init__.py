@@ -35,7 +35,6 @@ from training.bundling.export import ExportError, InspectionGraph, score_with_to
 from training.bundling.lower_precision import add_precision, quantize_for
 from training.bundling.quantize import Activations, QuantizationError
 from training.bundling.recipe import (
-    RESULTS,
     photos_sha256,
     split_as_trained,
     warn_of_darkness,
@@ -63,6 +62,7 @@ from training.loop.memory import PeakMemory, keep_freed_memory
 from training.loop.precision import half_type
 from training.loop.runs import (
     CHECKPOINT,
+    RESULTS,
     STATS,
     InterruptedRunError,
     Run,
@@ -119,8 +119,8 @@ def train_command(options: argparse.Namespace) -> None:
     with distributed.joined(options.device) as device:
         leads = distributed.rank() == 0
         if leads:
-            claim_run(run, method.claimed(config), photos, options.textures)
             _require_usable(options, config.size)
+            claim_run(run, method.claimed(config), photos, options.textures)
         distributed.wait()
         keep_freed_memory()
         if leads and getattr(config, "bf16", False) and half_type(device) is None:
@@ -219,9 +219,9 @@ def _train_in_queue(options: argparse.Namespace) -> int:
 def _train_unless_finished(options: argparse.Namespace) -> None:
     run = (options.runs or Path("runs")) / options.recipe
     options.run = run
+    method = METHODS[options.method]
+    claim_run(run, method.claimed(_config(method, options)), good_images(options.data), options.textures)
     if (run / RESULTS).exists():
-        method = METHODS[options.method]
-        claim_run(run, method.claimed(_config(method, options)), good_images(options.data), options.textures)
         print(f"{options.recipe}: finished before, see {run / RESULTS}")
         return
     train_command(options)

@@ -6,15 +6,18 @@ import errno
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
+from datetime import UTC, datetime
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from service.bundle.files import replace_file
 from training.data.folders import find_images, listing
@@ -23,6 +26,8 @@ from training.loop.memory import PeakMemory
 
 CHECKPOINT = "checkpoint.pt"
 STATS = "stats.jsonl"
+RESULTS = "results.json"  # marks a run as finished
+_EARLIER, _LOCK = "earlier", "lock"
 _LOCKS: dict[Path, int] = {}  # descriptors, open for as long as the process lives
 
 
@@ -70,7 +75,10 @@ def claim_run(
     *,
     without_effect: Collection[str] = ("score",),
 ) -> None:
-    """Begin a run in folder `run`, or go on with one of the same settings, photos and textures; else TrainingError.
+    """Begin a run in folder `run`, or go on with one of the same settings, photos and textures.
+
+    A finished run of others is put aside, in `run/earlier`, and a new one begins; an unfinished one is left alone and
+    TrainingError raised.
 
     Settings `without_effect` on what is trained may differ: the score is made of the finished network's map.
 
@@ -83,20 +91,37 @@ def claim_run(
         "photos": (run / "photos.txt", listing(photos)),
         "textures": (run / "textures.txt", listing(find_images(textures)) if textures else "none\n"),
     }
-    if not (run / CHECKPOINT).exists():
-        for file, text in inputs.values():
-            with disk_full_named(file):
-                replace_file(file, text)
-        return
-    for what, (file, text) in inputs.items():
+    for what, (file, text) in inputs.items() if (run / CHECKPOINT).exists() else ():
         before = file.read_text() if file.exists() else ""
         difference = (
             _other_setting(before, text, without_effect) if what == "settings" else _first_difference(before, text)
         )
-        if difference:
+        if not difference:
+            continue
+        if not (run / RESULTS).exists():
             raise TrainingError(
-                f"{run}: holds a run with other {what} ({difference}): remove it or choose another --run"
+                f"{run}: holds a run with other {what} ({difference}) that is not finished: finish it with the command "
+                "of before, choose another --run, or remove the folder to give that run up"
             )
+        tqdm.write(f"other {what} ({difference}): the finished run is kept in {_put_aside(run)}", file=sys.stderr)
+        break
+    if not (run / CHECKPOINT).exists():
+        for file, text in inputs.values():
+            with disk_full_named(file):
+                replace_file(file, text)
+
+
+def _put_aside(run: Path) -> Path:
+    """Where a finished run lies now: a folder of its own in `earlier`, called by when it was finished."""
+    finished = datetime.fromtimestamp((run / RESULTS).stat().st_mtime, UTC).strftime("%Y%m%d-%H%M%S")
+    names = (f"{finished}-{number}" if number else finished for number in count())
+    kept = next(folder for folder in (run / _EARLIER / name for name in names) if not folder.exists())
+    kept.mkdir(parents=True)
+    # The checkpoint first: without it a run has not begun, so whatever stops this leaves a folder that can be used.
+    for name in sorted((path.name for path in run.iterdir()), key=lambda name: name != CHECKPOINT):
+        if name not in {_EARLIER, _LOCK}:
+            (run / name).rename(kept / name)
+    return kept
 
 
 def _first_difference(before: str, now: str) -> str | None:
@@ -134,7 +159,7 @@ def _lock(run: Path) -> None:
     """Hold the folder until this process ends, however it ends."""
     if run.resolve() in _LOCKS:
         return
-    file = os.open(run / "lock", os.O_CREAT | os.O_WRONLY, 0o644)
+    file = os.open(run / _LOCK, os.O_CREAT | os.O_WRONLY, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
