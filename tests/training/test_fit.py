@@ -172,8 +172,11 @@ sys.stdin.read()
 def test_bfloat16_only_where_the_cpu_has_it(
     monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], expected: torch.dtype | None
 ) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     assert half_type(CPU) is expected
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert half_type(CPU) is None, "oneDNN held to AVX2 emulates it"
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
