@@ -27,6 +27,9 @@ $ helm package helm                                           # an archive that 
 Needs Kubernetes 1.30 and the images of `docker/`; without values it serves the demo recipe. Every pod runs as no user
 of the node, without capabilities, on a read-only root: the Pod Security Standard `restricted`.
 
+Stations scale on what waits for the network, never on CPU. Engines are built before a station starts.
+`helm/kserve.yaml` serves what `export --triton` wrote.
+
 - **A station is a pod of a StatefulSet** and keeps its own records. Counters, answers to repeated triggers, what makes
   a picture count as frozen, and `activate` are each station's own too: `service.sessionAffinity` keeps a camera at one.
 - **Restarting**: `/livez` fails while the device hangs (15 s) or fails run after run (ten); after a minute of that the
@@ -47,6 +50,12 @@ of the node, without capabilities, on a read-only root: the Pod Security Standar
 
 | values | for |
 |---|---|
+
+Checked without a cluster, in `make test`: rendered and linted by Helm's own library over all of `helm/examples`,
+every object held to Kubernetes' schemas of 1.30 and the newest (strict); wrong values are refused; values, schema and
+settings agree; alerts and dashboard are those of `docker/`; the commands of Job, init containers and `helm test` are
+really run. Triton's configuration is read with its own schema, and the graph run with the shapes that it promises.
+Not run: a cluster, KEDA, the Prometheus operator, KServe, Triton, the images of `aws-cli` and `oras`.
 """
 
 VALUES = """

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from service.settings import Settings, read_settings
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "service" / "README.md"
 
 
 def test_environment_and_flags_set_the_same_fields(monkeypatch: pytest.MonkeyPatch) -> None:
