@@ -32,10 +32,10 @@ class Camera:
 
 
 @contextmanager
-def camera_beside(client: httpx2.Client, pictures: int = 20) -> Iterator[Camera]:
+def camera_beside(client: httpx2.Client, pictures: int = 20, picture: bytes = GOOD) -> Iterator[Camera]:
     """Sends as long as the block lasts, and as many `pictures` or more."""
     camera, over = Camera(), threading.Event()
-    request = picture_request(GOOD, f"X-Deadline-Ms: {1000 * DEADLINE_S:.0f}")
+    request = picture_request(picture, f"X-Deadline-Ms: {1000 * DEADLINE_S:.0f}")
 
     def send() -> None:
         try:
