@@ -36,6 +36,13 @@ POSITIONAL = _Marker.POSITIONAL
 
 
 @dataclass(frozen=True)
+class Alone:
+    """Marks a field whose flag may stand without a value, which is then this one."""
+
+    value: str
+
+
+@dataclass(frozen=True)
 class Group:
     """Flags that the help shows under one title; `fields` by name. What no group names comes last."""
 
@@ -50,14 +57,16 @@ def add_flags(
     titled = [(group.fields, parser.add_argument_group(group.title)) for group in groups]
     placed = {name: target for names, target in titled for name in names}
     rest = parser.add_argument_group("more settings") if placed else parser
-    for name, field in model.model_fields.items():
-        target = placed.get(name, rest)
+    for name in dict.fromkeys([*placed, *model.model_fields]):
+        field, target = model.model_fields[name], placed.get(name, rest)
         options: dict[str, Any] = {"help": _help(name, field, environment), "default": argparse.SUPPRESS}
         kind = _kind(field)
         if kind is bool:
             options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
         else:
             options["metavar"] = _metavar(name, kind)
+        for alone in (one for one in field.metadata if isinstance(one, Alone)):
+            options |= {"nargs": "?", "const": alone.value}
         many = get_origin(kind) in {list, tuple}
         if POSITIONAL in field.metadata:
             target.add_argument(name, **options | {"nargs": "+" if many else None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -20,6 +21,14 @@ class BackendError(RuntimeError):
     """The backend cannot be opened or failed while running; nothing it returned may be trusted."""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a graph makes of one image: map float32 `(H, W)` and score."""
+
+    anomaly_map: NDArray[np.float32]
+    score: float
+
+
 class Backend(Protocol):
     """At most `lanes` runs at the same time; with one lane all of them come from the same thread."""
 
@@ -36,6 +45,16 @@ class Backend(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+def score_images(backend: Backend, images: Sequence[NDArray[np.uint8]]) -> list[Scored]:
+    """What the backend makes of uint8 RGB `(H, W, 3)` images of its graph's size, in batches as large as it takes."""
+    found: list[Scored] = []
+    step = backend.max_batch_size
+    for start in range(0, len(images), step):
+        maps, scores = backend.run(np.stack(images[start : start + step]))
+        found += [Scored(anomaly_map, float(score)) for anomaly_map, score in zip(maps, scores, strict=True)]
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.backends.base import Backend, BackendError, Candidate
+from service.backends.base import Backend, BackendError, Candidate, score_images
 from service.backends.cpu import held_to
 from service.backends.golden import GoldenError, golden_images, require_golden
 from service.backends.opening import open_on_cpu
@@ -102,17 +101,12 @@ def _try(bundle: Bundle, candidate: Candidate, threads: int) -> Measured:
     except BackendError as error:
         return Measured(candidate=str(candidate), refused=str(error))
     try:
-        require_golden(bundle, backend.precision, lambda image: [_first(backend, image)])
+        require_golden(bundle, backend.precision, lambda image: score_images(backend, [image]))
         return Measured(candidate=str(candidate), ms=round(1000 * _seconds(bundle, backend), 3))
     except (BackendError, GoldenError) as error:
         return Measured(candidate=str(candidate), refused=str(error))
     finally:
         backend.close()
-
-
-def _first(backend: Backend, image: np.ndarray) -> tuple[np.ndarray, float]:
-    maps, scores = backend.run(image[None])
-    return maps[0], float(scores[0])
 
 
 def _seconds(bundle: Bundle, backend: Backend) -> float:

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 
 import numpy as np
-from numpy.typing import NDArray
 
+from service.backends.base import Scored
 from service.bundle.folder import Bundle
 from service.bundle.manifest import BundleError, Precision, Tolerance
 from service.images.decoding import Pixels, decode
 from service.images.headers import ImageError
 from service.images.resizing import fit
-
-# Map float32 (H, W) and score.
-Found = tuple[NDArray[np.float32], float]
 
 
 class GoldenError(Exception):
@@ -39,8 +36,8 @@ def golden_images(bundle: Bundle) -> list[Pixels]:
     return [fit(_read_image(bundle, golden.image), bundle.manifest.input) for golden in bundle.manifest.golden]
 
 
-def require_golden(bundle: Bundle, precision: Precision, run: Callable[[Pixels], list[Found]]) -> None:
-    """Give every golden image to `run`, which returns its map and score, or those of several runs; raises GoldenError
+def require_golden(bundle: Bundle, precision: Precision, run: Callable[[Pixels], list[Scored]]) -> None:
+    """Give every golden image to `run`, which returns what one run or several made of it; raises GoldenError
     where one of them is above the tolerance that the manifest has for this precision.
     """
     for golden in _goldens(bundle):
@@ -49,9 +46,9 @@ def require_golden(bundle: Bundle, precision: Precision, run: Callable[[Pixels],
 
 
 def require_golden_batches(
-    bundle: Bundle, precision: Precision, run: Callable[[list[Pixels]], list[Found]], largest: int
+    bundle: Bundle, precision: Precision, run: Callable[[list[Pixels]], list[Scored]], largest: int
 ) -> None:
-    """Give batches of 2, 3, … `largest` golden images to `run`, which returns map and score of each; raises as above.
+    """Give batches of 2, 3, … `largest` golden images to `run`, which returns what it made of each; raises as above.
 
     The images take turns: where there are several, no place of a batch has that of its neighbour, nor the one that it
     had in the batch before, whose map may still be there.
@@ -89,12 +86,11 @@ def _read_map(bundle: Bundle, name: str) -> np.ndarray:
     return found
 
 
-def _compare(name: str, found: Found, golden: _Golden, tolerance: Tolerance) -> None:
-    anomaly_map, score = found
-    if anomaly_map.shape != golden.anomaly_map.shape:
-        raise GoldenError(f"{name}: the map is {anomaly_map.shape}, the golden one {golden.anomaly_map.shape}")
-    score_error = abs(score - golden.score)
-    map_error = float(np.abs(anomaly_map - golden.anomaly_map).max())
+def _compare(name: str, found: Scored, golden: _Golden, tolerance: Tolerance) -> None:
+    if found.anomaly_map.shape != golden.anomaly_map.shape:
+        raise GoldenError(f"{name}: the map is {found.anomaly_map.shape}, the golden one {golden.anomaly_map.shape}")
+    score_error = abs(found.score - golden.score)
+    map_error = float(np.abs(found.anomaly_map - golden.anomaly_map).max())
     # Not "error > tolerance": NaN must fail too.
     if not (score_error <= tolerance.score and map_error <= tolerance.anomaly_map):
         raise GoldenError(

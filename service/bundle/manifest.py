@@ -131,6 +131,58 @@ class Tolerance(_Strict):
     anomaly_map: Annotated[float, Field(gt=0.0, le=0.5)]
 
 
+class PeakMemory(_Strict):
+    """Most MiB that a training held: of the process, and on its GPU."""
+
+    resident: Annotated[int, Field(ge=0)]
+    gpu: Annotated[int, Field(ge=0)]
+
+
+class UnusualPhoto(_Strict):
+    """A good photo unlike the others, and where most: shares of width and height."""
+
+    photo: str
+    deviations: float
+    x: float
+    y: float
+
+
+class OutlyingPhoto(_Strict):
+    """A good photo that the trained network scores far above the others."""
+
+    photo: str
+    score: float
+
+
+class TrainingRecord(_Strict):
+    """How the network came to be: trained with `config`, the settings of the manifest's method, or imported.
+
+    Only the method knows what its settings mean; the service keeps them as they are. Each lower precision has the
+    figures that it was accepted with. Nothing acts on the record, so a field of another release is kept, not refused.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    config: dict[str, JsonValue] | None = None
+    imported: list[str] | None = None
+    calibrated_on_training_photos: bool = False
+    good_photos: int | None = None
+    photos_sha256: str | None = None
+    textures: int | Literal["procedural"] | None = None
+    device: str | None = None
+    processes: int | None = None
+    threads: int | None = None
+    minutes: float | None = None
+    peak_memory_mib: PeakMemory | None = None
+    unusual_photos: list[UnusualPhoto] | None = None
+    outlying_scores: list[OutlyingPhoto] | None = None
+    export_parity: float | None = None
+    torch: str | None = None
+    int8: dict[str, JsonValue] | None = None
+    bf16: dict[str, JsonValue] | None = None
+    fp16: dict[str, JsonValue] | None = None
+
+
 class Manifest(_Strict):
     format_version: Literal[1]
     recipe: Name
@@ -148,7 +200,7 @@ class Manifest(_Strict):
     golden: Annotated[list[GoldenImage], Field(min_length=1)]
     tolerances: dict[Precision, Tolerance]
     metrics: dict[str, JsonValue] | None = None
-    training: dict[str, JsonValue] = {}
+    training: TrainingRecord = TrainingRecord()
     signature: str | None = None  # Ed25519 over the rest of the manifest, base64; see service.bundle.signing
     files: dict[FilePath, FileEntry]
 

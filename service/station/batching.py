@@ -22,9 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.backends.base import Backend, BackendError
+from service.backends.base import Backend, BackendError, Scored
 from service.images.decoding import Pixels
 from service.station.verdicts import DeadlinePassedError
 
@@ -64,10 +63,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Result:
-    """Map float32 `(H, W)` and score of one image, how long it waited and ran, and how many shared its batch."""
+    """What became of one image, how long it waited and ran, and how many shared its batch."""
 
-    anomaly_map: NDArray[np.float32]
-    score: float
+    scored: Scored
     queue_s: float
     model_s: float
     batch_size: int
@@ -335,7 +333,10 @@ class Batcher:
             maps, scores = model.backend.run(np.stack([job.image for job in jobs]))
             if len(maps) != len(jobs) or len(scores) != len(jobs):
                 raise BackendError(f"{len(maps)} maps and {len(scores)} scores for {len(jobs)} images")
-            found = list(zip(jobs, maps, map(float, scores), strict=True))
+            found = [
+                (job, Scored(anomaly_map, float(score)))
+                for job, anomaly_map, score in zip(jobs, maps, scores, strict=True)
+            ]
         # Whatever a backend raises must reach the waiting requests: a dead thread would leave them without an answer.
         except Exception as error:
             self._finish(batch)
@@ -349,10 +350,10 @@ class Batcher:
         self._on_batch(len(jobs))
         per_image = work / len(jobs)
         model.seconds_per_image += (_NEWEST if model.seconds_per_image else 1.0) * (per_image - model.seconds_per_image)
-        for job, anomaly_map, score in found:
+        for job, scored in found:
             # A device that hung until `close` gave it up: its images have been answered.
             with suppress(InvalidStateError):
-                job.future.set_result(Result(anomaly_map, score, batch.started - job.submitted, seconds, len(jobs)))
+                job.future.set_result(Result(scored, batch.started - job.submitted, seconds, len(jobs)))
 
     def _finish(self, batch: _Batch) -> tuple[float, float]:
         """Seconds that a batch ran, and its share of the device's work; another may begin."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from concurrent.futures import Future
 
-from service.backends.golden import Found, require_golden, require_golden_batches
+from service.backends.base import Scored
+from service.backends.golden import require_golden, require_golden_batches
 from service.bundle.folder import Bundle
 from service.images.decoding import Pixels
 from service.station.batching import Batcher, Model, Result
@@ -17,7 +18,7 @@ def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
     Each as often as the backend runs side by side: its runs may differ in threads and memory, all must be right.
     """
 
-    def run(image: Pixels) -> list[Found]:
+    def run(image: Pixels) -> list[Scored]:
         return _results([batcher.submit(model, image, math.inf) for _ in range(model.backend.lanes)])
 
     require_golden(bundle, model.backend.precision, run)
@@ -30,11 +31,11 @@ def check_golden_batches(bundle: Bundle, model: Model, batcher: Batcher) -> None
     CPU, there is nothing to do.
     """
 
-    def run(images: list[Pixels]) -> list[Found]:
+    def run(images: list[Pixels]) -> list[Scored]:
         return _results(batcher.submit_batch(model, images))
 
     require_golden_batches(bundle, model.backend.precision, run, batcher.largest_batch(model))
 
 
-def _results(futures: list[Future[Result]]) -> list[Found]:
-    return [(result.anomaly_map, result.score) for result in [future.result() for future in futures]]
+def _results(futures: list[Future[Result]]) -> list[Scored]:
+    return [future.result().scored for future in futures]

@@ -216,8 +216,8 @@ class Inspector:
                 Inspection(
                     recipe=recipe,
                     verdict=verdict,
-                    score=result.score,
-                    anomaly_map=result.anomaly_map,
+                    score=result.scored.score,
+                    anomaly_map=result.scored.anomaly_map,
                     image_size=picture.size,
                     faults=picture.faults,
                     regions=regions,
@@ -233,7 +233,7 @@ class Inspector:
     ) -> tuple[Verdict, list[Region], Heatmap | None]:
         work = partial(_postprocess, picture, recipe, result, mode, deadline)
         # Nothing to label or to draw: the verdict takes less than the way to another thread and back.
-        if mode == "none" and np.all(result.anomaly_map < recipe.limits.thresholds.pixel):
+        if mode == "none" and np.all(result.scored.anomaly_map < recipe.limits.thresholds.pixel):
             return work()
         return await self._codec.draw(work)
 
@@ -289,7 +289,9 @@ class Inspector:
             try:
                 image = fit(picture.resized, shadow.bundle.manifest.input)
                 result = await asyncio.wrap_future(self._batcher.submit(shadow.model, image, deadline))
-                evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
+                evidence = Evidence(
+                    result.scored.anomaly_map, result.scored.score, picture.faults, deadline, time.monotonic()
+                )
                 other = judge(evidence, shadow.limits.thresholds, shadow.shape)
             except (
                 ImageError,
@@ -312,9 +314,9 @@ def _postprocess(
     picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
 ) -> tuple[Verdict, list[Region], Heatmap | None]:
     thresholds = recipe.limits.thresholds
-    evidence = Evidence(result.anomaly_map, result.score, picture.faults, deadline, time.monotonic())
+    evidence = Evidence(result.scored.anomaly_map, result.scored.score, picture.faults, deadline, time.monotonic())
     verdict = judge(evidence, thresholds, recipe.shape)
-    regions = find_regions(result.anomaly_map, thresholds.pixel, picture.size, min_area=thresholds.min_area)
+    regions = find_regions(result.scored.anomaly_map, thresholds.pixel, picture.size, min_area=thresholds.min_area)
     if mode == "auto":
         mode = "none" if verdict is Verdict.OK else "overlay"
     return verdict, regions, _draw(picture, result, thresholds.pixel, mode)
@@ -322,10 +324,10 @@ def _postprocess(
 
 def _draw(picture: _Picture, result: Result, threshold: float, mode: HeatmapMode) -> Heatmap | None:
     if mode == "npy":
-        return Heatmap("npy", _MEDIA_TYPES[mode], to_npy(result.anomaly_map))
+        return Heatmap("npy", _MEDIA_TYPES[mode], to_npy(result.scored.anomaly_map))
     if mode == "map":
-        return Heatmap("map", _MEDIA_TYPES[mode], encode(draw_map(result.anomaly_map), ".png"))
+        return Heatmap("map", _MEDIA_TYPES[mode], encode(draw_map(result.scored.anomaly_map), ".png"))
     if mode == "none" or picture.preview is None:
         return None
-    overlay = draw_overlay(picture.preview, result.anomaly_map, threshold)
+    overlay = draw_overlay(picture.preview, result.scored.anomaly_map, threshold)
     return Heatmap("overlay", _MEDIA_TYPES[mode], encode(overlay, ".jpg" if mode == "jpeg" else ".png"))

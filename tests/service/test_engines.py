@@ -35,10 +35,11 @@ from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle
 from service.bundle.manifest import FileEntry, Precision, ScoreFormula
 from service.commands import run
-from training.__main__ import main
-from training.bundling.export import InspectionGraph, to_onnx
 from training.bundling.fp16 import to_half
+from training.bundling.graph import InspectionGraph
+from training.bundling.onnx import to_onnx
 from training.bundling.quantize import observe, to_qdq
+from training.commands import run as main
 from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
 

@@ -1,11 +1,13 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bundles import make_bundle
 
-from service.backends.golden import Found, GoldenError, golden_images, require_golden, require_golden_batches
+from service.backends.base import Scored
+from service.backends.golden import GoldenError, golden_images, require_golden, require_golden_batches
 from service.bundle.folder import Bundle, read_bundle
 
 
@@ -15,10 +17,10 @@ def bundle(demo: Path, tmp_path: Path) -> Bundle:
     return read_bundle(shutil.copytree(demo, tmp_path / "demo" / "1"))
 
 
-def _answers(bundle: Bundle) -> dict[bytes, Found]:
+def _answers(bundle: Bundle) -> dict[bytes, Scored]:
     """Image -> what the trained network made of it."""
     return {
-        image.tobytes(): (np.load(bundle.file(golden.anomaly_map)), golden.score)
+        image.tobytes(): Scored(np.load(bundle.file(golden.anomaly_map)), golden.score)
         for image, golden in zip(golden_images(bundle), bundle.manifest.golden, strict=True)
     }
 
@@ -26,7 +28,7 @@ def _answers(bundle: Bundle) -> dict[bytes, Found]:
 def test_batches_are_of_every_size_and_golden_images_take_turns(bundle: Bundle) -> None:
     answers, batches = _answers(bundle), []
 
-    def run(images: list[np.ndarray]) -> list[Found]:
+    def run(images: list[np.ndarray]) -> list[Scored]:
         batches.append([list(answers).index(image.tobytes()) for image in images])
         return [answers[image.tobytes()] for image in images]
 
@@ -40,14 +42,14 @@ def test_batches_are_of_every_size_and_golden_images_take_turns(bundle: Bundle) 
 def test_every_place_of_a_batch_must_agree_with_its_own_golden(bundle: Bundle, wrong: str) -> None:
     answers = _answers(bundle)
 
-    def run(images: list[np.ndarray]) -> list[Found]:
+    def run(images: list[np.ndarray]) -> list[Scored]:
         found = [answers[image.tobytes()] for image in images]
         if len(images) < 3:
             return found
         return {
             "the first for all": 3 * found[:1],
             "in another order": [found[0], found[2], found[1]],
-            "no score": [found[0], (found[1][0], float("nan")), found[2]],
+            "no score": [found[0], replace(found[1], score=float("nan")), found[2]],
         }[wrong]
 
     with pytest.raises(GoldenError, match=r"golden/0\.png, image 2 of a batch of 3: score is off by"):

@@ -144,7 +144,7 @@ def wait_until_loaded(client: TestClient) -> None:
 def demo_trained_on(parts: Path, models: Path) -> Path:
     """A copy of the demo recipe, in `models`, that says it was trained on the good photos of `parts`."""
     # Here, for Helm's tests get a process without torch.
-    from training.bundling.recipe import photos_sha256
+    from training.bundling.held_out import photos_sha256
     from training.data.folders import good_images
 
     copied = models / "demo" / "1"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.__main__ import main
-from training.commands.queue import INTERRUPTED
+from training.commands import run as main
+from training.commands.outcome import INTERRUPTED
 from training.data.demo_parts import write_dataset
 from training.experiments.ablations import tabulate
 from training.loop.runs import InterruptedRunError

@@ -3,10 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.bundling.calibration import calibrate, clopper_pearson
+from service.backends.base import Scored
+from training.bundling.calibration import calibrate
+from training.evaluation.metrics import clopper_pearson
 
-FLAT = np.zeros((1, 4, 4), np.float32)
-NONE = np.zeros(0, np.float32)
+FLAT = np.zeros((4, 4), np.float32)
+NONE: list[Scored] = []
+
+
+def flat(scores: np.ndarray) -> list[Scored]:
+    """Parts with these scores and maps of nothing."""
+    return [Scored(FLAT, float(score)) for score in scores]
 
 
 def test_false_reject_rate_is_kept_on_new_parts() -> None:
@@ -15,14 +22,14 @@ def test_false_reject_rate_is_kept_on_new_parts() -> None:
     rates = []
     for _ in range(200):
         scores = rng.beta(2, 20, 199).astype(np.float32)
-        reject = calibrate(scores, FLAT, NONE, false_reject_rate=0.05).reject
+        reject = calibrate(flat(scores), NONE, false_reject_rate=0.05).reject
         rates.append((rng.beta(2, 20, 2000) >= reject).mean())
     assert 0.03 < np.mean(rates) <= 0.052
 
 
 def test_too_few_parts_put_reject_above_all_of_them_and_warn() -> None:
     scores = np.array([0.01, 0.02, 0.06], np.float32)
-    thresholds = calibrate(scores, FLAT, NONE, false_reject_rate=0.01)
+    thresholds = calibrate(flat(scores), NONE, false_reject_rate=0.01)
     assert thresholds.reject == pytest.approx(0.10, abs=1e-6)
     assert thresholds.review > 0.06
     assert thresholds.calibration.warning is not None
@@ -31,31 +38,31 @@ def test_too_few_parts_put_reject_above_all_of_them_and_warn() -> None:
 
 def test_photos_that_were_trained_on_promise_nothing() -> None:
     scores = np.linspace(0.01, 0.02, 200).astype(np.float32)
-    warning = calibrate(scores, FLAT, NONE, false_reject_rate=0.01, trained_on=True).calibration.warning
+    warning = calibrate(flat(scores), NONE, false_reject_rate=0.01, trained_on=True).calibration.warning
     assert warning is not None
     assert "calibrate on photos that it has not seen" in warning
 
 
 def test_enough_parts_do_not_warn() -> None:
     scores = np.linspace(0, 0.2, 99, dtype=np.float32)
-    assert calibrate(scores, FLAT, NONE, false_reject_rate=0.01).calibration.warning is None
+    assert calibrate(flat(scores), NONE, false_reject_rate=0.01).calibration.warning is None
 
 
 def test_escapes_of_simulated_defects_are_counted_not_used() -> None:
     scores = np.linspace(0, 0.2, 120, dtype=np.float32)
-    defects = np.array([0.05, 0.9, 0.95, 0.99], np.float32)
-    with_defects = calibrate(scores, FLAT, defects, false_reject_rate=0.01)
-    without = calibrate(scores, FLAT, NONE, false_reject_rate=0.01)
+    defects = flat(np.array([0.05, 0.9, 0.95, 0.99], np.float32))
+    with_defects = calibrate(flat(scores), defects, false_reject_rate=0.01)
+    without = calibrate(flat(scores), NONE, false_reject_rate=0.01)
     assert with_defects.calibration.escapes == 1
     assert (with_defects.review, with_defects.reject) == (without.review, without.reject)
 
 
 def test_pixel_threshold_is_above_good_maps_and_below_a_saturated_defect() -> None:
-    scores = np.linspace(0, 0.5, 40, dtype=np.float32)
-    maps = np.full((40, 32, 32), 0.7, np.float32)
-    assert calibrate(scores, maps, NONE, false_reject_rate=0.01).pixel == pytest.approx(0.7)
-    maps[:, :4, :4] = 1.0
-    assert calibrate(scores, maps, NONE, false_reject_rate=0.01).pixel < 1.0
+    anomaly_map = np.full((32, 32), 0.7, np.float32)
+    good = [Scored(anomaly_map, score) for score in np.linspace(0, 0.5, 40).tolist()]
+    assert calibrate(good, NONE, false_reject_rate=0.01).pixel == pytest.approx(0.7)
+    anomaly_map[:4, :4] = 1.0
+    assert calibrate(good, NONE, false_reject_rate=0.01).pixel < 1.0
 
 
 def test_clopper_pearson_known_values() -> None:
@@ -70,7 +77,7 @@ def test_clopper_pearson_known_values() -> None:
 )
 def test_thresholds_are_ordered_and_typical_parts_are_ok(scores: list[float], rate: float) -> None:
     array = np.array(scores, np.float32)
-    thresholds = calibrate(array, FLAT, NONE, false_reject_rate=rate)
+    thresholds = calibrate(flat(array), NONE, false_reject_rate=rate)
     assert 0 <= thresholds.review <= thresholds.reject <= 1
     if array.max() < 1:
         assert np.median(array) < thresholds.reject

@@ -9,10 +9,12 @@ import pytest
 import torch
 from official_reference import State, discriminative_state, official_map_and_score, reconstructive_state
 
+from service.backends.base import score_images
 from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
 from service.bundle.manifest import InputSpec
-from training.bundling.export import InspectionGraph, score_images, to_onnx
+from training.bundling.graph import InspectionGraph
+from training.bundling.onnx import to_onnx
 from training.data.demo_parts import render_good
 from training.methods.draem.checkpoints import load_official
 from training.methods.draem.lesson import AnomalyMap
@@ -40,12 +42,12 @@ def test_import_export_and_onnxruntime_give_the_authors_map(tmp_path: Path, rec_
     scored = score_images(backend, photos)
 
     rec_state, seg_state = torch.load(rec, weights_only=True), torch.load(seg, weights_only=True)
-    for photo, anomaly_map, score in zip(photos, scored.maps, scored.scores, strict=True):
+    for photo, found in zip(photos, scored, strict=True):
         with torch.inference_mode():
             expected_map, expected_score = official_map_and_score(rec_state, seg_state, photo, 256)
         assert expected_map.std() > 1e-3, "a flat map would compare equal to anything"
-        np.testing.assert_allclose(anomaly_map, expected_map.numpy(), rtol=0, atol=1e-4)
-        assert abs(score - expected_score) < 1e-4
+        np.testing.assert_allclose(found.anomaly_map, expected_map.numpy(), rtol=0, atol=1e-4)
+        assert abs(found.score - expected_score) < 1e-4
 
 
 def test_swapped_files_are_named(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import torch
 from bundles import make_bundle
 
 from service.bundle.folder import Bundle
+from service.bundle.manifest import TrainingRecord
 from service.bundle.signing import new_keys
-from training.__main__ import main
-from training.bundling.recipe import photos_sha256, split_as_trained, warn_of_darkness
+from training.bundling.held_out import photos_sha256, split_as_trained
+from training.commands import run as main
+from training.commands.photos import warn_of_darkness
 from training.data.folders import DataError, good_images, split
 from training.methods import METHODS
 from training.methods.draem.method import DRAEM
@@ -76,9 +78,10 @@ def test_the_whole_test_split_is_read_and_how_to_train_without_it_is_told(
 
 @pytest.mark.parametrize("rate", ["0", "1", "5", "nan"])
 def test_a_rate_is_a_share(parts: Path, capsys: pytest.CaptureFixture[str], rate: str) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--data", str(parts), "--recipe", "bolt", "--false-reject-rate", rate])
-    assert f"{rate} is no share between 0 and 1: 0.01 is 1 %" in capsys.readouterr().err
+    assert main(["train", "--data", str(parts), "--recipe", "bolt", "--false-reject-rate", rate]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --false-reject-rate {rate}: ")
+    assert "above 0 below 1" in error
 
 
 def test_photos_that_are_nearly_black_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +93,7 @@ def test_photos_that_are_nearly_black_are_told(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_folder_of_other_photos_cannot_tell_what_was_held_out(parts: Path, tmp_path: Path) -> None:
     made = make_bundle(tmp_path / "models")
-    record = {"config": {"holdout": 0.5, "seed": 3}, "photos_sha256": photos_sha256(good_images(parts))}
+    record = TrainingRecord(config={"holdout": 0.5, "seed": 3}, photos_sha256=photos_sha256(good_images(parts)))
     bundle = Bundle(made.path, made.manifest.model_copy(update={"training": record}))
     assert split_as_trained(bundle, parts) == split(good_images(parts), 0.5, 3)
     (parts / "train" / "good" / "3.png").unlink()

@@ -5,7 +5,9 @@ import cv2
 import numpy as np
 import pytest
 from bundles import gray
+from pydantic import JsonValue
 
+from service.backends.base import Scored
 from service.bundle.manifest import Calibration, Thresholds
 from training.data.labels import labelled_images
 from training.evaluation.evaluate import evaluate, markdown
@@ -31,15 +33,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _score(path: Path) -> tuple[np.ndarray, float]:
+def _score(path: Path) -> Scored:
     score = int(path.stem) / 100
     anomaly_map = np.zeros((64, 64), np.float32)
     anomaly_map[:8, :8] = score
-    return anomaly_map, score
+    return Scored(anomaly_map, score)
+
+
+def _evaluated(folder: Path) -> dict[str, JsonValue]:
+    images = labelled_images(folder)
+    return evaluate(images, (_score(image.path) for image in images), THRESHOLDS)
 
 
 def test_verdicts_are_counted_at_the_thresholds(folder: Path) -> None:
-    results = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    results = _evaluated(folder)
     assert results["good_ok_review_ng"] == [2, 1, 1]
     assert results["defects_ok_review_ng"] == [1, 1, 1]
     assert results["false_reject_rate"] == pytest.approx(1 / 4)
@@ -49,7 +56,7 @@ def test_verdicts_are_counted_at_the_thresholds(folder: Path) -> None:
 
 
 def test_figures_per_defect_type_are_against_all_good_parts(folder: Path) -> None:
-    results = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    results = _evaluated(folder)
     per_defect: dict[str, dict[str, object]] = results["per_defect"]  # type: ignore[assignment]
     assert {kind: (row["images"], row["image_auroc"], row["escapes"]) for kind, row in per_defect.items()} == {
         "dirt": (1, 3 / 4, 0),
@@ -62,16 +69,16 @@ def test_figures_per_defect_type_are_against_all_good_parts(folder: Path) -> Non
 
 
 def test_the_fingerprint_follows_the_contents(folder: Path) -> None:
-    first = evaluate(labelled_images(folder), _score, THRESHOLDS)["data_sha256"]
-    assert evaluate(labelled_images(folder), _score, THRESHOLDS)["data_sha256"] == first
+    first = _evaluated(folder)["data_sha256"]
+    assert _evaluated(folder)["data_sha256"] == first
     cv2.imwrite(str(folder / "test" / "good" / "005.png"), gray(1))
-    assert evaluate(labelled_images(folder), _score, THRESHOLDS)["data_sha256"] != first
+    assert _evaluated(folder)["data_sha256"] != first
 
 
 def test_labels_without_masks_give_image_figures(folder: Path) -> None:
-    whole = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    whole = _evaluated(folder)
     shutil.rmtree(folder / "ground_truth")
-    bare = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    bare = _evaluated(folder)
     assert {"pixel_auroc", "pixel_ap", "pro"} <= whole.keys()
     assert not {"pixel_auroc", "pixel_ap", "pro"} & bare.keys()
     for name in ("image_auroc", "image_ap", "per_defect", "escape_rate", "false_reject_rate"):
@@ -82,10 +89,10 @@ def test_labels_without_masks_give_image_figures(folder: Path) -> None:
 def test_a_defect_without_mask_or_with_an_empty_one_has_no_good_pixels(folder: Path) -> None:
     """Its map is high where nobody marked anything: that must not count as a false alarm."""
     masks = folder / "ground_truth" / "hole"
-    before = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    before = _evaluated(folder)
     (masks / "090_mask.png").unlink()
-    without = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    without = _evaluated(folder)
     cv2.imwrite(str(masks / "090_mask.png"), np.zeros((64, 64), np.uint8))
-    empty = evaluate(labelled_images(folder), _score, THRESHOLDS)
+    empty = _evaluated(folder)
     assert without["pixel_auroc"] == empty["pixel_auroc"] != before["pixel_auroc"]
     assert without["image_auroc"] == empty["image_auroc"] == before["image_auroc"]

@@ -1,3 +1,5 @@
+import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,25 +9,23 @@ import onnx
 import pytest
 import torch
 
+from service.backends.base import score_images
 from service.backends.graphs import OnnxModel
 from service.backends.opening import open_backend
 from service.backends.ort import OrtBackend
 from service.bundle.folder import Bundle, read_bundle
-from service.bundle.manifest import BundleError, InputSpec
-from service.bundle.signing import load_public_key, new_keys, require_signature
-from service.images.decoding import read
+from service.bundle.manifest import MANIFEST, BundleError, InputSpec, TrainingRecord
+from service.bundle.signing import load_private_key, load_public_key, new_keys, require_signature
+from service.images.decoding import encode, read
 from service.images.quality import measure
-from training.bundling.export import (
-    ExportError,
-    HeldOut,
-    InspectionGraph,
-    check_parity,
-    export_bundle,
-    score_images,
-    score_with_torch,
-    to_onnx,
-)
-from training.data.demo_parts import render_defect, render_good
+from training.bundling.graph import InspectionGraph, score_with_torch
+from training.bundling.held_out import HeldOut
+from training.bundling.onnx import ExportError, check_parity, to_onnx
+from training.bundling.order import RecipeOrder
+from training.bundling.recipe import write_recipe
+from training.data.demo_parts import render_good
+from training.evaluation.metrics import stacked
+from training.evaluation.report import Training
 from training.methods.draem.compact import CompactDraem
 from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
@@ -49,7 +49,7 @@ def network() -> AnomalyMap:
 def held_out() -> HeldOut:
     rngs = [np.random.default_rng(100 + i) for i in range(4)]
     good = [render_good(rng) for rng in rngs]
-    return HeldOut(good, [render_defect(rng, "chip")[0] for rng in rngs], [measure(image, image) for image in good])
+    return HeldOut(good, [f"{place}.png" for place in range(4)], [measure(image, image) for image in good])
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,8 @@ def open_model(network: AnomalyMap, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def _export(network: AnomalyMap, held_out: HeldOut, models: Path, **more: Any) -> Bundle:
-    return export_bundle(
-        network, held_out, recipe="part", version="1", models=models, method="draem", training={"seed": 0}, **more
-    )
+    order = RecipeOrder("part", "draem", data=models / "no photos", models=models, version="1", **more)
+    return write_recipe(network, held_out, order, Training(TrainingRecord(config={"seed": 0})))
 
 
 def test_score_is_the_maximum_of_the_zero_padded_21x21_mean() -> None:
@@ -81,10 +80,10 @@ def test_score_is_the_maximum_of_the_zero_padded_21x21_mean() -> None:
 
 def test_batches_score_like_single_images(open_model: Callable[[], OrtBackend], held_out: HeldOut) -> None:
     backend = open_model()
-    together = score_images(backend, held_out.good)
-    alone = [score_images(backend, [image]) for image in held_out.good]
-    np.testing.assert_allclose(together.scores, np.concatenate([one.scores for one in alone]), atol=1e-5)
-    np.testing.assert_allclose(together.maps, np.concatenate([one.maps for one in alone]), atol=1e-5)
+    together = score_images(backend, held_out.photos)
+    alone = [score_images(backend, [image]) for image in held_out.photos]
+    assert [one.score for one in together] == pytest.approx([one.score for (one,) in alone], abs=1e-5)
+    np.testing.assert_allclose(stacked(together)[0], [one.anomaly_map for (one,) in alone], atol=1e-5)
 
 
 def test_batch_norm_is_folded_and_the_map_is_the_networks(
@@ -95,8 +94,8 @@ def test_batch_norm_is_folded_and_the_map_is_the_networks(
     assert "BatchNormalization" not in kinds
     # Nothing of the machine that exported it travels with the model.
     assert str(Path(__file__).parents[2]).encode() not in to_onnx(InspectionGraph(network), 64)
-    assert score_with_torch(InspectionGraph(network), held_out.good).maps.std() > 1e-3
-    assert check_parity(InspectionGraph(network), open_model(), held_out.good) < 1e-4
+    assert stacked(score_with_torch(InspectionGraph(network), held_out.photos))[0].std() > 1e-3
+    assert check_parity(InspectionGraph(network), open_model(), held_out.photos) < 1e-4
 
 
 @pytest.mark.parametrize(("kind", "channels"), [(Draem, 1), (CompactDraem, 4)])
@@ -115,15 +114,15 @@ def test_the_last_layer_subtracts_the_logits(
     last = [node for node in proto.node if node.op_type == "Conv"][-1]
     assert next(w.dims[0] for w in proto.initializer if w.name == last.input[1]) == channels
     assert network.last_layer.out_channels == 2 * channels
-    assert score_with_torch(graph, held_out.good).maps.std() > 0.01
+    assert stacked(score_with_torch(graph, held_out.photos))[0].std() > 0.01
     backend = OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=1)
-    assert check_parity(graph, backend, held_out.good) < 1e-4
+    assert check_parity(graph, backend, held_out.photos) < 1e-4
 
 
 def test_parity_refuses_another_network(open_model: Callable[[], OrtBackend], held_out: HeldOut) -> None:
     torch.manual_seed(1)
     with pytest.raises(ExportError, match="differs from torch by"):
-        check_parity(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), open_model(), held_out.good)
+        check_parity(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), open_model(), held_out.photos)
 
 
 def test_bundle_reproduces_its_golden_values(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
@@ -150,12 +149,13 @@ def test_existing_version_is_kept(network: AnomalyMap, held_out: HeldOut, tmp_pa
 def test_ignored_areas_are_zero_in_the_graph_itself(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
     keep = np.zeros((256, 256), np.bool_)
     keep[:, 128:] = True
-    bundle = _export(network, held_out, tmp_path, keep=keep)
+    (tmp_path / "region.png").write_bytes(encode(np.where(keep, 255, 0).astype(np.uint8), ".png"))
+    bundle = _export(network, held_out, tmp_path, region=tmp_path / "region.png")
     backend = open_backend(read_bundle(bundle.path), "ort-cpu", threads=1)
-    masked = score_images(backend, held_out.good)
-    whole = score_with_torch(InspectionGraph(network), held_out.good)
-    assert (masked.maps[:, :, :128] == 0).all()
-    np.testing.assert_allclose(masked.maps[:, :, 128:], whole.maps[:, :, 128:], atol=1e-4)
+    masked, _ = stacked(score_images(backend, held_out.photos))
+    whole, _ = stacked(score_with_torch(InspectionGraph(network), held_out.photos))
+    assert (masked[:, :, :128] == 0).all()
+    np.testing.assert_allclose(masked[:, :, 128:], whole[:, :, 128:], atol=1e-4)
     assert bundle.manifest.keep_mask is not None
     np.testing.assert_array_equal(read(bundle.file(bundle.manifest.keep_mask))[:, :, 0] > 0, keep)
 
@@ -165,9 +165,9 @@ def test_the_bundle_names_its_score_and_its_graph_computes_it(
 ) -> None:
     bundle = read_bundle(_export(network, held_out, tmp_path, score="top").path)
     assert bundle.manifest.score_formula == "top"
-    scored = score_images(open_backend(bundle, "auto", threads=1), held_out.defects)
-    largest = np.sort(scored.maps.reshape(len(scored.maps), -1), axis=1)[:, -100:]
-    np.testing.assert_allclose(scored.scores, largest.mean(axis=1), atol=1e-5)
+    maps, scores = stacked(score_images(open_backend(bundle, "auto", threads=1), held_out.photos))
+    largest = np.sort(maps.reshape(len(maps), -1), axis=1)[:, -100:]
+    np.testing.assert_allclose(scores, largest.mean(axis=1), atol=1e-5)
 
 
 def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
@@ -186,3 +186,21 @@ def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
         with pytest.raises(BundleError, match=message):
             require_signature(bundle, trusted)
     assert (tmp_path / "ours.pem").stat().st_mode & 0o077 == 0
+
+
+def test_a_signature_holds_for_what_was_signed_whatever_fields_the_manifest_has_got_since(
+    network: AnomalyMap, held_out: HeldOut, tmp_path: Path
+) -> None:
+    """A bundle of an earlier release: fields that it does not have, and one of its record that is gone since."""
+    new_keys(tmp_path / "key.pem", tmp_path / "key.pub")
+    path = _export(network, held_out, tmp_path / "models").path / MANIFEST
+    written = json.loads(path.read_text())
+    del written["keep_mask"]
+    written["training"] = {"good_photos": 5, "minutes_of_last_session": 1.5}
+    signed = base64.b64encode(
+        load_private_key(tmp_path / "key.pem").sign(json.dumps(written, separators=(",", ":")).encode())
+    )
+    path.write_text(json.dumps({**written, "signature": signed.decode()}))
+    bundle = read_bundle(path.parent)
+    assert bundle.manifest.training.good_photos == 5
+    require_signature(bundle, load_public_key(tmp_path / "key.pub"))

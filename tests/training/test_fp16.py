@@ -9,8 +9,9 @@ from onnx import TensorProto
 from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
 from service.bundle.manifest import InputSpec
-from training.bundling.export import InspectionGraph, to_onnx
 from training.bundling.fp16 import to_half
+from training.bundling.graph import InspectionGraph
+from training.bundling.onnx import to_onnx
 from training.data.demo_parts import render_defect
 from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem

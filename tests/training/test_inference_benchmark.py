@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from service.bundle.folder import read_bundle
-from service.bundle.manifest import InputSpec
-from training.__main__ import main
+from service.bundle.manifest import InputSpec, TrainingRecord
 from training.benchmarks.contender import Subject, in_openvino
 from training.benchmarks.inference import (
     BenchError,
@@ -29,8 +28,10 @@ from training.benchmarks.inference import (
     tabulate,
 )
 from training.bundling.arithmetic import macs
-from training.bundling.export import InspectionGraph, to_onnx
-from training.commands import network_of
+from training.bundling.graph import InspectionGraph
+from training.bundling.onnx import to_onnx
+from training.commands import run as main
+from training.commands.bench import network_of
 from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.networks import Draem
 
@@ -151,6 +152,8 @@ def test_a_bundle_is_timed_beside_its_network_where_its_manifest_tells_the_setti
     own = onnx.load(demo.file("model.onnx")).graph.initializer
     ours = onnx.load_from_string(to_onnx(InspectionGraph(network()).eval(), 64)).graph.initializer
     assert [w.dims for w in ours if len(w.dims) == 4] == [w.dims for w in own if len(w.dims) == 4]
-    imported = replace(demo, manifest=demo.manifest.model_copy(update={"training": {"imported": ["a", "b"]}}))
+    imported = replace(
+        demo, manifest=demo.manifest.model_copy(update={"training": TrainingRecord(imported=["a", "b"])})
+    )
     assert network_of(imported) is None
     assert "pytorch" not in [contender.runtime for contender in contenders(subject_of(imported, None))]

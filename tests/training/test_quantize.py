@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,21 @@ from fastapi.testclient import TestClient
 from onnx import numpy_helper
 
 from service.app import create_app
-from service.backends.base import Backend
+from service.backends.base import score_images
 from service.backends.golden import require_golden
-from service.backends.opening import cpu_candidates, open_on_cpu
+from service.backends.opening import cpu_candidates, gpu_precision, open_on_cpu
 from service.bundle.folder import read_bundle
 from service.images.decoding import Pixels
 from service.settings import Settings
-from training.__main__ import main
 from training.bundling import quantize as quantization
 from training.bundling.arithmetic import macs
-from training.bundling.export import InspectionGraph, to_onnx
-from training.bundling.lower_precision import add_precision
+from training.bundling.fp16 import to_half
+from training.bundling.graph import InspectionGraph
+from training.bundling.lower_precision import Lowered, add_precision
+from training.bundling.onnx import to_onnx
 from training.bundling.quantize import (
     QuantizationError,
-    Quantized,
     Range,
-    Result,
     even_channels,
     observe,
     quantize,
@@ -39,6 +37,7 @@ from training.bundling.quantize import (
     runner,
     to_qdq,
 )
+from training.commands import run as main
 from training.data.demo_parts import render_good, write_dataset
 from training.methods.draem.compact import CompactDraem
 from training.methods.draem.lesson import AnomalyMap
@@ -189,14 +188,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(backend: Backend) -> Callable[[Pixels], list[Result]]:
-    def run(image: Pixels) -> list[Result]:
-        maps, scores = backend.run(image[None])
-        return [(maps[0], float(scores[0]))]
-
-    return run
-
-
 @pytest.mark.slow
 def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,22 +198,22 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     images = [render_good(np.random.default_rng(seed)) for seed in range(3)]
     model = source.file("model.onnx").read_bytes()
     layers = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"][4:6]
-    quantized = Quantized(to_qdq(model, observe(model, images), layers, "uint8"), ["node_conv2d"])
-    monkeypatch.setattr("training.commands.quantize_for", lambda *_, **__: quantized)
+    quantized = Lowered("int8", to_qdq(model, observe(model, images), layers, "uint8"), ["node_conv2d"])
+    monkeypatch.setattr("training.commands.export.quantize_for", lambda *_, **__: quantized)
     command = ["export", "--bundle", str(copied), "--int8"]
     assert main(command) == 1
     assert main([*command, "--data", str(parts)]) == 0
     bundle = read_bundle(copied.with_name("1-int8"))
     assert bundle.manifest.models.keys() == {"fp32", "int8"}
     assert bundle.manifest.thresholds == source.manifest.thresholds
-    record = bundle.manifest.training["int8"]
+    record = bundle.manifest.training.int8
     assert isinstance(record, dict)
     assert record["float_layers"] == ["node_conv2d"]
     require_figures("int8", record["fp32"], record["onnxruntime"])
     assert bundle.model_sha256("int8") != bundle.model_sha256("fp32")
     for candidate in cpu_candidates(bundle, "auto", "int8"):
         backend = open_on_cpu(bundle, candidate, threads=1)
-        require_golden(bundle, "int8", _run(backend))
+        require_golden(bundle, "int8", lambda image, backend=backend: score_images(backend, [image]))
         backend.close()
     settings = Settings(records_dir=None, models_dir=copied.parents[1], precision="int8", cache_dir=tmp_path / "cache")
     with TestClient(create_app(settings), base_url="http://localhost") as client:
@@ -237,15 +228,30 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     assert main([*command, "--data", str(parts)]) == 1
 
     torch.manual_seed(0)
-    other = Quantized(to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256), [])
+    other = Lowered("int8", to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256))
     with pytest.raises(QuantizationError, match=r"int8 in onnxruntime is refused: .*image_auroc .* pixel_ap"):
         add_precision(
             source,
-            "int8",
+            other,
             images,
             models=tmp_path / "models",
             version="2",
             seed=0,
-            quantized=other,
         )
     assert not copied.with_name("2").exists()
+
+
+@pytest.mark.slow
+def test_half_precision_is_a_file_of_its_own_that_no_cpu_chooses(parts: Path, tmp_path: Path) -> None:
+    copied = demo_trained_on(parts, tmp_path / "models")
+    assert main(["export", "--bundle", str(copied), "--fp16", "--data", str(parts)]) == 0
+    bundle = read_bundle(copied.with_name("1-fp16"))
+    assert bundle.manifest.models["fp16"] == "model.fp16.onnx"
+    assert bundle.file("model.fp16.onnx").stat().st_size < 0.6 * bundle.file("model.onnx").stat().st_size
+    assert bundle.manifest.training.fp16 is not None
+    assert "fp16" not in [candidate.precision for candidate in cpu_candidates(bundle, "auto", "auto")]
+    assert gpu_precision(bundle) == "fp16"
+    broken = Lowered("fp16", to_half(to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256)))
+    images = [render_good(np.random.default_rng(seed)) for seed in range(3)]
+    with pytest.raises(QuantizationError, match="fp16 in onnxruntime is refused"):
+        add_precision(bundle, broken, images, models=tmp_path / "models", version="2", seed=0)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from fakes import leave_note
 
-from training.__main__ import main
-from training.commands.queue import INTERRUPTED, QueueError, QueueStoppedError, work_through
+from training.commands import run as main
+from training.commands.outcome import INTERRUPTED, QueueStoppedError
+from training.commands.queue import QueueError, work_through
 
 TINY = [
     *("--preset", "quick", "--size", "64", "--reconstructive-width", "4", "--discriminative-width", "4"),

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from service.bundle.manifest import Calibration, Thresholds
+from service.backends.base import Scored
+from service.bundle.manifest import Calibration, OutlyingPhoto, Thresholds, TrainingRecord, UnusualPhoto
 from training.data.labels import LabelledImage
 from training.evaluation.parts import Parts, Sheet, labelled_parts
-from training.evaluation.report import TRAINED_ON, Training, render
+from training.evaluation.report import Training, render
 
 CALIBRATION = Calibration(
     target_false_reject_rate=0.02,
@@ -37,7 +38,7 @@ METRICS = {
     "escape_interval": [0.0084, 0.9057],
 }
 TRAINING = Training(
-    {"config": {"lr": 0.002, "simulator": {"opacity_min": 0.2}}, "minutes": 12.34},
+    TrainingRecord(config={"lr": 0.002, "simulator": {"opacity_min": 0.2}}, minutes=12.34),
     [{"step": i, "lr": 0.1, "l2": 1 / (i + 1), "ssim": 0.5, "focal": 0.0} for i in range(1000)],
     Sheet("Photo and mask", [torch.rand(3, 3, 64, 64), torch.ones(3, 1, 64, 64)]),
 )
@@ -88,7 +89,7 @@ def test_it_leads_with_the_verdicts_and_how_sure_they_are() -> None:
 
 
 def test_thresholds_of_photos_that_were_trained_on_promise_nothing() -> None:
-    text = _text(THRESHOLDS, HELD_OUT, None, Training({TRAINED_ON: True}))
+    text = _text(THRESHOLDS, HELD_OUT, None, Training(TrainingRecord(calibrated_on_training_photos=True)))
     assert "Nothing is promised about good parts: the 4 photos that set the thresholds for 2 % false rejects" in text
     assert "never trained on" not in text
 
@@ -146,7 +147,7 @@ def test_pictures_are_photo_heatmap_and_ground_truth() -> None:
 
 
 def test_without_labelled_parts_it_shows_the_held_out_ones_and_claims_no_figures() -> None:
-    text = _text(THRESHOLDS, HELD_OUT, None, Training({"imported": ["a.pckl"]}))
+    text = _text(THRESHOLDS, HELD_OUT, None, Training(TrainingRecord(imported=["a.pckl"])))
     assert "held out: highest scores held out/0.6.png: NG 0.6000" in text
     assert "rendered: lowest scores rendered/0.1.png: OK" in text
     assert "labelled" not in text
@@ -157,16 +158,16 @@ def test_without_labelled_parts_it_shows_the_held_out_ones_and_claims_no_figures
 
 
 def test_good_photos_to_look_at_are_named() -> None:
-    record = {
-        "unusual_photos": [{"photo": "a<b>.png", "deviations": 5.1, "x": 0.25, "y": 0.5}],
-        "outlying_scores": [{"photo": "c.png", "score": 0.91}],
-    }
+    record = TrainingRecord(
+        unusual_photos=[UnusualPhoto(photo="a<b>.png", deviations=5.1, x=0.25, y=0.5)],
+        outlying_scores=[OutlyingPhoto(photo="c.png", score=0.91)],
+    )
     text = _text(THRESHOLDS, HELD_OUT, None, Training(record))
     assert "a&lt;b&gt;.png: 5.1 deviations from the other good photos, most at 25 % of the width and 50 %" in text
     assert "c.png: scores 0.9100, far above the others" in text
-    clean = _text(THRESHOLDS, HELD_OUT, None, Training({"unusual_photos": [], "outlying_scores": []}))
+    clean = _text(THRESHOLDS, HELD_OUT, None, Training(TrainingRecord(unusual_photos=[], outlying_scores=[])))
     assert "No photo was unlike the others" in clean
-    assert "Good photos to look at" not in _text(THRESHOLDS, HELD_OUT, None, Training({"imported": []}))
+    assert "Good photos to look at" not in _text(THRESHOLDS, HELD_OUT, None, Training(TrainingRecord(imported=[])))
 
 
 def test_rendered_defects_are_counted_by_kind_size_and_place() -> None:
@@ -187,7 +188,7 @@ def test_equal_scores_are_no_problem(scores: list[float]) -> None:
 
 def test_good_test_parts_get_no_ground_truth_and_unmasked_defects_an_empty_one() -> None:
     images = [LabelledImage(Path("1.png"), "good", None), LabelledImage(Path("2.png"), "hole", None)]
-    good, defects = labelled_parts(images, {image.path: (np.zeros((8, 8), np.float32), 0.5) for image in images}, 8)
+    good, defects = labelled_parts(images, [Scored(np.zeros((8, 8), np.float32), 0.5)] * 2, 8)
     assert good.mask is None
     assert not defects.masks().any()
     assert defects.names == ["hole/2.png"]

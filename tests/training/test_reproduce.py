@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import training.commands
+import training.commands.reproduce
 from service.images.headers import ImageError
-from training.__main__ import main
-from training.bundling.export import ExportError
+from training.bundling.onnx import ExportError
+from training.commands import run as main
 from training.data.demo_parts import write_dataset
 from training.data.folders import DataError
 from training.experiments.reproduce import AVERAGE, PAPER, tabulate
@@ -100,7 +100,7 @@ def test_every_category_that_is_there_is_trained_once(
 
     # Killed after the bundle was written and before the row was: the bundle is read, not made again.
     out.write_text(json.dumps({**json.loads(out.read_text()), "rows": {}}))
-    monkeypatch.setattr(training.commands, "train_command", lambda options: pytest.fail("trained again"))
+    monkeypatch.setattr(training.commands.reproduce, "train", lambda job: pytest.fail("trained again"))
     assert main(command) == 0
     assert json.loads(out.read_text())["rows"] == rows
 

@@ -9,6 +9,7 @@ from service.bundle.folder import read_bundle
 from training.benchmarks.scores import FORMULAS, PLACES, SIZES, Scores, compare, main, places, render, tabulate
 from training.data.demo_parts import render_good, write_dataset
 
+DEMO = Path(__file__).parents[2] / "models" / "demo" / "1"
 GOOD = [render_good(np.random.default_rng(seed)) for seed in range(2)]
 
 
@@ -53,7 +54,7 @@ def test_every_size_is_rendered_at_every_place() -> None:
 
 def test_the_formulas_are_compared_on_one_set_of_maps() -> None:
     """What the detector finds exactly, the paper's score still cannot show in a corner."""
-    bundle = read_bundle(Path(__file__).parents[2] / "models" / "demo" / "1")
+    bundle = read_bundle(DEMO)
     found = compare(bundle, Perfect(), [GOOD[0]] * 6, seed=0)
     assert set(found) == set(FORMULAS)
     assert all((scores.good == 0).all() for scores in found.values())
@@ -65,8 +66,9 @@ def test_the_formulas_are_compared_on_one_set_of_maps() -> None:
 
 def test_the_table_has_auroc_and_escapes_below_each_formulas_own_threshold() -> None:
     of = {(size, place): np.float32([0.2, 0.9]) for size in SIZES for place in PLACES}
+    thresholds = read_bundle(DEMO).manifest.thresholds.model_copy(update={"review": 0.4, "reject": 0.5})
     of[5, "corner"] = np.float32([0.0, 0.05])
-    table = tabulate({"part": {"paper": Scores(np.float32([0.1, 0.3]), 0.4, of)}})
+    table = tabulate({"part": {"paper": Scores(np.float32([0.1, 0.3]), thresholds, of)}})
     head, row = (line.split("|")[1:-1] for line in (table.splitlines()[0], table.splitlines()[2]))
     cells = {name.strip(): cell.strip() for name, cell in zip(head, row, strict=True)}
     assert cells["10 px"] == cells["interior"] == "75.0 / 50"

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.bundle.manifest import ScoreFormula
-from training.bundling.export import InspectionGraph, to_onnx
+from training.bundling.graph import InspectionGraph
+from training.bundling.onnx import to_onnx
 from training.bundling.scores import TOP_SHARE, WINDOWS, _means, build_score
 
 FORMULAS = get_args(ScoreFormula)

@@ -19,8 +19,8 @@ from tritonclient.utils import triton_to_np_dtype
 
 from service.bundle.folder import Bundle, read_bundle
 from service.images.decoding import read
-from training.__main__ import main
 from training.bundling.triton import export_triton
+from training.commands import run as main
 
 ROOT = Path(__file__).parents[2]
 

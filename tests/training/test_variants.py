@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from training.bundling.export import InspectionGraph, to_onnx
+from training.bundling.graph import InspectionGraph
+from training.bundling.onnx import to_onnx
 from training.losses import gaussian_window, msgms_distance, prewitt_kernels, ssim_map
 from training.methods.draem.config import preset
 from training.methods.draem.lesson import AnomalyMap

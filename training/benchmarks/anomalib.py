@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from service.backends.base import Scored
 from service.images.decoding import Pixels, read
 from service.images.resizing import resize
-from training.bundling.export import InspectionGraph
+from training.bundling.graph import InspectionGraph, score_with_torch
 from training.data.folders import good_images, split
 from training.data.labels import labelled_images
 from training.data.reading import load_images
@@ -40,12 +40,9 @@ from training.methods.draem.lesson import fit
 from training.methods.protocol import TrainingSet
 from training.simulation.textures import load_textures
 
-# One image (H, W, 3) to its map (H, W) and score.
-Scorer = Callable[[Pixels], tuple[NDArray[np.float32], float]]
-
 
 class Trained(NamedTuple):
-    scorer: Scorer
+    score: Callable[[Pixels], Scored]  # of an image `(H, W, 3)`
     steps: int
     minutes: float
 
@@ -71,12 +68,7 @@ def train_ours(
     spent = (time.monotonic() - started) / 60
     graph = InspectionGraph(network.cpu(), score=config.score).eval()
 
-    def score(image: Pixels) -> tuple[NDArray[np.float32], float]:
-        with torch.inference_mode():
-            anomaly_map, result = graph(torch.from_numpy(image)[None])
-        return anomaly_map[0].numpy(), float(result[0])
-
-    return Trained(score, steps, spent)
+    return Trained(lambda image: score_with_torch(graph, [image])[0], steps, spent)
 
 
 def train_anomalib(photos: list[Path], textures: Path, size: int, minutes: float, seed: int, device: str) -> Trained:
@@ -120,11 +112,11 @@ def train_anomalib(photos: list[Path], textures: Path, size: int, minutes: float
     spent = (time.monotonic() - started) / 60
     network: Any = model.model.cpu().eval()
 
-    def score(image: Pixels) -> tuple[NDArray[np.float32], float]:
+    def score(image: Pixels) -> Scored:
         with torch.inference_mode():
             x: Tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
             result = network(x)
-        return result.anomaly_map[0].numpy(), float(result.pred_score[0])
+        return Scored(result.anomaly_map[0].numpy(), float(result.pred_score[0]))
 
     return Trained(score, steps, spent)
 
@@ -132,7 +124,7 @@ def train_anomalib(photos: list[Path], textures: Path, size: int, minutes: float
 def figures(trained: Trained, data: Path, size: int) -> dict[str, float]:
     """Our metrics on the labelled test split."""
     images = labelled_images(data)
-    tested = score_split(images, lambda path: trained.scorer(resize(read(path), size, size)))
+    tested = score_split(images, (trained.score(resize(read(image.path), size, size)) for image in images))
     defective = np.array([image.is_defect for image in images])
     metrics = {**image_metrics(tested.scores, defective), **tested.pixels}
     return {"steps": trained.steps, "minutes": round(trained.minutes, 2), **metrics}

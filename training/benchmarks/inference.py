@@ -237,7 +237,8 @@ def export_random(network: Callable[[], nn.Module], size: int, folder: Path) -> 
     In INT8 three layers stay in float, the two before the first concatenation and the one that reads it: the least
     that trained networks which look at their own reconstruction needed.
     """
-    from training.bundling.export import InspectionGraph, to_onnx
+    from training.bundling.graph import InspectionGraph
+    from training.bundling.onnx import to_onnx
     from training.bundling.quantize import observe, to_qdq
 
     torch.manual_seed(0)

@@ -21,19 +21,18 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from service.backends.base import Backend
+from service.backends.base import Backend, Scored, score_images
 from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, read_bundle
-from service.bundle.manifest import BundleError, ScoreFormula
+from service.bundle.manifest import BundleError, ScoreFormula, Thresholds
 from service.images.decoding import Pixels, read
 from service.images.resizing import fit
 from training.bundling.calibration import calibrate
-from training.bundling.export import score_images
-from training.bundling.recipe import split_as_trained
+from training.bundling.held_out import split_as_trained
 from training.bundling.scores import PAPER_WINDOW, build_score
 from training.data.folders import DataError
 from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
-from training.evaluation.metrics import image_metrics
+from training.evaluation.metrics import image_metrics, in_bands, stacked
 
 FORMULAS: tuple[ScoreFormula, ...] = get_args(ScoreFormula)
 SIZES = (5, 10, 15, 21, 40)  # pixels across of a 256x256 image
@@ -46,7 +45,7 @@ class Scores:
     """Of one recipe and one formula: held-out good photos, and rendered defects by size and place."""
 
     good: NDArray[np.float32]
-    review: float
+    thresholds: Thresholds
     defects: dict[tuple[int, str], NDArray[np.float32]]
 
     def chosen(self, size: int | None, place: str | None) -> NDArray[np.float32]:
@@ -102,19 +101,20 @@ def compare(bundle: Bundle, backend: Backend, photos: Sequence[Pixels], seed: in
     """Scores by every formula; thresholds for the bundle's own false-reject rate."""
     kept = bundle.manifest.keep_mask
     keep = None if kept is None else read(bundle.file(kept))[:, :, 0] > 0
-    good = score_images(backend, photos).maps
+    good, _ = stacked(score_images(backend, photos))
     maps: dict[tuple[int, str], list[NDArray[np.float32]]] = {}
     total = len(SIZES) * len(PLACES) * min(_PHOTOS, len(photos))
     for cell, picture in tqdm(render(photos, seed), "rendered defects", total, unit="img", leave=False):
-        maps.setdefault(cell, []).append(backend.run(picture[None])[0][0])
+        maps.setdefault(cell, []).append(score_images(backend, [picture])[0].anomaly_map)
     found: dict[ScoreFormula, Scores] = {}
     for formula in FORMULAS:
         score = build_score(formula, keep)
         of = {cell: score(torch.from_numpy(np.stack(stack))).numpy() for cell, stack in maps.items()}
         good_scores = score(torch.from_numpy(good)).numpy()
         rate = bundle.manifest.thresholds.calibration.target_false_reject_rate
-        thresholds = calibrate(good_scores, good, np.zeros(0, np.float32), false_reject_rate=rate)
-        found[formula] = Scores(good_scores, thresholds.review, of)
+        scored = [Scored(*one) for one in zip(good, good_scores.tolist(), strict=True)]
+        thresholds = calibrate(scored, [], false_reject_rate=rate)
+        found[formula] = Scores(good_scores, thresholds, of)
     return found
 
 
@@ -134,7 +134,8 @@ def _cell(scores: Scores, size: int | None, place: str | None) -> str:
     defects = scores.chosen(size, place)
     labels = np.arange(len(scores.good) + len(defects)) >= len(scores.good)
     auroc = image_metrics(np.concatenate((scores.good, defects)), labels)["image_auroc"]
-    return f"{100 * auroc:.1f} / {100 * float((defects < scores.review).mean()):.0f}"
+    escapes = in_bands(defects, scores.thresholds)["OK"]
+    return f"{100 * auroc:.1f} / {100 * escapes / len(defects):.0f}"
 
 
 def main(arguments: list[str] | None = None) -> int:

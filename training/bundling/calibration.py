@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.backends.base import Scored
 from service.bundle.manifest import Calibration, Thresholds
-from training.evaluation.metrics import clopper_pearson
+from training.evaluation.metrics import clopper_pearson, in_bands, stacked
 
 # REVIEW may take this many times more good parts than NG: a look costs less than a rejected part.
 REVIEW_TO_REJECT = 3.0
@@ -17,9 +19,8 @@ PIXEL_THRESHOLDS = (0.5, 0.9)
 
 
 def calibrate(
-    good_scores: NDArray[np.float32],
-    good_maps: NDArray[np.float32],
-    simulated_scores: NDArray[np.float32],
+    good: Sequence[Scored],
+    simulated: Sequence[Scored],
     *,
     false_reject_rate: float,
     trained_on: bool = False,
@@ -27,18 +28,17 @@ def calibrate(
 ) -> Thresholds:
     """Thresholds such that at most `false_reject_rate` of future good parts are expected at or above reject.
 
-    Split conformal prediction: with n exchangeable good scores `(n,)`, a new one exceeds the k-th smallest, k = ceil((n
+    Split conformal prediction: with n exchangeable good scores, a new one exceeds the k-th smallest, k = ceil((n
     + 1)(1 - rate)), with probability at most rate. Where n is too small for that (k > n), reject is put above the
-    largest good score by the distance from their median, and a warning says so. `good_maps` `(n, H, W)` set the pixel
-    threshold; `simulated_scores` `(m,)` of rendered defects only tell the escape rate, they choose nothing.
+    largest good score by the distance from their median, and a warning says so. The maps of good photos set the
+    pixel threshold; `simulated`, rendered defects, only tell the escape rate, they choose nothing.
     Good photos that the network was `trained_on` score lower than new ones: then a warning is all that is promised.
     Regions of fewer than `min_area` pixels are not reported; the verdict does not depend on that.
     """
+    good_maps, good_scores = stacked(good)
     ordered = np.sort(good_scores.astype(np.float64))
     reject = _upper_limit(ordered, false_reject_rate)
     review = min(reject, _upper_limit(ordered, min(0.5, REVIEW_TO_REJECT * false_reject_rate), extrapolate=False))
-    rejects = int((good_scores >= reject).sum())
-    escapes = int((simulated_scores < review).sum())
     needed = math.ceil(1 / false_reject_rate) - 1
     warnings = []
     if trained_on:
@@ -51,24 +51,33 @@ def calibrate(
             f"{len(ordered)} held-out good photos cannot show a false-reject rate of {false_reject_rate:.3g}: at least "
             f"{needed} are needed; thresholds were extrapolated, check them on the line before trusting them"
         )
-    return Thresholds(
+    calibration = Calibration(
+        target_false_reject_rate=false_reject_rate,
+        good_images=len(good),
+        false_rejects=0,
+        false_reject_interval=(0.0, 1.0),
+        defect_images=len(simulated),
+        defect_source="simulated" if simulated else "none",
+        good_scores=[round(min(1.0, float(score)), 6) for score in ordered],
+        warning="; ".join(warnings) or None,
+    )
+    thresholds = Thresholds(
         review=review,
         reject=reject,
         pixel=float(np.clip(np.quantile(good_maps, 0.9999), *PIXEL_THRESHOLDS)),
         min_area=min_area,
-        calibration=Calibration(
-            target_false_reject_rate=false_reject_rate,
-            good_images=len(good_scores),
-            false_rejects=rejects,
-            false_reject_interval=clopper_pearson(rejects, len(good_scores)),
-            defect_images=len(simulated_scores),
-            defect_source="simulated" if len(simulated_scores) else "none",
-            escapes=escapes,
-            escape_interval=clopper_pearson(escapes, len(simulated_scores)),
-            good_scores=[round(min(1.0, float(score)), 6) for score in ordered],
-            warning="; ".join(warnings) or None,
-        ),
+        calibration=calibration,
     )
+    # What these thresholds make of the scores that they come from.
+    rejects = in_bands(good_scores, thresholds)["NG"]
+    escapes = in_bands(stacked(simulated)[1], thresholds)["OK"]
+    counted = {
+        "false_rejects": rejects,
+        "false_reject_interval": clopper_pearson(rejects, len(good)),
+        "escapes": escapes,
+        "escape_interval": clopper_pearson(escapes, len(simulated)),
+    }
+    return thresholds.model_copy(update={"calibration": calibration.model_copy(update=counted)})
 
 
 def _upper_limit(ordered: NDArray[np.float64], rate: float, *, extrapolate: bool = True) -> float:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from sklearn.metrics import average_precision_score
 
+from service.backends.base import Scored
 from service.images.decoding import Pixels
 from training.bundling.arithmetic import macs
-from training.evaluation.metrics import image_metrics
+from training.errors import UserError
+from training.evaluation.metrics import image_metrics, stacked
 
 # uint8 has twice the steps for what a ReLU gives, and ONNX Runtime's fast kernels on x86; TensorRT takes int8 alone,
 # zero at zero.
@@ -33,11 +35,8 @@ _MOST_FLOAT = 12  # layers; a graph that needs more is not worth its name
 _PROBES = 8  # images on which a layer's damage is measured
 _KEEP_SCALE = ("MaxPool", "Resize", "Concat")  # give no value outside the range of what they read
 
-# What one image (H, W, 3) gives: map (H, W), score.
-Result = tuple[NDArray[np.float32], float]
 
-
-class QuantizationError(Exception):
+class QuantizationError(UserError):
     """The figures would suffer more than they may; the message has them."""
 
 
@@ -60,13 +59,12 @@ class Quantized:
     float_layers: list[str]
 
 
-def figures(parts: Labelled, results: Sequence[Result]) -> dict[str, float]:
+def figures(parts: Labelled, results: Sequence[Scored]) -> dict[str, float]:
     """Image AUROC and pixel AP of what a graph gave for `parts.images`."""
     height, width = parts.good[0].shape[:2]
     masks = np.stack([*np.zeros((len(parts.good), height, width), np.bool_), *parts.masks])
-    scores = np.array([score for _, score in results], np.float32)
+    maps, scores = stacked(results)
     is_defect = np.arange(len(results)) >= len(parts.good)
-    maps = np.stack([anomaly_map for anomaly_map, _ in results])
     return {
         "image_auroc": image_metrics(scores, is_defect)["image_auroc"],
         "pixel_ap": float(average_precision_score(masks.ravel(), maps.ravel())),
@@ -101,7 +99,7 @@ def quantize(model: bytes, calibration: Sequence[Pixels], parts: Labelled, activ
     def attempt(kept: Collection[str]) -> _Attempt:
         quantized = to_qdq(even, ranges, [name for name in costs if name not in kept], activations)
         results = list(map(runner(quantized), parts.images))
-        error = max(abs(one[1] - other[1]) for one, other in zip(exact, results, strict=True))
+        error = max(abs(one.score - other.score) for one, other in zip(exact, results, strict=True))
         return _Attempt(quantized, figures(parts, results), error)
 
     def holds(tried: _Attempt) -> bool:
@@ -141,22 +139,24 @@ def _by_damage(
 ) -> list[str]:
     """The layers by what each does to the maps when it alone is in INT8, worst first."""
     probes = [*parts.good[: _PROBES // 2], *parts.defects[: _PROBES // 2]]
-    expected = [anomaly_map for anomaly_map, _ in map(runner(even), probes)]
+    expected = [one.anomaly_map for one in map(runner(even), probes)]
 
     def damage(name: str) -> float:
         run = runner(to_qdq(even, ranges, [name], activations))
-        return float(np.mean([np.abs(run(image)[0] - m).mean() for image, m in zip(probes, expected, strict=True)]))
+        return float(
+            np.mean([np.abs(run(image).anomaly_map - m).mean() for image, m in zip(probes, expected, strict=True)])
+        )
 
     return sorted(layers, key=damage, reverse=True)
 
 
-def runner(model: bytes) -> Callable[[Pixels], Result]:
+def runner(model: bytes) -> Callable[[Pixels], Scored]:
     """Runs a graph with ONNX Runtime on the CPU."""
     session = _session(model)
 
-    def run(image: Pixels) -> Result:
+    def run(image: Pixels) -> Scored:
         maps, scores = session.run(["anomaly_map", "score"], {"image": image[None]})
-        return maps[0], float(scores[0])
+        return Scored(maps[0], float(scores[0]))
 
     return run
 

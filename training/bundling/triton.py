@@ -14,7 +14,7 @@ from pathlib import Path
 from service.bundle.files import replace_file
 from service.bundle.folder import Bundle
 from service.bundle.manifest import MANIFEST, Precision
-from training.bundling.export import ExportError
+from training.bundling.onnx import ExportError
 
 CONFIG = "config.pbtxt"
 

@@ -1,21 +1,65 @@
-"""Recipes trained one after the other, each in a process of its own: one that fails or is killed stops no other."""
+"""`python -m training queue`: recipes one after the other, each in a process of its own, so that none stops another."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
-INTERRUPTED = 130  # exit status of a training that was told to stop and saved its state
+from pydantic import Field
+
+from training.commands.outcome import INTERRUPTED, QueueStoppedError, attempt
+from training.commands.recipe_flags import PHOTOS, PlaceFlags
+from training.commands.train import LearningFlags, tell
+from training.commands.training_job import TrainingJob, train
+from training.errors import UserError
+from training.loop.runs import RESULTS
 
 
-class QueueError(Exception):
+class QueueError(UserError):
     """Some recipes failed; the message names them."""
 
 
-class QueueStoppedError(Exception):
-    """A signal stopped the queue; the recipe under way has saved its state."""
+class Queue(LearningFlags, PlaceFlags):
+    """Train one recipe for each folder, named like it, one after the other; what is finished is not trained again."""
+
+    data: Annotated[tuple[Path, ...], Field(description=f"folders, each: {PHOTOS}")]
+    runs: Annotated[Path, Field(description="folder of the folders for checkpoints and statistics")] = Path("runs")
+
+
+def run(request: Queue) -> int:
+    jobs: dict[str, Callable[[], int]] = {}
+    for folder in request.data:
+        recipe = folder.resolve().name
+        if recipe in jobs:
+            raise QueueError(f"{folder}: a second folder named {recipe}: recipes take their names from the folders")
+        job = request.job(folder, recipe, request.runs / recipe, request.models, request.version)
+        jobs[recipe] = partial(_train_in_queue, job)
+    work_through(jobs)
+    return 0
+
+
+def _train_in_queue(job: TrainingJob) -> int:
+    status = attempt(partial(_train_unless_finished, job))
+    if status == 1:
+        print(f"{job.order.recipe}: failed", file=sys.stderr)
+    return status
+
+
+def _train_unless_finished(job: TrainingJob) -> int:
+    job.claim()
+    if job.finished():
+        print(f"{job.order.recipe}: finished before, see {job.run / RESULTS}")
+        return 0
+    bundle = train(job)
+    if bundle:
+        tell(bundle)
+    return 0
 
 
 def work_through(jobs: dict[str, Callable[[], int]]) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from training.errors import UserError
+
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # Names of folders, whatever their case.
 GOOD = {"good", "ok", "normal", "pass"}
@@ -32,7 +34,7 @@ _NOT_GOOD = {
 _NOT_GOOD_BEGIN = ("defect", "anomal", "abnormal", "reject", "mask", "test")
 
 
-class DataError(Exception):
+class DataError(UserError):
     """The folder is not what training needs; the message names the path and the remedy."""
 
 

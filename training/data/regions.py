@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from service.images.decoding import read
 from service.images.resizing import resize
+from training.errors import UserError
 
 
-class RegionError(Exception):
+class RegionError(UserError):
     """The region cannot be used; the message names the file."""
 
 

@@ -5,80 +5,54 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import httpx2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from torch import nn
 from tqdm import tqdm
 
-from service.backends.base import Backend
+from service.backends.base import Backend, Scored, score_images
 from service.bundle.manifest import Band, InputSpec, Thresholds
 from service.images.decoding import read
-from service.images.resizing import fit, resize
+from service.images.resizing import fit
 from training.data.labels import LabelledImage
 from training.data.masks import read_mask
+from training.errors import UserError
 from training.evaluation import breakdown
 from training.evaluation.breakdown import Defect, describe
 from training.evaluation.metrics import clopper_pearson, image_metrics, in_bands
 from training.evaluation.pixels import PixelFigures
 
-# Gives the anomaly map float32 (H, W) and the score of one image file.
-Scorer = Callable[[Path], tuple[NDArray[np.float32], float]]
-
 PAPER_COLUMNS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro")
 
 
-class EvaluationError(Exception):
+class EvaluationError(UserError):
     """The test split could not be scored; the message names the image and the reason."""
 
 
-def backend_scorer(backend: Backend, spec: InputSpec) -> Scorer:
-    """Score with a backend in this process, whose recipe has the input `spec`."""
-
-    def score(path: Path) -> tuple[NDArray[np.float32], float]:
-        maps, scores = backend.run(fit(read(path), spec)[None])
-        return maps[0], float(scores[0])
-
-    return score
+def score_with(backend: Backend, spec: InputSpec, file: Path) -> Scored:
+    """By a backend in this process, whose recipe has the input `spec`."""
+    return score_images(backend, [fit(read(file), spec)])[0]
 
 
-def torch_scorer(graph: nn.Module, size: int) -> Scorer:
-    """Score with an inspection graph in torch, on the device that holds it: for networks that become no bundle."""
-    device = next(graph.parameters()).device
-
-    def score(path: Path) -> tuple[NDArray[np.float32], float]:
-        image = torch.from_numpy(resize(read(path), size, size)[None]).to(device)
-        with torch.inference_mode():
-            maps, scores = graph(image)
-        return maps[0].cpu().numpy(), float(scores[0])
-
-    return score
-
-
-def http_scorer(client: httpx2.Client, recipe: str) -> Scorer:
-    """Score by POST /inspect: the file's bytes go out, map and score come back."""
-
-    def score(path: Path) -> tuple[NDArray[np.float32], float]:
-        reply = client.post(
-            "/inspect",
-            params={"recipe": recipe, "heatmap": "npy"},
-            content=path.read_bytes(),
-            headers={"Content-Type": "application/octet-stream", "X-Deadline-Ms": "30000"},
-        )
-        if reply.status_code != httpx2.codes.OK:
-            raise EvaluationError(f"{path}: HTTP {reply.status_code}: {reply.text}")
-        result = reply.json()
-        data = base64.b64decode(result["heatmap"]["data"])
-        return np.load(io.BytesIO(data), allow_pickle=False), float(result["score"])
-
-    return score
+def score_over_http(client: httpx2.Client, recipe: str, file: Path) -> Scored:
+    """By POST /inspect: the file's bytes go out, map and score come back."""
+    reply = client.post(
+        "/inspect",
+        params={"recipe": recipe, "heatmap": "npy"},
+        content=file.read_bytes(),
+        headers={"Content-Type": "application/octet-stream", "X-Deadline-Ms": "30000"},
+    )
+    if reply.status_code != httpx2.codes.OK:
+        raise EvaluationError(f"{file}: HTTP {reply.status_code}: {reply.text}")
+    result = reply.json()
+    data = base64.b64decode(result["heatmap"]["data"])
+    return Scored(np.load(io.BytesIO(data), allow_pickle=False), float(result["score"]))
 
 
 @dataclass(frozen=True)
@@ -90,27 +64,27 @@ class Tested:
     pixels: dict[str, float]
 
 
-def evaluate(images: Sequence[LabelledImage], scorer: Scorer, thresholds: Thresholds) -> dict[str, JsonValue]:
+def evaluate(images: Sequence[LabelledImage], scored: Iterable[Scored], thresholds: Thresholds) -> dict[str, JsonValue]:
     """The figures of a labelled test split, and what the thresholds make of it: they were not chosen on it."""
-    tested = score_split(images, scorer)
+    tested = score_split(images, scored)
     is_defect = np.array([image.is_defect for image in images])
     return {**figures(images, tested, thresholds), **_verdicts(tested.scores, is_defect, thresholds)}
 
 
-def score_split(images: Sequence[LabelledImage], scorer: Scorer) -> Tested:
-    """Score a test split, with a progress bar; one map is kept at a time.
+def score_split(images: Sequence[LabelledImage], scored: Iterable[Scored]) -> Tested:
+    """What a graph made of each image of a test split, with a progress bar; one map of a generator is kept at a time.
 
     A defect without a mask, or with an empty one, has no pixel figures: nobody told which of its pixels are good.
     """
     scores, defects, pixels = [], [], PixelFigures()
-    for image in tqdm(images, desc="evaluating", unit="img"):
-        anomaly_map, score = scorer(image.path)
-        mask = read_mask(image.mask, anomaly_map.shape[0]) if image.mask else np.zeros(anomaly_map.shape, np.bool_)
+    for image, found in tqdm(zip(images, scored, strict=True), desc="evaluating", total=len(images), unit="img"):
+        shape = found.anomaly_map.shape
+        mask = read_mask(image.mask, shape[0]) if image.mask else np.zeros(shape, np.bool_)
         if image.is_defect:
             defects.append(describe(image.defect, mask))
         if mask.any() or not image.is_defect:
-            pixels.add(anomaly_map, mask)
-        scores.append(score)
+            pixels.add(found.anomaly_map, mask)
+        scores.append(found.score)
     return Tested(np.array(scores, np.float32), defects, pixels.figures())
 
 

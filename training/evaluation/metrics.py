@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from service.backends.base import Scored
 from service.bundle.manifest import Band, Thresholds
 
 
@@ -18,6 +20,12 @@ def image_metrics(scores: NDArray[np.float32], is_defect: NDArray[np.bool_]) -> 
         "image_auroc": float(roc_auc_score(is_defect, scores)),
         "image_ap": float(average_precision_score(is_defect, scores)),
     }
+
+
+def stacked(scored: Sequence[Scored]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maps `(N, H, W)` and scores `(N,)`; `(0, 0, 0)` of none."""
+    maps, scores = [one.anomaly_map for one in scored], [one.score for one in scored]
+    return np.stack(maps) if maps else np.zeros((0, 0, 0), np.float32), np.array(scores, np.float32)
 
 
 def in_bands(scores: NDArray[np.float32], thresholds: Thresholds) -> dict[Band, int]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.backends.base import Scored
 from service.images.decoding import Pixels, read
 from training.data.labels import LabelledImage
 from training.data.masks import read_mask
+from training.evaluation.metrics import stacked
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class Sheet:
     columns: Sequence[Tensor]
 
 
-def labelled_parts(
-    images: Sequence[LabelledImage], scored: Mapping[Path, tuple[NDArray[np.float32], float]], size: int
-) -> list[Parts]:
+def labelled_parts(images: Sequence[LabelledImage], scored: Sequence[Scored], size: int) -> list[Parts]:
     """Good and defective test parts with the maps and scores they got; nothing where there are no images."""
 
     def parts(title: str, defects: bool) -> Parts:
-        chosen = [image for image in images if image.is_defect == defects]
+        places = [place for place, image in enumerate(images) if image.is_defect == defects]
+        chosen = [images[place] for place in places]
+        maps, scores = stacked([scored[place] for place in places])
 
         def mask(index: int) -> NDArray[np.bool_]:
             file = chosen[index].mask
@@ -65,8 +66,8 @@ def labelled_parts(
             title,
             defects,
             [f"{image.defect}/{image.path.name}" for image in chosen],
-            np.array([scored[image.path][1] for image in chosen], np.float32),
-            np.stack([scored[image.path][0] for image in chosen]),
+            scores,
+            maps,
             lambda index: read(chosen[index].path),
             mask if defects else None,
             [image.defect for image in chosen],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import JsonValue
 from torch import Tensor
 
-from service.bundle.manifest import Calibration, ScoreFormula, Thresholds
+from service.bundle.manifest import Calibration, ScoreFormula, Thresholds, TrainingRecord
 from service.images.decoding import Pixels
 from service.images.heatmap import draw_overlay
 from service.images.resizing import resize
@@ -33,14 +33,14 @@ _SHOWN = 6  # pictures a gallery
 _NAMES = {"image_auroc": "image AUROC", "image_ap": "image AP", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP"}
 
 
-TRAINED_ON = "calibrated_on_training_photos"  # in the record of an imported network
+REPORT = "report.html"  # in the bundle
 
 
 @dataclass(frozen=True)
 class Training:
     """What the training leaves to show: the record, the lines of stats.jsonl and what was learned from."""
 
-    record: dict[str, JsonValue]
+    record: TrainingRecord
     stats: Sequence[dict[str, float]] = ()
     samples: Sheet | None = None
 
@@ -62,7 +62,7 @@ def render(
     html = template.render(
         recipe=recipe,
         version=version,
-        minutes=training.record.get("minutes"),
+        minutes=training.record.minutes,
         score=score,
         thresholds=thresholds,
         groups=[
@@ -74,7 +74,7 @@ def render(
             for group in groups
         ],
         sentences=[
-            *_calibration_sentences(thresholds.calibration, bool(training.record.get(TRAINED_ON))),
+            *_calibration_sentences(thresholds.calibration, training.record.calibrated_on_training_photos),
             *_test_sentences(metrics),
         ],
         histogram=histogram(groups, thresholds),
@@ -87,7 +87,7 @@ def render(
         samples=_strips(training.samples.columns) if training.samples else [],
         caption=training.samples.caption if training.samples else None,
         curves=training_curves(training.stats) if training.stats else None,
-        settings=_flat(training.record),
+        settings=_flat(training.record.model_dump(mode="json", exclude_defaults=True)),
     )
     return html.encode()
 
@@ -190,18 +190,17 @@ def _figure(group: Parts, index: int, thresholds: Thresholds) -> dict[str, Any]:
     }
 
 
-def _suspects(record: Mapping[str, Any]) -> list[str] | None:
+def _suspects(record: TrainingRecord) -> list[str] | None:
     """A sentence for each good photo that the checks before and after the training named; None where none was made."""
-    if "unusual_photos" not in record:
+    if record.unusual_photos is None:
         return None
     unusual = [
-        f"{one['photo']}: {one['deviations']} deviations from the other good photos, most at {_share(one['x'])} of the "
-        f"width and {_share(one['y'])} of the height"
-        for one in record["unusual_photos"]
+        f"{one.photo}: {one.deviations} deviations from the other good photos, most at {_share(one.x)} of the width "
+        f"and {_share(one.y)} of the height"
+        for one in record.unusual_photos
     ]
-    return unusual + [
-        f"{one['photo']}: scores {one['score']:.4f}, far above the others" for one in record["outlying_scores"]
-    ]
+    outlying = record.outlying_scores or []
+    return unusual + [f"{one.photo}: scores {one.score:.4f}, far above the others" for one in outlying]
 
 
 def _strips(columns: Sequence[Tensor]) -> list[str]:

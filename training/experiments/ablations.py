@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from training.bundling.export import InspectionGraph
+from service.images.decoding import read
+from service.images.resizing import resize
+from training.bundling.graph import InspectionGraph, score_with_torch
 from training.data.folders import DataError, find_images, good_images, listing, split
 from training.data.labels import labelled_images
 from training.data.reading import load_images
-from training.evaluation.evaluate import figures, score_split, torch_scorer
+from training.evaluation.evaluate import figures, score_split
 from training.experiments.results import Row, mean_minutes, mean_percent, run_queue
 from training.loop.memory import keep_freed_memory
 from training.loop.runs import Run, claim_run, training_minutes
@@ -30,11 +32,11 @@ class Plan:
 
     method: Method[Any]
     preset: RecipeSettings
-    data: list[Path]
+    data: Sequence[Path]
     textures: Path | None
     other_textures: Path | None
-    names: list[str]
-    seeds: list[int]
+    names: Sequence[str]
+    seeds: Sequence[int]
 
     def rows(self) -> Iterable[tuple[str, Path, str, int]]:
         """Key, folder, name and seed; the full method and the first seeds first, should the run be stopped early."""
@@ -85,9 +87,10 @@ def _train_and_score(
     network = method.fit(config, TrainingSet(good, source), Run(run), device)
     images = labelled_images(folder)
     graph = InspectionGraph(network, score=config.score).eval().to(device)
-    tested = score_split(images, torch_scorer(graph, config.size))
+    size = config.size
+    scored = (score_with_torch(graph, [resize(read(image.path), size, size)])[0] for image in images)
     return {
-        **figures(images, tested),
+        **figures(images, score_split(images, scored)),
         "good_photos": len(good),
         "textures": [_name(textures), len(source)] if source is not None else None,
         "minutes": round(training_minutes(run), 2),

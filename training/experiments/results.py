@@ -13,15 +13,16 @@ from tqdm import tqdm
 
 from service.bundle.files import replace_file
 from service.images.headers import ImageError
-from training.bundling.export import ExportError
+from training.bundling.onnx import ExportError
 from training.data.folders import DataError
+from training.errors import UserError
 from training.evaluation.evaluate import percent
 from training.loop.runs import InterruptedRunError, TrainingError
 
 Row = dict[str, JsonValue]
 
 
-class ResultsError(Exception):
+class ResultsError(UserError):
     """The file holds something else, or some rows failed; the message names them."""
 
 

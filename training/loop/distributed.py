@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.errors import UserError
 
-class DeviceError(Exception):
+
+class DeviceError(UserError):
     """The device that was asked for is not there."""
 
 

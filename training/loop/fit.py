@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -90,6 +91,8 @@ def train(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(config, network)
     half = half_type(device) if config.bf16 else None
+    if config.bf16 and half is None and distributed.rank() == 0:
+        tqdm.write("warning: this CPU has no bfloat16: it trains in float32, which takes longer", file=sys.stderr)
     scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
     learner = Learner(network, optimizer, scaler, generator)
     state = resume(run.folder, learner)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from service.bundle.files import replace_file
 from training.data.folders import find_images, listing
+from training.errors import UserError
 from training.loop import distributed
 from training.loop.memory import PeakMemory
 
@@ -31,7 +32,7 @@ _EARLIER, _LOCK = "earlier", "lock"
 _LOCKS: dict[Path, int] = {}  # descriptors, open for as long as the process lives
 
 
-class TrainingError(Exception):
+class TrainingError(UserError):
     """Training cannot go on; the message says what happened and what to do."""
 
 
@@ -179,6 +180,12 @@ def training_minutes(run: Path) -> float:
 def peak_memory(run: Path) -> PeakMemory:
     """Most memory that the training loop of this run has held, over all its sessions, of the first process."""
     return PeakMemory(**_read(run / CHECKPOINT)["peak"])
+
+
+def losses_of(run: Path) -> list[dict[str, float]]:
+    """The lines of the run's statistics; none of a run without a loop."""
+    file = run / STATS
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @contextmanager

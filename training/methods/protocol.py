@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from training.errors import UserError
 from training.evaluation.parts import Sheet
 from training.loop.runs import Run
 from training.settings import RecipeSettings, from_record
@@ -17,7 +18,7 @@ from training.settings import RecipeSettings, from_record
 Settings = TypeVar("Settings", bound=RecipeSettings)
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A file of weights is not what the method needs; the message names it and what is missing."""
 
 
@@ -81,6 +82,8 @@ class Method(Generic[Settings]):
     # Settings that make the map of what was trained, with the value that stands for all of them: one training serves.
     untrained: Mapping[str, Any] = field(default_factory=dict)
     ablations: Mapping[str, AblationRow[Settings]] = field(default_factory=dict)
+    # Settings that the ablation rows decide: flags of `ablate` for them would have no effect.
+    set_by_ablations: frozenset[str] = frozenset()
     checkpoint: CheckpointImport | None = None
 
     def preset(self, name: str) -> Settings:

@@ -15,7 +15,7 @@ from training.methods.draem.config import PRESETS, TrainConfig
 from training.methods.draem.lesson import AnomalyMap, fit, textures_of
 from training.methods.draem.variants import build_network
 from training.methods.protocol import CheckpointImport, Method, TrainingSet
-from training.simulation.simulator import AnomalySimulator
+from training.simulation.simulator import AnomalySimulator, SimulatorConfig
 from training.simulation.textures import load_textures
 
 
@@ -50,6 +50,7 @@ DRAEM = Method(
     samples=_samples,
     untrained={"distance": "ssim"},
     ablations=ABLATIONS,
+    set_by_ablations=frozenset({"networks", "distance", "max_textures", *SimulatorConfig.__dataclass_fields__}),
     checkpoint=CheckpointImport(
         {
             "reconstructive": "the authors' *.pckl, or anomalib's file of both",

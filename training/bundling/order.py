@@ -1,0 +1,72 @@
+"""What a bundle is to be, and what of that can be refused before the hours of a training."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import NAME_PATTERN, Manifest, ScoreFormula
+from service.bundle.signing import load_private_key, sign
+from training.data.folders import DataError, labelled_folder
+from training.data.labels import LabelledImage, labelled_images
+from training.data.reading import require_readable
+from training.data.regions import keep_mask
+from training.data.survey import Survey, survey
+
+
+@dataclass(frozen=True)
+class RecipeOrder:
+    """What the bundle is to be: its names, its score, where anomalies count, its thresholds' promise, who signs it.
+
+    `data` is evaluated on where it has a test split. `seed` draws the rendered defects.
+    """
+
+    recipe: str
+    method: str
+    data: Path
+    models: Path
+    version: str | None = None  # None: the time
+    score: ScoreFormula = "paper"
+    seed: int = 0
+    region: Path | None = None
+    ignore: Path | None = None
+    min_area: int = 0
+    false_reject_rate: float = 0.01
+    signing_key: Path | None = None
+
+    def require_usable(self, size: int) -> Survey:
+        """What the end of a training needs, looked at before its hours: names, regions, the key and the test split.
+
+        What there is to learn from and to test on, for people.
+        """
+        for what, name in (("recipe", self.recipe), ("version", self.version)):
+            if name is not None and not re.fullmatch(NAME_PATTERN, name):
+                raise DataError(f"{what} {name!r}: take letters, digits, '.', '_' and '-', at most 64, no space")
+        if self.version and (self.models / self.recipe / self.version).exists():
+            bundle = self.models / self.recipe / self.version
+            raise DataError(f"{bundle}: this version exists already: choose another --version")
+        self.keep(size)
+        if self.signing_key:
+            load_private_key(self.signing_key)
+        try:
+            labelled = self.labelled()
+            require_readable([image.path for image in labelled], "test photos")
+            return survey(self.data, labelled)
+        except DataError as error:
+            raise DataError(f"{error}; or train without an evaluation: --data {self.data / 'train' / 'good'}") from None
+
+    def keep(self, size: int) -> NDArray[np.bool_] | None:
+        """Where anomalies count `(size, size)`; None: everywhere."""
+        return keep_mask(self.region, self.ignore, size)
+
+    def labelled(self) -> list[LabelledImage]:
+        """The labelled images of `data`, where it has a test split."""
+        return labelled_images(self.data) if labelled_folder(self.data) else []
+
+    def signed(self, manifest: Manifest) -> Manifest:
+        """With the signature of the key, where there is one."""
+        return sign(manifest, self.signing_key) if self.signing_key else manifest

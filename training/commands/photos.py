@@ -1,0 +1,112 @@
+"""The photos of a training: drawn into trained on and held out, read, and looked at for what may spoil it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from service.bundle.manifest import OutlyingPhoto, UnusualPhoto
+from service.images.decoding import Pixels
+from training.bundling.graph import InspectionGraph, score_with_torch
+from training.bundling.held_out import HeldOut, measure_quality, photos_sha256
+from training.bundling.order import RecipeOrder
+from training.data.contamination import outlying_scores, unusual_photos
+from training.data.folders import split
+from training.data.reading import load_images
+from training.data.survey import Survey
+from training.evaluation.metrics import stacked
+from training.settings import RecipeSettings
+
+_NEARLY_BLACK = 32  # of 255
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Files of good photos, and the photos uint8 `(N, 3, S, S)`: those trained on and those held out."""
+
+    all_files: list[Path]
+    trained_on_files: list[Path]
+    held_out_files: list[Path]
+    trained_on: Tensor
+    held_out: Tensor
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.trained_on_files, *self.held_out_files]
+
+    @property
+    def sha256(self) -> str:
+        return photos_sha256(self.all_files)
+
+    def for_thresholds(self) -> HeldOut:
+        names = [file.name for file in self.held_out_files]
+        return HeldOut(_pixels(self.held_out), names, measure_quality(self.all_files, self.held_out.shape[-1]))
+
+
+def read_photos(files: list[Path], settings: RecipeSettings) -> Photos:
+    trained_on, held_out = split(files, settings.holdout, settings.seed)
+    return Photos(
+        files,
+        trained_on,
+        held_out,
+        load_images(trained_on, settings.size, "good photos"),
+        load_images(held_out, settings.size, "held-out photos"),
+    )
+
+
+def warn_of_darkness(photos: Tensor, folder: Path) -> None:
+    """Warn where no photo has a pixel that is not nearly black."""
+    brightest = int(photos.max())
+    if brightest < _NEARLY_BLACK:
+        print(
+            f"warning: {folder}: no pixel is brighter than {brightest} of 255; 16-bit files whose samples have 10 or "
+            "12 bits look like this: multiply the samples up to 16 bits, in the camera's pictures too",
+            file=sys.stderr,
+        )
+
+
+def tell_survey(found: Survey) -> None:
+    """Print what there is to learn from and to test on, and what looks wrong about it."""
+    print("\n".join(found.counts))
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def warn_of_unusual(photos: Sequence[Tensor], paths: list[Path]) -> list[UnusualPhoto]:
+    """Warn of photos unlike the others, before anything is trained on them; what the manifest keeps of it."""
+    found = unusual_photos(*photos)
+    size = photos[0].shape[-1]
+    for one in found:
+        print(
+            f"warning: look at {paths[one.index]}: {one.deviations:.1f} deviations from the other good photos, most at "
+            f"x {one.x * size:.0f}, y {one.y * size:.0f} of {size}; train without it if it shows a defect",
+            file=sys.stderr,
+        )
+    return [
+        UnusualPhoto(photo=paths[one.index].name, deviations=round(one.deviations, 1), x=one.x, y=one.y)
+        for one in found
+    ]
+
+
+def warn_of_outlying(network: nn.Module, photos: Photos, order: RecipeOrder) -> list[OutlyingPhoto]:
+    """Warn of good photos that the trained network scores far above the others; what the manifest keeps of it."""
+    graph = InspectionGraph(network, order.keep(photos.trained_on.shape[-1]), order.score).eval()
+    _, scores = stacked(score_with_torch(graph, _pixels(photos.trained_on) + _pixels(photos.held_out)))
+    found = outlying_scores(scores)
+    files = photos.files
+    for i in found:
+        print(
+            f"warning: look at {files[i]}: it scores {scores[i]:.3f}, the other good photos about "
+            f"{np.median(scores):.3f}; train again without it if it shows a defect",
+            file=sys.stderr,
+        )
+    return [OutlyingPhoto(photo=files[i].name, score=round(float(scores[i]), 4)) for i in found]
+
+
+def _pixels(photos: Tensor) -> list[Pixels]:
+    return list(np.ascontiguousarray(photos.permute(0, 2, 3, 1).numpy()))

@@ -1,0 +1,101 @@
+"""One training, from the photos' folder to the bundle: what `train`, `queue` and `reproduce` do."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from service.bundle.folder import Bundle
+from service.bundle.manifest import PeakMemory, TrainingRecord
+from training.bundling.order import RecipeOrder
+from training.bundling.recipe import write_recipe, write_results
+from training.commands.photos import read_photos, tell_survey, warn_of_darkness, warn_of_outlying, warn_of_unusual
+from training.data.folders import DataError, good_images
+from training.evaluation.report import Training
+from training.loop import distributed, memory
+from training.loop.runs import (
+    CHECKPOINT,
+    RESULTS,
+    Run,
+    claim_run,
+    disk_full_named,
+    losses_of,
+    peak_memory,
+    training_minutes,
+)
+from training.methods import METHODS
+from training.methods.protocol import TrainingSet
+from training.settings import RecipeSettings
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What is trained, where its run lies, and what bundle it is to give."""
+
+    settings: RecipeSettings
+    run: Path
+    order: RecipeOrder
+    textures: Path | None = None
+    device: str = "auto"
+    compiled: bool = False
+
+    def claim(self) -> list[Path]:
+        """The good photos, once the run's folder is this process's own; raises TrainingError where it is not."""
+        method = METHODS[self.order.method]
+        if self.textures and not method.textures:
+            raise DataError(f"{method.name} learns without textures: leave --textures out")
+        photos = good_images(self.order.data)
+        claim_run(self.run, method.claimed(self.settings), photos, self.textures)
+        return photos
+
+    def finished(self) -> bool:
+        return (self.run / RESULTS).exists()
+
+
+def train(job: TrainingJob) -> Bundle | None:
+    """Train, calibrate, evaluate and write the bundle; of several processes only the first does the rest and has it."""
+    method, settings = METHODS[job.order.method], job.settings
+    with distributed.joined(job.device) as device:
+        leads = distributed.rank() == 0
+        if leads:
+            tell_survey(job.order.require_usable(settings.size))
+            job.claim()
+        distributed.wait()
+        memory.keep_freed_memory()
+        photos = read_photos(good_images(job.order.data), settings)
+        suspects = None
+        if leads:
+            warn_of_darkness(photos.trained_on, job.order.data)
+            suspects = warn_of_unusual((photos.trained_on, photos.held_out), photos.files)
+        textures = method.textures(settings, job.textures) if method.textures else None
+        data = TrainingSet(photos.trained_on, textures)
+        started = time.monotonic()
+        network = method.fit(settings, data, Run(job.run, job.compiled), device).cpu()
+        seconds, processes = time.monotonic() - started, distributed.world()
+    if not leads:
+        return None
+    looped = (job.run / CHECKPOINT).exists()
+    peak = peak_memory(job.run) if looped else memory.PeakMemory().or_more(device)
+    record = TrainingRecord(
+        config=asdict(settings),
+        good_photos=len(photos.trained_on_files),
+        photos_sha256=photos.sha256,
+        textures=None if textures is None else len(textures) if job.textures else "procedural",
+        device=str(device),
+        processes=processes,
+        threads=torch.get_num_threads(),
+        minutes=round(training_minutes(job.run) if looped else seconds / 60, 2),
+        peak_memory_mib=PeakMemory(**asdict(peak)),
+        unusual_photos=suspects,
+        outlying_scores=warn_of_outlying(network, photos, job.order),
+    )
+    samples = method.samples(settings, data) if method.samples else None
+    with disk_full_named(job.order.models / job.order.recipe):
+        shown = Training(record, losses_of(job.run), samples)
+        bundle = write_recipe(network, photos.for_thresholds(), job.order, shown)
+    with disk_full_named(job.run / RESULTS):
+        write_results(job.run, bundle)
+    return bundle
