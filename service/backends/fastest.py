@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.backends.base import Backend, BackendError, Candidate, score_images
 from service.backends.cpu import held_to
+from service.backends.cpu_runtimes import open_on_cpu
 from service.backends.golden import GoldenError, golden_images, require_golden
-from service.backends.opening import open_on_cpu
 from service.bundle.files import replace_file
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Precision

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from service.backends.base import BackendError
 from service.bundle.manifest import BundleError
-from service.commands import build_engine, fetch, inspect, keys, limits, measure, qualify, versions
+from service.commands import build_engine, fetch, inspect, keys, limits, qualify, versions
 from service.flags import FlagError, add_flags, read_flags
 from service.station.decisions import DecisionError
 
@@ -41,7 +41,6 @@ COMMANDS: dict[str, Command] = {
     "build-engine": Command(build_engine.BuildEngine, build_engine.run),
     "new-key": Command(keys.NewKey, keys.run_new_key),
     "new-signing-keys": Command(keys.NewSigningKeys, keys.run_new_signing_keys),
-    "benchmark": Command(measure.Benchmark, measure.run),
 }
 
 

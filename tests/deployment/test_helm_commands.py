@@ -17,7 +17,7 @@ from processes import running_service
 
 from service import commands
 from service.http.access import new_key
-from training.__main__ import _parser as training_parser
+from training.commands import parse
 
 
 def test_each_index_trains_its_category(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_each_index_trains_its_category(tmp_path: Path) -> None:
             check=True,
         ).stdout.splitlines()
         assert words[:2] == ["-m", "training"]
-        options = training_parser().parse_args(words[2:])
-        assert options.data == [Path("/photos") / category]
+        _, options = parse(words[2:])
+        assert options.data == (Path("/photos") / category,)
         assert (options.models, options.runs) == (Path("/models"), Path("/runs"))
         assert (options.preset, options.textures) == ("edge", Path("/photos/dtd/images"))
         assert (options.steps, options.region) == (3000, Path("/photos/region one.png"))

@@ -13,8 +13,9 @@ from fakes import FakeBackend, brightness
 from numpy.typing import NDArray
 
 from service.backends.base import Backend, BackendError, Candidate
+from service.backends.cpu_runtimes import cpu_candidates
 from service.backends.fastest import open_fastest
-from service.backends.opening import cpu_candidates, open_backend
+from service.backends.opening import open_backend
 from service.bundle.folder import Bundle
 
 SLOW, FAST = Candidate("ort-cpu", "fp32"), Candidate("openvino", "fp32")

@@ -42,7 +42,6 @@ def test_every_flag_of_every_command_has_a_sentence(name: str) -> None:
         (["limits", "part", "--review", "7"], "--review 7"),
         (["limits", "part", "--quality", "sharp"], "name=figure"),
         (["limits", "part", "--review", "0.5", "--reset"], "--reset"),
-        (["benchmark", "--requests", "0"], "--requests 0"),
         (["build-engine", "--max-batch", "0"], "--max-batch 0"),
     ],
 )

@@ -16,8 +16,9 @@ from onnx import numpy_helper
 
 from service.app import create_app
 from service.backends.base import score_images
+from service.backends.cpu_runtimes import cpu_candidates, open_on_cpu
 from service.backends.golden import require_golden
-from service.backends.opening import cpu_candidates, gpu_precision, open_on_cpu
+from service.backends.opening import gpu_precision
 from service.bundle.folder import read_bundle
 from service.images.decoding import Pixels
 from service.settings import Settings

@@ -1,6 +1,6 @@
 """Trains anomalib's Draem and ours on the same photos for the same minutes, and scores both with our metrics.
 
-`python -m training.benchmarks.anomalib --data bottle --textures dtd --minutes 30`. anomalib is no dependency of this
+`python -m training.benchmarks anomalib --data bottle --textures dtd --minutes 30`. anomalib is no dependency of this
 project: install it beside it (`pip install anomalib`, with a torchvision built for the torch that is there). Its Draem
 has one size, the paper's, and runs as it comes, through its Engine, batch 8; its image score is its own, the maximum
 of the map. Minutes are those of training, reading the photos included.
@@ -131,7 +131,7 @@ def figures(trained: Trained, data: Path, size: int) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.benchmarks.anomalib", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.benchmarks anomalib", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder in MVTec layout")
     parser.add_argument("--textures", type=Path, required=True, help="folder of texture images, e.g. DTD")
     parser.add_argument("--minutes", type=float, required=True, help="training time of each")
@@ -162,7 +162,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"| {name} | {' | '.join(f'{row[column]:.4g}' for column in columns)} |")
     print(json.dumps({"seed": options.seed, "threads": torch.get_num_threads(), "device": device}))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Compares the image scores by size and place of the defect, on held-out good photos and rendered defects alone.
 
-`python -m training.benchmarks.scores --bundle models/NAME/VERSION --data D`: the pair may be repeated. The bundle's
+`python -m training.benchmarks scores --bundle models/NAME/VERSION --data D`: the pair may be repeated. The bundle's
 graph gives the maps; every formula makes its own score of them and its own thresholds, as training does. The photos are
 those that the bundle's training held out. No test image is read, so a formula may be chosen here.
 """
@@ -139,7 +139,7 @@ def _cell(scores: Scores, size: int | None, place: str | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.benchmarks.scores", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.benchmarks scores", description=__doc__)
     parser.add_argument("--bundle", type=Path, action="append", required=True, help="models/RECIPE/VERSION")
     parser.add_argument("--data", type=Path, action="append", required=True, help="the folder that it was trained on")
     parser.add_argument("--seed", type=int, default=0, help="of the rendered defects")
@@ -158,7 +158,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(tabulate(recipes))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

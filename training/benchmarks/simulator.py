@@ -1,6 +1,6 @@
 """Times the authors' data loader against the batched simulator, side by side, on the same files, one thread each.
 
-`python -m training.benchmarks.simulator --data GOOD --textures DTD`. The reference does what the authors' loader does
+`python -m training.benchmarks simulator --data GOOD --textures DTD`. The reference does what the authors' loader does
 for every sample: decode and resize photo and texture with OpenCV, one Perlin noise image with numpy, three of ten
 augmenters on 8-bit pixels, blend; a sample is drawn as normal only after that work, as in their code. Their
 augmentation library does not run with current numpy: OpenCV and Pillow take its place, which are no slower. Times
@@ -183,7 +183,7 @@ def compare(photos: list[Path], textures: list[Path], size: int, repeats: int, s
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.benchmarks.simulator", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.benchmarks simulator", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="good photos, or a folder in MVTec layout")
     parser.add_argument("--textures", type=Path, required=True, help="folder of texture images, e.g. DTD")
     parser.add_argument("--size", type=int, default=256)
@@ -202,7 +202,3 @@ def main(arguments: list[str] | None = None) -> None:
     for name, measured in times.items():
         low, middle, high = quantiles(measured, n=4)
         print(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {slow / middle:.1f} |")
-
-
-if __name__ == "__main__":
-    main()

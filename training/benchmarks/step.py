@@ -1,6 +1,6 @@
 """Times a training step as the authors write it against ours, side by side, from the same weights on the same batches.
 
-`python -m training.benchmarks.step` on rendered input. The plain step is float32 in NCHW with Adam, the 2-D window and
+`python -m training.benchmarks step` on rendered input. The plain step is float32 in NCHW with Adam, the 2-D window and
 five convolutions of the authors' SSIM, and their focal loss, which builds its one-hot target on the CPU. Ours is what
 `train` does: bfloat16 autocast, channels-last, separable SSIM, focal loss by gather, freed memory kept. glibc's memory
 setting holds for a whole process, so the plain step and ours run in a process each, in turns.
@@ -98,7 +98,7 @@ def make_batches(count: int, size: int, batch: int, seed: int) -> list[Batch]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.benchmarks.step", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.benchmarks step", description=__doc__)
     parser.add_argument("--widths", type=int, nargs=2, default=(8, 16), metavar=("RECONSTRUCTIVE", "DISCRIMINATIVE"))
     parser.add_argument("--compact", action="store_true", help="the networks of edge and quick in all kinds of step")
     parser.add_argument("--size", type=int, default=256)
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     kinds = KINDS if options.compile else KINDS[:2]
     rounds: dict[str, list[Steps]] = {kind: [] for kind in kinds}
-    command = [sys.executable, "-m", "training.benchmarks.step", *(arguments or sys.argv[1:])]
+    command = [sys.executable, "-m", "training.benchmarks", "step", *(arguments or sys.argv[2:])]
     for _ in range(options.rounds):
         for kind in kinds:
             output = subprocess.run([*command, "--one", kind], check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
@@ -137,7 +137,3 @@ def main(arguments: list[str] | None = None) -> None:
             f"| {kind} | {middle:.3f} | {min(seconds[kind]):.3f} | {plain / middle:.2f} "
             f"| {losses[0]:.4f}, {losses[-1]:.4f} |"
         )
-
-
-if __name__ == "__main__":
-    main()

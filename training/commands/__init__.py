@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import BaseModel
 
 from service.flags import FlagError, Group, add_flags, read_flags
-from training.commands import ablate, bench, demo_data, evaluate, export, import_checkpoint, queue, reproduce, train
+from training.commands import bench, demo_data, evaluate, export, import_checkpoint, queue, train
 from training.commands.outcome import attempt
 from training.commands.settings import MethodFlags, setting_names, with_settings
 from training.methods import METHODS
@@ -46,18 +47,28 @@ COMMANDS: dict[str, Command] = {
         bench.run,
         ("bundle", "method", "preset", "threads", "batch", "rounds", "out"),
     ),
-    "ablate": Command(
-        lambda method, preset: with_settings(ablate.Ablate, method, preset or "quick", without=method.set_by_ablations),
-        ablate.run,
-        ("data", "textures", "imagenet", "only", "method", "preset", "seed", "out"),
-    ),
-    "reproduce": Command(
-        lambda method, preset: with_settings(reproduce.Reproduce, method, preset or "paper"),
-        reproduce.run,
-        ("dataset", "data", "categories", "textures", "method", "preset", "seed", "out"),
-    ),
     "demo-data": Command(lambda *_: demo_data.DemoData, demo_data.run),
 }
+
+
+# The laboratory is in the checkout, not in what is installed.
+if find_spec("training.experiments"):
+    from training.commands import ablate, reproduce
+
+    COMMANDS |= {
+        "ablate": Command(
+            lambda method, preset: with_settings(
+                ablate.Ablate, method, preset or "quick", without=method.set_by_ablations
+            ),
+            ablate.run,
+            ("data", "textures", "imagenet", "only", "method", "preset", "seed", "out"),
+        ),
+        "reproduce": Command(
+            lambda method, preset: with_settings(reproduce.Reproduce, method, preset or "paper"),
+            reproduce.run,
+            ("dataset", "data", "categories", "textures", "method", "preset", "seed", "out"),
+        ),
+    }
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -1,10 +1,12 @@
 """Benchmark of the service on this machine, against the bare backend in the same run: overhead, throughput, overload.
 
+`python -m training.benchmarks serving`. It starts the service as a process of its own, with the defaults, and ends it.
 Client and service share the machine, so throughput is what is left after the client's own work.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -30,32 +32,30 @@ from service.backends.base import Backend
 from service.backends.cpu import describe_cpu
 from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, read_bundle
-from service.bundle.versions import survey_recipe
 from service.client import AsyncClient
 from service.client.bare import BareClient
 from service.client.load import qualify
 from service.images.decoding import decode, encode, read
 from service.images.quality import measure
 from service.images.resizing import fit, resize
-from service.settings import Settings
-from service.station.choosing import chosen_version
-from service.station.decisions import Decisions
 
 
 async def benchmark(
     models: Path, recipe: str, *, requests: int, overload_s: float, soak_s: float, seed: int
 ) -> dict[str, Any]:
     """All figures of one run as JSON values; times in milliseconds, rates in pictures per second."""
-    version, _ = chosen_version(models / recipe, survey_recipe(models / recipe), Decisions())
+    with tempfile.TemporaryDirectory() as first:
+        async with _service(models, recipe, Path(first)) as (_, url), httpx2.AsyncClient(base_url=url) as http:
+            recipes = (await http.get("/recipes")).json()["recipes"]
+    version = next(one["version"] for one in recipes if one["recipe"] == recipe)
     bundle = read_bundle(models / recipe / version)
     images = [encode(picture, ".jpg") for picture in _pictures(bundle, seed)]
     cores = len(os.sched_getaffinity(0))
     figures: dict[str, Any] = {"quality_gate_1024_ms": _quality_gate_ms(bundle, seed, requests)}
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        # Both take what the other measured to be fastest.
-        settings = Settings(cache_dir=folder)
-        bare = figures["bare_backend"] = _bare_backend(bundle, images, settings, cores, requests)
+        # The service takes what was measured here to be fastest: they share the cache.
+        bare = figures["bare_backend"] = _bare_backend(bundle, images, folder, cores, requests)
         process, url = await stack.enter_async_context(_service(models, recipe, folder))
         client = await stack.enter_async_context(AsyncClient(url, timeout_s=60))
         figures["one_at_a_time"] = await _one_at_a_time(client, images, requests)
@@ -87,7 +87,7 @@ async def benchmark(
         "machine": f"{platform.machine()}, {cores} cores, {describe_cpu()}",
         "recipe": f"{recipe} {bundle.manifest.version}",
         "seed": seed,
-        "command": " ".join(["python -m service", *sys.argv[1:]]),
+        "command": " ".join(["python -m training.benchmarks", *sys.argv[1:]]),
         **figures,
     }
 
@@ -112,19 +112,12 @@ def _quality_gate_ms(bundle: Bundle, seed: int, requests: int) -> float:
     return round(1000 * statistics.median(times), 3)
 
 
-def _bare_backend(bundle: Bundle, images: list[bytes], settings: Settings, cores: int, requests: int) -> dict[str, Any]:
+def _bare_backend(bundle: Bundle, images: list[bytes], cache: Path, cores: int, requests: int) -> dict[str, Any]:
     """What the backend does in this process: latency of one image, throughput of batches and of runs side by side.
 
     The best of those is what the service is measured by. Decoding as well, as the service must, is a row of its own.
     """
-    backend = open_backend(
-        bundle,
-        settings.backend,
-        precision=settings.precision,
-        threads=settings.threads or cores,
-        max_batch=settings.max_batch,
-        cache=settings.cache_dir,
-    )
+    backend = open_backend(bundle, "auto", threads=cores, cache=cache)
     spec = bundle.manifest.input
 
     def prepare(number: int) -> np.ndarray:
@@ -242,5 +235,27 @@ def _rss_mb(process: subprocess.Popen[bytes]) -> float:
     return round(int(found[1]) / 1024, 1) if found else 0.0
 
 
-def write_results(figures: dict[str, Any], file: Path) -> None:
-    file.write_text(json.dumps(figures, indent=2) + "\n")
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.benchmarks serving", description=__doc__)
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of recipes")
+    parser.add_argument("--recipe", default="demo", help="name of the recipe")
+    parser.add_argument("--requests", type=int, default=300, help="requests of each figure")
+    parser.add_argument("--overload", type=float, default=30.0, help="seconds at twice the capacity; 0: none")
+    parser.add_argument("--soak", type=float, default=0.0, help="seconds at 80 %% of the capacity; 0: none")
+    parser.add_argument("--seed", type=int, default=0, help="of the images and of their order")
+    parser.add_argument("--record", type=Path, help="JSON file for the figures")
+    options = parser.parse_args(arguments)
+    figures = asyncio.run(
+        benchmark(
+            options.models,
+            options.recipe,
+            requests=options.requests,
+            overload_s=options.overload,
+            soak_s=options.soak,
+            seed=options.seed,
+        )
+    )
+    print(json.dumps(figures, indent=2))
+    if options.record:
+        options.record.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
