@@ -1,10 +1,20 @@
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from training.evaluation.pixels import pixel_metrics
+from training.evaluation.metrics import pixel_metrics
+from training.evaluation.pixels import PixelFigures
+
+
+def _counted(maps: Iterable[NDArray[np.float32]], masks: Iterable[NDArray[np.bool_]]) -> dict[str, float]:
+    pixels = PixelFigures()
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        pixels.add(anomaly_map, mask)
+    return pixel_metrics(pixels)
 
 
 def _exact(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> dict[str, float]:
@@ -40,7 +50,7 @@ def test_the_figures_are_those_of_sorted_pixels(spread: float, shift: float) -> 
     maps[5, :20] = 0
     expected = _exact(maps, masks)
     assert 0.5 < expected["pixel_auroc"] < 1
-    found = pixel_metrics(maps, masks)
+    found = _counted(maps, masks)
     assert found == {name: pytest.approx(value, abs=1e-4) for name, value in expected.items()}
 
 
@@ -48,8 +58,8 @@ def test_perfect_and_inverted_maps() -> None:
     masks = np.zeros((2, 16, 16), bool)
     masks[0, 2:5, 2:5] = True
     masks[1, 8:16, 8:16] = True
-    assert pixel_metrics(masks.astype(np.float32), masks) == {"pixel_auroc": 1.0, "pixel_ap": 1.0, "pro": 1.0}
-    inverted = pixel_metrics(1 - masks.astype(np.float32), masks)
+    assert _counted(masks.astype(np.float32), masks) == {"pixel_auroc": 1.0, "pixel_ap": 1.0, "pro": 1.0}
+    inverted = _counted(1 - masks.astype(np.float32), masks)
     assert (inverted["pixel_auroc"], inverted["pro"]) == (0.0, 0.0)
 
 
@@ -61,18 +71,18 @@ def test_pro_weighs_small_regions_like_large_ones() -> None:
     for missed in (np.s_[0, 0:2, 0:2], np.s_[0, 10:30, 10:30]):
         maps = np.where(masks, 1, 0.5).astype(np.float32)
         maps[missed] = 0
-        assert pixel_metrics(maps, masks)["pro"] == pytest.approx(0.5, abs=0.01)
+        assert _counted(maps, masks)["pro"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_pro_of_a_constant_map_is_the_diagonal() -> None:
     """Overlap equals the false positive rate, whatever the order of the pixels: the area up to 0.3 is 0.15 of 1."""
     masks = np.zeros((1, 8, 8), bool)
     masks[0, 0, 0] = True
-    assert pixel_metrics(np.full((1, 8, 8), 0.3, np.float32), masks)["pro"] == pytest.approx(0.15, abs=1e-6)
+    assert _counted(np.full((1, 8, 8), 0.3, np.float32), masks)["pro"] == pytest.approx(0.15, abs=1e-6)
 
 
 def test_without_a_defect_or_without_a_good_pixel_there_are_no_figures() -> None:
     maps = np.full((1, 8, 8), 0.3, np.float32)
-    assert pixel_metrics(maps, np.zeros((1, 8, 8), np.bool_)) == {}
-    assert pixel_metrics(maps, np.ones((1, 8, 8), np.bool_)) == {}
-    assert pixel_metrics([], []) == {}
+    assert _counted(maps, np.zeros((1, 8, 8), np.bool_)) == {}
+    assert _counted(maps, np.ones((1, 8, 8), np.bool_)) == {}
+    assert _counted([], []) == {}

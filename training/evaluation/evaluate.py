@@ -25,10 +25,8 @@ from training.data.masks import read_mask
 from training.errors import UserError
 from training.evaluation import breakdown
 from training.evaluation.breakdown import Defect, describe
-from training.evaluation.metrics import clopper_pearson, image_metrics, in_bands
+from training.evaluation.metrics import METRICS, clopper_pearson, image_metrics, in_bands, pixel_metrics
 from training.evaluation.pixels import PixelFigures
-
-PAPER_COLUMNS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro")
 
 
 class EvaluationError(UserError):
@@ -85,7 +83,7 @@ def score_split(images: Sequence[LabelledImage], scored: Iterable[Scored]) -> Te
         if mask.any() or not image.is_defect:
             pixels.add(found.anomaly_map, mask)
         scores.append(found.score)
-    return Tested(np.array(scores, np.float32), defects, pixels.figures())
+    return Tested(np.array(scores, np.float32), defects, pixel_metrics(pixels))
 
 
 def figures(
@@ -134,9 +132,9 @@ def fingerprint(images: Sequence[LabelledImage]) -> str:
 
 def markdown(rows: dict[str, dict[str, JsonValue]]) -> str:
     """Table of named results in percent, one row each."""
-    lines = ["| | " + " | ".join(PAPER_COLUMNS) + " |", "|---" * (len(PAPER_COLUMNS) + 1) + "|"]
+    lines = ["| | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(percent(row.get(column)) for column in PAPER_COLUMNS) + " |")
+        lines.append(f"| {name} | " + " | ".join(percent(row.get(column)) for column in METRICS) + " |")
         for table in breakdown.TABLES:
             kinds = row.get(table)
             for kind, figures in kinds.items() if isinstance(kinds, dict) else ():

@@ -1,8 +1,9 @@
-"""Figures of merit of scores; those of pixels are in training.evaluation.pixels."""
+"""The metrics, in one table, and what else is counted of scores; how pixels are counted is in `pixels`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -12,14 +13,38 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from service.backends.base import Scored
 from service.bundle.manifest import Band, Thresholds
+from training.evaluation.pixels import PixelFigures
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a test split: made of the scores and labels `(N,)` of its images, or of its counted pixels."""
+
+    title: str
+    of_scores: Callable[[NDArray[np.float32], NDArray[np.bool_]], float] | None = None
+    of_pixels: Callable[[PixelFigures], float] | None = None
+
+
+# All there are, in the order of the paper's tables: evaluation, report and tables take them from here.
+METRICS = {
+    "image_auroc": Metric("image AUROC", lambda scores, is_defect: float(roc_auc_score(is_defect, scores))),
+    "image_ap": Metric("image AP", lambda scores, is_defect: float(average_precision_score(is_defect, scores))),
+    "pixel_auroc": Metric("pixel AUROC", of_pixels=PixelFigures.auroc),
+    "pixel_ap": Metric("pixel AP", of_pixels=PixelFigures.average_precision),
+    "pro": Metric("PRO", of_pixels=PixelFigures.region_overlap),
+}
 
 
 def image_metrics(scores: NDArray[np.float32], is_defect: NDArray[np.bool_]) -> dict[str, float]:
-    """Image AUROC and average precision of scores `(N,)` against labels `(N,)`."""
-    return {
-        "image_auroc": float(roc_auc_score(is_defect, scores)),
-        "image_ap": float(average_precision_score(is_defect, scores)),
-    }
+    """The metrics that are made of scores `(N,)` against labels `(N,)`."""
+    return {name: metric.of_scores(scores, is_defect) for name, metric in METRICS.items() if metric.of_scores}
+
+
+def pixel_metrics(pixels: PixelFigures) -> dict[str, float]:
+    """The metrics that are made of pixels; none where no defect or nothing but defect was counted."""
+    if not pixels.complete:
+        return {}
+    return {name: metric.of_pixels(pixels) for name, metric in METRICS.items() if metric.of_pixels}
 
 
 def stacked(scored: Sequence[Scored]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

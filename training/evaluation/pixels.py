@@ -7,8 +7,6 @@ differ from those of sorted pixels by less than 1e-4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -40,30 +38,24 @@ class PixelFigures:
         np.add.at(self._overlap, bins[mask], 1 / np.bincount(inside)[inside])
         self._regions += count
 
-    def figures(self) -> dict[str, float]:
-        """Pixel AUROC and AP over all pixels, and PRO up to 30 % false positives; nothing where no defect or nothing
-        but defect was added.
-        """
-        normal, defective = self._normal.sum(), self._defective.sum()
-        if not normal or not defective:
-            return {}
+    @property
+    def complete(self) -> bool:
+        """Whether there are defective pixels and others: without both there are no figures."""
+        return bool(self._normal.any() and self._defective.any())
+
+    def auroc(self) -> float:
         below = np.cumsum(self._normal) - self._normal / 2
+        return float((self._defective * below).sum() / (self._defective.sum() * self._normal.sum()))
+
+    def average_precision(self) -> float:
         hits, false = np.cumsum(self._defective[::-1]), np.cumsum(self._normal[::-1])
         precision = hits / np.maximum(hits + false, 1)
-        overlap = np.cumsum(self._overlap[::-1]) / self._regions
-        return {
-            "pixel_auroc": float((self._defective * below).sum() / (defective * normal)),
-            "pixel_ap": float((self._defective[::-1] * precision).sum() / defective),
-            "pro": _area(false / normal, overlap),
-        }
+        return float((self._defective[::-1] * precision).sum() / self._defective.sum())
 
-
-def pixel_metrics(maps: Iterable[NDArray[np.float32]], masks: Iterable[NDArray[np.bool_]]) -> dict[str, float]:
-    """The figures of maps and masks `(H, W)`, taken together."""
-    figures = PixelFigures()
-    for anomaly_map, mask in zip(maps, masks, strict=True):
-        figures.add(anomaly_map, mask)
-    return figures.figures()
+    def region_overlap(self) -> float:
+        """PRO up to 30 % false positives."""
+        false = np.cumsum(self._normal[::-1]) / self._normal.sum()
+        return _area(false, np.cumsum(self._overlap[::-1]) / self._regions)
 
 
 def _bins(anomaly_map: NDArray[np.float32]) -> NDArray[np.int64]:

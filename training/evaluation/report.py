@@ -23,14 +23,13 @@ from service.images.decoding import Pixels
 from service.images.heatmap import draw_overlay
 from service.images.resizing import resize
 from training.evaluation import breakdown
-from training.evaluation.evaluate import PAPER_COLUMNS, percent
-from training.evaluation.metrics import in_bands
+from training.evaluation.evaluate import percent
+from training.evaluation.metrics import METRICS, in_bands
 from training.evaluation.parts import Parts, Sheet
 from training.evaluation.plots import histogram, rate_curves, training_curves
 
 _SIDE = 160  # pixels of a picture in the report
 _SHOWN = 6  # pictures a gallery
-_NAMES = {"image_auroc": "image AUROC", "image_ap": "image AP", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP"}
 
 
 REPORT = "report.html"  # in the bundle
@@ -78,7 +77,7 @@ def render(
             *_test_sentences(metrics),
         ],
         histogram=histogram(groups, thresholds),
-        figures={_NAMES.get(name, "PRO"): percent(metrics.get(name)) for name in PAPER_COLUMNS},
+        figures={metric.title: percent(metrics.get(name)) for name, metric in METRICS.items()},
         held_out_tables=_tables(_held_out_tables(groups, thresholds)),
         tables=_tables(metrics),
         rates=rate_curves(labelled) if labelled else None,
@@ -150,10 +149,14 @@ def _tables(metrics: dict[str, JsonValue]) -> dict[str, dict[str, Any]]:
             cells = {key: row for key, row in rows.items() if isinstance(row, dict)}
             columns = list(dict.fromkeys(column for row in cells.values() for column in row))
             tables[name.replace("_", " ")] = {
-                "columns": [_NAMES.get(column, column.replace("_", " ")) for column in columns],
+                "columns": [_title(column) for column in columns],
                 "rows": {key: [_cell(row.get(column)) for column in columns] for key, row in cells.items()},
             }
     return tables
+
+
+def _title(column: str) -> str:
+    return METRICS[column].title if column in METRICS else column.replace("_", " ")
 
 
 def _cell(value: JsonValue) -> str:
