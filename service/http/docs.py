@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import fastapi_offline
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, Response
 
 from service.http.parameters import PlainFiles
 
@@ -38,12 +40,18 @@ def add_docs(app: FastAPI, prefix: str) -> None:
     app.mount("/docs/files", PlainFiles(directory=_FILES))
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
+    async def openapi() -> Response:
+        return Response(_schema(app), media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(html, headers=headers)
+
+
+@lru_cache
+def _schema(app: FastAPI) -> bytes:
+    """Made once: a thousand requests that each serialise the schema would hold up the cameras for seconds."""
+    return json.dumps(app.openapi(), ensure_ascii=False).encode()
 
 
 def _hash_of_inline_script(html: str) -> str:

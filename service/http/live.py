@@ -33,6 +33,8 @@ async def events(request: Request) -> StreamingResponse:
     """
     station = station_of(request)
     station.access.require(request, "inspect")
+    if station.feed.full:
+        raise ProblemError("overloaded", "too many pages look on already: close one of them", retry_after_s=5.0)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_stream(station), media_type="text/event-stream", headers=headers)
 
@@ -58,6 +60,9 @@ def _draw(view: View, picture: Literal["image", "overlay"], max_pixels: int) -> 
 
 
 async def _stream(station: Station) -> AsyncIterator[bytes]:
+    # Of pages that came in the same moment the last ones end here.
+    if station.feed.full:
+        return
     with station.feed.look_on() as parts:
         yield _event("state", _state(station))
         for entry in list(station.feed.newest):

@@ -19,6 +19,8 @@ KEPT = 24
 _MOST_IMAGE_BYTES = 64_000_000
 # Parts that may wait for a slow page; at 30 parts a second it has eight seconds.
 _BACKLOG = 256
+# Each page holds a connection, which a camera may need.
+_MOST_PAGES = 32
 
 Entry = dict[str, Any]
 
@@ -54,6 +56,11 @@ class Feed:
     def view(self, inspection_id: str) -> View | None:
         """What can be drawn of one of the newest parts; None where its image is not kept any more."""
         return self._views.get(inspection_id)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further page may look on."""
+        return len(self._pages) >= _MOST_PAGES
 
     @contextmanager
     def look_on(self) -> Iterator[asyncio.Queue[Entry]]:

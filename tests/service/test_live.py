@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -79,3 +80,12 @@ def test_a_slow_page_misses_the_oldest_parts_and_memory_stays_bounded() -> None:
     assert feed.view("999") is not None
     feed.publish(entry(1000))
     assert page.qsize() == 255
+
+
+def test_pages_are_bounded_and_a_closed_one_makes_room(client: TestClient) -> None:
+    feed: Feed = client.app_state["station"].feed
+    with ExitStack() as pages:
+        for _ in range(32):
+            pages.enter_context(feed.look_on())
+        assert_problem(client.get("/events"), 429, "overloaded")
+    assert not feed.full
