@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PRESET ?= edge
+PRESET ?= station
 
 .PHONY: serve test test-avx2 train demo
 
@@ -28,7 +28,7 @@ test-avx2: test
 # Asked before anything is installed for it.
 ifneq ($(filter train,$(MAKECMDGOALS)),)
 ifeq ($(and $(DATA),$(RECIPE)),)
-$(error usage: make train DATA=folder-of-good-photos RECIPE=name [TEXTURES=folder] [PRESET=quick|edge|paper])
+$(error usage: make train DATA=folder-of-good-photos RECIPE=name [TEXTURES=folder] [PRESET=station|short|quick|edge|paper])
 endif
 ifneq ($(shell test -d "$(DATA)" && echo there),there)
 $(error $(DATA): no such folder)

@@ -20,7 +20,7 @@ Kernel = Literal["area", "linear"]
 # bf16 is not a file of its own: a runtime that can rounds the fp32 graph as it goes.
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # How the graph makes its score of its map; training.bundling.scores has the formulas.
-ScoreFormula = Literal["paper", "mean", "windows", "top"]
+ScoreFormula = Literal["paper", "mean", "windows", "top", "peak"]
 # What a score alone says, rising.
 Band = Literal["OK", "REVIEW", "NG"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -154,6 +154,15 @@ class OutlyingPhoto(_Strict):
     score: float
 
 
+class Pretrained(_Strict):
+    """Weights that came from elsewhere and are in the graph: their licence is the recipe's too."""
+
+    name: str
+    origin: str
+    licence: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class TrainingRecord(_Strict):
     """How the network came to be: trained with `config`, the settings of the manifest's method, or imported.
 
@@ -169,6 +178,7 @@ class TrainingRecord(_Strict):
     good_photos: int | None = None
     photos_sha256: str | None = None
     textures: int | Literal["procedural"] | None = None
+    pretrained: Pretrained | None = None
     device: str | None = None
     processes: int | None = None
     threads: int | None = None

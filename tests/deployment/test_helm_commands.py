@@ -39,7 +39,7 @@ def test_each_index_trains_its_category(tmp_path: Path) -> None:
         _, options = parse(words[2:])
         assert options.data == (Path("/photos") / category,)
         assert (options.models, options.runs) == (Path("/models"), Path("/runs"))
-        assert (options.preset, options.textures) == ("edge", Path("/photos/dtd/images"))
+        assert (options.preset, options.textures) == ("station", Path("/photos/dtd/images"))
         assert (options.steps, options.region) == (3000, Path("/photos/region one.png"))
 
 

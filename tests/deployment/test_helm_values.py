@@ -15,7 +15,7 @@ from chart import CHART, Object, environment, example, render, service_container
 from images import NOT_IN_CONTAINERS, environment_name, image_environment
 
 from service.settings import Settings
-from training.methods.draem.config import PRESETS
+from training.methods import METHODS
 
 
 def _schema_of(field: str) -> Object:
@@ -131,4 +131,4 @@ def test_schema_and_templates_know_every_value() -> None:
         read = rf"\.{key}\b" if parent != "resources" else rf"\.{parent}\b"
         assert re.search(read, templates), path
     presets = json.loads((CHART / "values.schema.json").read_text())["properties"]["training"]["properties"]["preset"]
-    assert presets["enum"] == list(PRESETS)
+    assert presets["enum"] == [name for method in METHODS.values() for name in method.presets]

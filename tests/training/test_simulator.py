@@ -59,7 +59,7 @@ def test_opacity_is_uniform_between_its_limits() -> None:
 
 def test_middling_opacity_is_a_clipped_normal() -> None:
     """N(0.5, 0.1) clipped to [0.2, 0.8]."""
-    opacity = _simulator(replace(PAPER, middling_opacity=True))._opacity(20000).flatten()
+    opacity = _simulator(replace(PAPER, middling_opacity=True)).opacities(20000).flatten()
     assert opacity.min() >= 0.2
     assert opacity.max() <= 0.8
     assert abs(opacity.mean() - 0.5) < 0.005

@@ -68,6 +68,13 @@ class TopScore(nn.Module):
         return anomaly_map.flatten(1).topk(count, dim=1).values.mean(dim=1).clamp(max=1.0)
 
 
+class PeakScore(nn.Module):
+    """The largest value: for maps that are smooth already, where a mean would hide a small defect."""
+
+    def forward(self, anomaly_map: Tensor) -> Tensor:
+        return anomaly_map.amax(dim=(1, 2))
+
+
 def _means(maps: Tensor, side: int, *, count_include_pad: bool = False) -> Tensor:
     """`(N, H, W)` -> the mean of the square window of `side` pixels around each pixel, the same shape.
 
@@ -87,6 +94,7 @@ _FORMULAS: dict[ScoreFormula, Callable[[NDArray[np.bool_] | None], nn.Module]] =
     "mean": lambda keep: WindowScore({PAPER_WINDOW: 1.0}, keep),
     "windows": lambda keep: WindowScore(WINDOWS, keep),
     "top": lambda keep: TopScore(),
+    "peak": lambda keep: PeakScore(),
 }
 
 

@@ -26,12 +26,13 @@ from training.methods.protocol import Method
 class Command:
     """The request that `request` makes for a method and a preset, whose docstring is the help, and what runs it.
 
-    Flags for `first` are what most people need: the help begins with them.
+    Flags for `first` are what most people need: the help begins with them. `method` is taken where none is named.
     """
 
     request: Callable[[Method[Any], str | None], type[BaseModel]]
     run: Callable[[Any], int]
     first: tuple[str, ...] = ()
+    method: str = next(iter(METHODS))
 
 
 _TRAINING = ("data", "recipe", "textures", "method", "preset", "device", "models", "region", "ignore")
@@ -41,11 +42,14 @@ COMMANDS: dict[str, Command] = {
     "queue": Command(lambda method, preset: with_settings(queue.Queue, method, preset or "edge"), queue.run, _TRAINING),
     "evaluate": Command(lambda *_: evaluate.Evaluate, evaluate.run),
     "export": Command(lambda *_: export.Export, export.run),
-    "import-checkpoint": Command(lambda method, _: import_checkpoint.request_of(method), import_checkpoint.run),
+    "import-checkpoint": Command(
+        lambda method, _: import_checkpoint.request_of(method), import_checkpoint.run, method="draem"
+    ),
     "bench": Command(
         lambda method, preset: with_settings(bench.Bench, method, preset or "edge"),
         bench.run,
         ("bundle", "method", "preset", "threads", "batch", "rounds", "out"),
+        "draem",
     ),
     "demo-data": Command(lambda *_: demo_data.DemoData, demo_data.run),
 }
@@ -62,11 +66,13 @@ if find_spec("training.experiments"):
             ),
             ablate.run,
             ("data", "textures", "imagenet", "only", "method", "preset", "seed", "out"),
+            "draem",
         ),
         "reproduce": Command(
             lambda method, preset: with_settings(reproduce.Reproduce, method, preset or "paper"),
             reproduce.run,
             ("dataset", "data", "categories", "textures", "method", "preset", "seed", "out"),
+            "draem",
         ),
     }
 
@@ -99,14 +105,20 @@ def parse(arguments: list[str]) -> tuple[Command, BaseModel]:
 
 
 def _named(arguments: list[str]) -> tuple[Method[Any], str | None]:
-    """The method and the preset that the command line names: their settings are flags, with their defaults."""
+    """The method and the preset that the command line names: their settings are flags, with their defaults.
+
+    A preset names its method.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--method", default=next(iter(METHODS)))
+    first.add_argument("--method")
     first.add_argument("--preset")
     found, _ = first.parse_known_args(arguments)
-    if found.method not in METHODS:
-        raise FlagError(f"--method {found.method}: choose {', '.join(METHODS)}")
-    return METHODS[found.method], found.preset
+    named = next((COMMANDS[word].method for word in arguments if word in COMMANDS), next(iter(METHODS)))
+    of_preset = next((name for name, method in METHODS.items() if found.preset in method.presets), named)
+    name = found.method or of_preset
+    if name not in METHODS:
+        raise FlagError(f"--method {name}: choose {', '.join(METHODS)}")
+    return METHODS[name], found.preset
 
 
 def _groups(command: Command, request: type[BaseModel], method: Method[Any]) -> list[Group]:

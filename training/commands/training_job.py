@@ -84,6 +84,7 @@ def train(job: TrainingJob) -> Bundle | None:
         good_photos=len(photos.trained_on_files),
         photos_sha256=photos.sha256,
         textures=None if textures is None else len(textures) if job.textures else "procedural",
+        pretrained=method.pretrained,
         device=str(device),
         processes=processes,
         threads=torch.get_num_threads(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from training.methods.draem.method import DRAEM
+from training.methods.fusion.method import FUSION
 from training.methods.protocol import Method
 
-METHODS: dict[str, Method[Any]] = {method.name: method for method in (DRAEM,)}
+# The first is what trains where nobody names a method. No two have a preset of the same name: it names its method.
+METHODS: dict[str, Method[Any]] = {method.name: method for method in (FUSION, DRAEM)}

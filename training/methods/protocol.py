@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from service.bundle.manifest import Pretrained
 from training.errors import UserError
 from training.evaluation.parts import Sheet
 from training.loop.runs import Run
@@ -73,6 +74,8 @@ class Method(Generic[Settings]):
     title: str
     presets: Mapping[str, Settings]
     fit: Callable[[Settings, TrainingSet, Run, torch.device], nn.Module]
+    # Weights that it does not learn itself.
+    pretrained: Pretrained | None = None
     # The textures that it learns from, of a folder or procedural ones; None: it needs none.
     textures: Callable[[Settings, Path | None], Tensor] | None = None
     # Its map with an untrained network: what is timed without a bundle. None: there is none before it saw photos.

@@ -101,10 +101,10 @@ class AnomalySimulator:
         augmented = clean.clone()
         chosen = anomalous.nonzero().flatten().to(clean.device)
         if count := len(chosen):
-            masks = self._masks(count) if part is None else self._masks_on(part.index_select(0, chosen))
+            masks = self.masks(count) if part is None else self._masks_on(part.index_select(0, chosen))
             before = clean.index_select(0, chosen)
-            opacity = self._opacity(count).to(clean.device)
-            after = torch.lerp(before, self._texture(count), masks * opacity)
+            opacity = self.opacities(count).to(clean.device)
+            after = torch.lerp(before, self.textures_for(count), masks * opacity)
             if self.config.visible_min > 0:
                 change = (after - before).abs_().amax(dim=1, keepdim=True)
                 masks *= change >= self.config.visible_min
@@ -129,22 +129,22 @@ class AnomalySimulator:
                 part[chosen] = rotate(part.index_select(0, chosen), degrees).round()
         return photos, part
 
-    def _opacity(self, count: int) -> Tensor:
+    def opacities(self, count: int) -> Tensor:
         if self.config.middling_opacity:
             return (0.5 + 0.1 * torch.randn((count, 1, 1, 1), generator=self.generator)).clamp(0.2, 0.8)
         return self.config.opacity_min + (1 - self.config.opacity_min) * self._uniform(count, 1, 1, 1)
 
     def _masks_on(self, part: Tensor) -> Tensor:
         """Masks within the part; one that misses it is drawn again, up to three times."""
-        masks = self._masks(len(part)) * part
+        masks = self.masks(len(part)) * part
         for _ in range(3):
             missed = masks.amax(dim=(1, 2, 3)).eq(0).nonzero().flatten()
             if not len(missed):
                 break
-            masks[missed] = self._masks(len(missed)) * part.index_select(0, missed)
+            masks[missed] = self.masks(len(missed)) * part.index_select(0, missed)
         return masks
 
-    def _masks(self, count: int) -> Tensor:
+    def masks(self, count: int) -> Tensor:
         masks = self._drawn_masks(count)
         if not self.config.mask_combination:
             return masks
@@ -180,7 +180,7 @@ class AnomalySimulator:
         threshold = low + (high - low) * self._uniform(count, 1, 1, 1).to(device) if high > low else low
         return noise.gt_(threshold)
 
-    def _texture(self, count: int) -> Tensor:
+    def textures_for(self, count: int) -> Tensor:
         if self.config.plain_colours:
             texture = (
                 (255 * self._uniform(count, 3, 1, 1)).round().to(self.good.device).repeat(1, 1, *self.good.shape[2:])

@@ -1,0 +1,88 @@
+"""The fusion of distances and head: its map, that a seed repeats it, and that it becomes a bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fusion_training import photos, trained
+
+from service.bundle.folder import read_bundle
+from service.bundle.manifest import InputSpec
+from training.bundling.graph import InspectionGraph
+from training.bundling.onnx import opened, to_onnx
+from training.commands import parse
+from training.commands import run as main
+from training.data.demo_parts import write_dataset
+from training.methods import METHODS
+from training.methods.fusion.lesson import head_losses
+
+
+def test_map_lies_in_the_unit_interval_and_rises_where_the_part_is_broken(tmp_path: Path) -> None:
+    network = trained(tmp_path, steps=60, samples=60)
+    good = photos()[:2].float() / 255
+    broken = good.clone()
+    broken[:, :, 24:36, 24:36] = 0.95
+    with torch.inference_mode():
+        normal, found = network(good), network(broken)
+    assert found.shape == (2, 64, 64)
+    assert normal.min() >= 0
+    assert found.max() <= 1
+    assert found[:, 26:34, 26:34].mean() > normal[:, 26:34, 26:34].mean() + 0.1
+    assert found[:, 26:34, 26:34].mean() > found[:, :8].mean() + 0.1
+
+
+def test_a_seed_gives_the_same_network_and_another_seed_another(tmp_path: Path) -> None:
+    x = photos()[:1].float() / 255
+    maps = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        network = trained(tmp_path / name, seed=seed)
+        with torch.inference_mode():
+            maps.append(network(x))
+    assert torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[2])
+
+
+def test_graph_gives_what_torch_gives_at_any_batch(tmp_path: Path) -> None:
+    graph = InspectionGraph(trained(tmp_path), None, "peak").eval()
+    images = photos().permute(0, 2, 3, 1).contiguous()
+    with torch.inference_mode():
+        maps, scores = graph(images)
+    with opened(to_onnx(graph, 64), InputSpec(height=64, width=64)) as backend:
+        for count in (1, 3):
+            found, scored = backend.run(images[:count].numpy())
+            np.testing.assert_allclose(found, maps[:count].numpy(), atol=1e-4)
+            np.testing.assert_allclose(scored, scores[:count].numpy(), atol=1e-4)
+
+
+def test_losses_fall_to_nothing_where_the_head_is_right() -> None:
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[:, :, 4:8, 4:8] = 1
+    right = torch.where(torch.nn.functional.avg_pool2d(mask, 2) > 0.5, 12.0, -12.0)
+    assert all(loss < 1e-3 for loss in head_losses(right, mask).values())
+    assert all(loss > 0.4 for loss in head_losses(-right, mask).values())
+
+
+def test_presets_name_their_methods() -> None:
+    names = [name for method in METHODS.values() for name in method.presets]
+    assert len(names) == len(set(names))
+    for preset, method in (("quick", "draem"), ("station", "fusion")):
+        _, request = parse(["train", "--data", "photos", "--preset", preset])
+        assert request.model_dump()["method"] == method
+    _, request = parse(["train", "--data", "photos"])
+    assert (request.model_dump()["method"], request.model_dump()["preset"]) == ("fusion", "station")
+
+
+@pytest.mark.slow
+def test_from_photos_to_a_bundle_that_tells_its_weights(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "parts", good=8, test_good=2, defects_per_kind=1, seed=0)
+    places = ["--models", str(tmp_path / "models"), "--run", str(tmp_path / "run"), "--version", "1"]
+    tiny = ["--size", "64", "--width", "8", "--samples", "8", "--steps", "4", "--bank", "64", "--channels", "16"]
+    assert main(["train", "--data", str(tmp_path / "parts"), "--recipe", "part", *places, *tiny]) == 0
+    manifest = read_bundle(tmp_path / "models" / "part" / "1").manifest
+    assert manifest.method == "fusion"
+    assert manifest.score_formula == "peak"
+    pretrained = manifest.training.pretrained
+    assert pretrained is not None
+    assert (pretrained.licence, pretrained.sha256[:8]) == ("Apache-2.0", "57934424")

