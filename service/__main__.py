@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from service import logs
+from service import logs, memory
 from service.app import create_app
 from service.flags import FlagError
 from service.http.access import KeyFileError
@@ -35,6 +35,7 @@ def main() -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
+    memory.use_few_heaps()
     writer = logs.configure(settings.log_level, settings.log_format)
     # Every camera keeps a connection: shells allow 1024 files, and one too many takes records and golden images too.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -21,9 +21,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
+from service import memory
 from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
 from service.backends.opening import open_backend
+from service.backends.trial import Trials
 from service.bundle.folder import Bundle
 from service.http import health, inspect, live, open_inference
 from service.http import recipes as recipe_routes
@@ -39,13 +41,14 @@ from service.http.problems import PROBLEMS, ProblemBody, problem_response
 from service.http.refusals import note_refusal
 from service.http.uploads import LARGEST_TOGETHER, Bodies
 from service.settings import Settings
-from service.station.batching import Batcher, yield_to_requests
+from service.station.batching import Batcher
 from service.station.counters import Counters
 from service.station.decisions import LEDGER, Decisions, read_key
 from service.station.decode_pool import Codec
 from service.station.feed import Feed
 from service.station.inspection import Inspector
 from service.station.monitoring import Metrics
+from service.station.priority import yield_to_requests
 from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, RecipeStore
 from service.station.records import Records
@@ -57,6 +60,10 @@ log = logging.getLogger("draem_inspect")
 
 # Seconds between two looks at which golden checks are due.
 _CHECK_EVERY_S = 5.0
+# Such looks after a change of version in which memory is given back.
+_LOOKS_AFTER_SWAP = 6
+# Seconds between two looks at runs that hang.
+_LOOK_EVERY_S = 1.0
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -146,11 +153,12 @@ async def _lifespan(
         idle_tick_s=settings.idle_tick_s,
         on_batch=metrics.batch_size.observe,
     )
+    trials = Trials(settings.backend, threads=threads, precision=settings.precision, cache=settings.cache_dir)
     triggers = Triggers(records, hours=settings.trigger_hours)
     store = RecipeStore(
         settings.models_dir,
         batcher,
-        lambda bundle: _open_giving_way(bundle, settings, threads),
+        lambda bundle: _open_giving_way(bundle, settings, threads, trials),
         default=settings.default_recipe,
         check_bundle=check_bundle,
         on_refused=triggers.distrust,
@@ -164,14 +172,16 @@ async def _lifespan(
     station = Station(
         settings, metrics, batcher, store, inspector, access, records, triggers, refusals, counters, drain, feed
     )
-    loading = asyncio.create_task(_load(station))
-    checking = asyncio.create_task(_keep_checking(station))
+    loading = asyncio.create_task(_load(station, trials))
+    checking = [asyncio.create_task(task) for task in (_keep_checking(station, trials), _keep_device(station))]
     try:
         yield {"station": station}
     finally:
         drain.begin()
-        checking.cancel()
+        for task in checking:
+            task.cancel()
         refusals.sum_up()
+        trials.close()
         # Requests are over; a device that hangs must not take the time that the records need.
         if records:
             await asyncio.to_thread(records.close)
@@ -194,8 +204,11 @@ def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
     )
 
 
-def _open_giving_way(bundle: Bundle, settings: Settings, threads: int) -> Backend:
+def _open_giving_way(bundle: Bundle, settings: Settings, threads: int, trials: Trials) -> Backend:
     """Open a backend in a thread that gives way to requests: the threads that the runtime starts then do so too."""
+    trials.require_harmless(bundle)
+    # What the model before the last one had.
+    memory.give_back()
     with ThreadPoolExecutor(1, initializer=yield_to_requests) as thread:
         return thread.submit(
             open_backend,
@@ -235,12 +248,13 @@ def _available_cores() -> int:
     return cores
 
 
-async def _load(station: Station) -> None:
+async def _load(station: Station, trials: Trials) -> None:
     store = station.recipes
     try:
         await asyncio.to_thread(store.load)
     except Exception:
         log.exception("%s could not be searched for recipes", station.settings.models_dir)
+    trials.rest()
     if station.drain.begun:
         return
     for failed, reason in store.failed.items():
@@ -257,12 +271,21 @@ async def _load(station: Station) -> None:
         _print_banner(station)
 
 
-async def _keep_checking(station: Station) -> None:
+async def _keep_checking(station: Station, trials: Trials) -> None:
     """Repeat the golden check of recipes that are due, and of those whose backend failed: they may have recovered."""
     period_s = 3600 * station.settings.golden_check_hours
+    serving: set[int] = set()
+    looks = 0
     while True:
         await asyncio.sleep(_CHECK_EVERY_S)
         await _follow(station)
+        before, serving = serving, {id(recipe.model) for recipe in list(station.recipes.ready.values())}
+        looks = 0 if serving != before else looks + 1
+        if station.recipes.loaded and looks:
+            trials.rest()
+        # Pictures under way may keep a model that was replaced for a while.
+        if looks < _LOOKS_AFTER_SWAP:
+            await asyncio.to_thread(memory.give_back)
         for name, recipe in list(station.recipes.ready.items()):
             due = period_s and time.monotonic() - recipe.checked_at > period_s
             if not (due or recipe.model.failures):
@@ -277,6 +300,17 @@ async def _keep_checking(station: Station) -> None:
             # A check that could not be made must not be the last one.
             except Exception:
                 log.exception("recipe %s: the golden check ended early", name)
+
+
+async def _keep_device(station: Station) -> None:
+    """Take the device from runs that hang, and their recipes out of service."""
+    lost = 0
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        station.batcher.give_up_hung()
+        if station.batcher.lost > lost:
+            await asyncio.to_thread(station.recipes.take_out_endless)
+        lost = station.batcher.lost
 
 
 async def _follow(station: Station) -> None:

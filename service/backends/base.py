@@ -37,6 +37,8 @@ class Backend(Protocol):
     precision: Precision
     max_batch_size: int
     lanes: int
+    # Whether a run that hangs may be left to its thread while others go on: not on a device that has one owner.
+    replaceable: bool
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """RGB uint8 `(N, H, W, 3)`, N <= max_batch_size -> anomaly maps float32 `(N, H, W)`, scores float32 `(N,)`.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -65,18 +65,26 @@ class Choice(BaseModel):
     created: datetime
 
 
-def open_fastest(bundle: Bundle, candidates: Sequence[Candidate], *, threads: int, cache: Path) -> Backend:
+def open_fastest(
+    bundle: Bundle,
+    candidates: Sequence[Candidate],
+    *,
+    threads: int,
+    cache: Path,
+    opener: Callable[..., Backend] | None = None,
+) -> Backend:
     """The fastest of `candidates` that reproduces the golden images: the one in the cache, else measured now.
 
-    Raises BackendError where none does; the message has every reason.
+    Each is opened by `opener`. Raises BackendError where none does; the message has every reason.
     """
+    opener = opener or open_on_cpu
     if len(candidates) == 1:
-        return open_on_cpu(bundle, candidates[0], threads=threads)
+        return opener(bundle, candidates[0], threads=threads)
     key = _key(bundle, candidates, threads)
     path = cache / "fastest" / f"{_digest(key)}.json"
     choice = _read(path, key)
     if choice is None:
-        choice = _measure(bundle, candidates, key)
+        choice = _measure(bundle, candidates, key, opener)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, choice.model_dump_json(indent=2) + "\n")
@@ -84,20 +92,20 @@ def open_fastest(bundle: Bundle, candidates: Sequence[Candidate], *, threads: in
             log.warning("auto: not kept, the next start measures again: %s (INSPECT_CACHE_DIR)", error)
     log.info("auto: %s of %s", choice.chosen, _told(choice.measured))
     chosen = next(candidate for candidate in candidates if str(candidate) == choice.chosen)
-    return open_on_cpu(bundle, chosen, threads=threads)
+    return opener(bundle, chosen, threads=threads)
 
 
-def _measure(bundle: Bundle, candidates: Sequence[Candidate], key: ChoiceKey) -> Choice:
-    measured = [_try(bundle, candidate, key.threads) for candidate in candidates]
+def _measure(bundle: Bundle, candidates: Sequence[Candidate], key: ChoiceKey, opener: Callable[..., Backend]) -> Choice:
+    measured = [_try(bundle, candidate, key.threads, opener) for candidate in candidates]
     passed = {one.candidate: one.ms for one in measured if one.ms is not None}
     if not passed:
         raise BackendError(f"no backend reproduces the golden images: {_told(measured)}")
     return Choice(key=key, chosen=min(passed, key=passed.__getitem__), measured=measured, created=datetime.now(UTC))
 
 
-def _try(bundle: Bundle, candidate: Candidate, threads: int) -> Measured:
+def _try(bundle: Bundle, candidate: Candidate, threads: int, opener: Callable[..., Backend]) -> Measured:
     try:
-        backend = open_on_cpu(bundle, candidate, threads=threads)
+        backend = opener(bundle, candidate, threads=threads)
     except BackendError as error:
         return Measured(candidate=str(candidate), refused=str(error))
     try:
@@ -128,15 +136,11 @@ def _told(measured: Sequence[Measured]) -> str:
 
 
 def _key(bundle: Bundle, candidates: Sequence[Candidate], threads: int) -> ChoiceKey:
-    versions = {}
-    for package in ("onnxruntime", "onnxruntime-gpu", "openvino"):
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
     return ChoiceKey(
         onnx_sha256={candidate.precision: bundle.model_sha256(candidate.precision) for candidate in candidates},
         candidates=[str(candidate) for candidate in candidates],
-        versions=versions,
-        cpu=_cpu(),
+        versions=runtime_versions(),
+        cpu=cpu_name(),
         threads=threads,
     )
 
@@ -161,7 +165,16 @@ def _read(path: Path, key: ChoiceKey) -> Choice | None:
     return choice if choice.key == key else None
 
 
-def _cpu() -> str:
+def runtime_versions() -> dict[str, str]:
+    """Of those runtimes that are installed."""
+    versions = {}
+    for package in ("onnxruntime", "onnxruntime-gpu", "openvino"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def cpu_name() -> str:
     """Name and instructions of this CPU: a virtual machine's name alone does not tell what it can do."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]

@@ -32,6 +32,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     max_batch_size = 1
+    replaceable = True
 
     def __init__(
         self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int, bf16: bool | None = None

@@ -20,6 +20,7 @@ class OrtBackend:
     name = "onnxruntime"
     provider = "CPUExecutionProvider"
     max_batch_size = 1
+    replaceable = True
 
     def __init__(self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int) -> None:
         self.precision: Precision = precision

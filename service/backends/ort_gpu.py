@@ -93,6 +93,7 @@ class OrtGpuBackend:
         self.precision: Precision = precision
         self.max_batch_size = max_batch
         self.lanes = 1
+        self.replaceable = False
         self.provider, first = providers[0]
         self._shape = (expected.height, expected.width, 3)
         _require(self.provider, onnxruntime.get_available_providers(), "this onnxruntime has")

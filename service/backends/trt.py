@@ -48,6 +48,7 @@ class TrtBackend:
         self.precision: Precision = precision
         self.max_batch_size = max_batch
         self.lanes = 1
+        self.replaceable = False
         self._cuda = cuda
         self._errors: list[str] = []
         self._shape = (expected.height, expected.width, 3)

@@ -58,12 +58,14 @@ def why_not_ready(station: Station) -> str | None:
 
 def why_not_alive(station: Station) -> str | None:
     """What a new process may cure and this one cannot. Waits for no lock."""
-    return _why_hung(station) or station.recipes.why_not_alive()
+    return _why_hung(station) or _why_lost(station) or station.recipes.why_not_alive()
 
 
 def troubles(station: Station) -> list[str]:
     """What is wrong and does not keep pictures from being inspected."""
-    return station.records.troubles() if station.records else []
+    unchecked = [f"recipe {name}: {reason}" for name, reason in list(station.recipes.unchecked.items())]
+    lost = [why] if (why := _why_lost(station)) else []
+    return [*lost, *unchecked, *(station.records.troubles() if station.records else [])]
 
 
 def reason_for(request: Request, reason: str | None) -> str | None:
@@ -81,6 +83,12 @@ def _why_hung(station: Station) -> str | None:
     return None
 
 
+def _why_lost(station: Station) -> str | None:
+    if lost := station.batcher.lost:
+        return f"{lost} runs never came back and go on computing: restart the service"
+    return None
+
+
 def counted_as(store: RecipeStore, name: str | None) -> str:
     """The name that a request's recipe is counted under; empty for one that is not known: names must not pile up."""
     with suppress(UnknownRecipeError):
@@ -90,7 +98,8 @@ def counted_as(store: RecipeStore, name: str | None) -> str:
 
 def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:
     """The recipe of this name, or the default one, in this `version` where one is asked for; raises ProblemError."""
-    if not station.recipes.loaded:
+    # One that is ready need not wait for the others.
+    if not station.recipes.loaded and name not in station.recipes.ready:
         raise ProblemError("starting", "recipes are being loaded and checked", retry_after_s=1.0)
     try:
         recipe = station.recipes.get(name)

@@ -7,6 +7,7 @@ door, so the service goes on taking them for a while in which `/readyz` says `dr
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -18,6 +19,9 @@ from types import FrameType
 import uvicorn
 
 log = logging.getLogger("draem_inspect")
+
+# Seconds for what comes after the last request, and for the last line: less than compose.yaml and the chart allow.
+LEAVE_S, _LAST_LINE_S = 8.0, 0.2
 
 
 class Drain:
@@ -41,6 +45,8 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         wait = sig == signal.SIGTERM and not self._drain.begun and self._grace_s > 0
+        if not self._drain.begun:
+            threading.Thread(target=self._end_at_last, daemon=True).start()
         self._drain.begin()
         if wait:
             # Not in the handler, which may have interrupted a line being logged.
@@ -58,6 +64,13 @@ class DrainingServer(uvicorn.Server):
         # The protocol speaks TLS, of which uvicorn knows nothing: it would print an address that is not there.
         self.config.ssl = self._tls
         super()._log_started_message(listeners)
+
+    def _end_at_last(self) -> None:
+        """End the process where something in it does not: a run that never comes back, a disk that takes nothing."""
+        time.sleep(self._grace_s + (self.config.timeout_graceful_shutdown or 0) + LEAVE_S)
+        log.error("the service does not end by itself: it is ended")
+        time.sleep(_LAST_LINE_S)
+        os._exit(1)
 
     def _exit_later(self, sig: int, frame: FrameType | None) -> None:
         log.info("draining: /readyz says so, pictures are still taken for %g s", self._grace_s)

@@ -12,7 +12,6 @@ fills those gaps.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ import numpy as np
 
 from service.backends.base import Backend, BackendError, Scored
 from service.images.decoding import Pixels
+from service.station.priority import yield_to_requests
 from service.station.verdicts import DeadlinePassedError
 
 # Most runs side by side, whatever a backend says.
@@ -59,6 +59,7 @@ class Model:
     failures: int = 0  # in a row
     retired: bool = False
     refused: bool = False  # by the golden gate: what it gave and gives is not to be trusted
+    endless: bool = False  # a run of it was given up
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,13 @@ class _Batch:
     jobs: list[_Job]
     started: float
     work_before: float
+    lane: int
+    looks: int = 0
+    given_up: bool = False
 
 
-def yield_to_requests() -> None:
-    """Let the calling thread, and those it starts, give way to the rest of the service.
-
-    Inference on the CPU keeps all cores busy; without this a refusal that takes microseconds waits milliseconds.
-    """
-    thread = threading.get_native_id()
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, os.getpid()) + 5)
+def _endless(model: Model) -> str:
+    return f"{model.backend.name} was at one picture for more than {_HUNG_S:.0f} s: the recipe is out of service"
 
 
 class Batcher:
@@ -124,17 +122,42 @@ class Batcher:
         self._work_at = clock()
         self._closing = False
         self._changed = threading.Condition()
-        self._threads = [
-            threading.Thread(target=self._work, args=(lane,), name=f"device {lane}", daemon=True)
-            for lane in range(MAX_LANES)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lost = 0
+        self._threads = [self._start(lane) for lane in range(MAX_LANES)]
 
     @property
     def depth(self) -> int:
         """Images waiting."""
         return len(self._jobs)
+
+    @property
+    def lost(self) -> int:
+        """Threads that were given up with their run, and go on computing."""
+        return self._lost
+
+    def give_up_hung(self) -> None:
+        """Leave a run that hangs to its thread, and its model without pictures, where the backend can do without.
+
+        To be called every second: a process that was stopped meanwhile has no run that hangs.
+        """
+        with self._changed:
+            now = self._clock()
+            for batch in list(self._running):
+                model = batch.jobs[0].model
+                batch.looks += 1
+                if min(now - batch.started, batch.looks) <= _HUNG_S or not model.backend.replaceable:
+                    continue
+                self._count_work(now)
+                self._running.remove(batch)
+                batch.given_up = model.endless = True
+                self._lost += 1
+                left = [job for job in self._jobs if job.model is model]
+                self._jobs = deque(job for job in self._jobs if job.model is not model)
+                for job in [*batch.jobs, *left]:
+                    with suppress(InvalidStateError):
+                        job.future.set_exception(BackendError(_endless(model)))
+                self._threads[batch.lane] = self._start(batch.lane)
+            self._changed.notify_all()
 
     def hung_s(self) -> float | None:
         """How long the device has been at one batch, where that is far too long. Waits for no lock."""
@@ -191,6 +214,8 @@ class Batcher:
         if self._closing:
             raise ClosedError("the service is shutting down")
         now = self._clock()
+        if model.endless:
+            raise BackendError(_endless(model))
         if hung := self.hung_s():
             raise BackendError(f"{model.backend.name} has been at one batch for {hung:.0f} s: restart the service")
         wait = self._expected_wait(model, now)
@@ -206,7 +231,7 @@ class Batcher:
             )
         return now
 
-    def close(self, hung_s: float = 20.0) -> None:
+    def close(self, hung_s: float = 5.0) -> None:
         """Finish what is queued, then stop; a device that hangs for `hung_s` is given up and its images with it."""
         with self._changed:
             self._closing = True
@@ -250,21 +275,30 @@ class Batcher:
             self._work_s += (now - self._work_at) / len(self._running)
         self._work_at = now
 
+    def _start(self, lane: int) -> threading.Thread:
+        thread = threading.Thread(target=self._work, args=(lane,), name=f"device {lane}", daemon=True)
+        thread.start()
+        return thread
+
     def _work(self, lane: int) -> None:
         yield_to_requests()
-        while True:
+        given_up = False
+        while not given_up:
             with self._changed:
                 batch, tick = None, False
                 while batch is None:
                     if self._jobs and lane < self._lanes_free():
-                        batch, tick = self._take(), False
+                        batch, tick = self._take(lane), False
                     elif self._closing and not self._jobs:
                         self._changed.notify_all()
                         return
                     # One thread is enough to keep the device warm.
                     elif not self._changed.wait(self._idle_tick_s if lane == 0 else None):
-                        batch, tick = self._take_last(), True
+                        batch, tick = self._take_last(lane), True
             (self._tick if tick else self._run)(batch)
+            with self._changed:
+                if given_up := batch.given_up:
+                    self._lost -= 1
 
     def _lanes_free(self) -> int:
         """Lanes, counted from 0, that may take the first job: all of its backend's, or none while so many are busy."""
@@ -278,7 +312,7 @@ class Batcher:
             last.model.backend.run(last.image[None])
         self._finish(batch)
 
-    def _take(self) -> _Batch | None:
+    def _take(self, lane: int) -> _Batch | None:
         """The oldest job and others for its model, without the cancelled and the expired; caller holds the lock."""
         jobs: list[_Job] = []
         others: list[_Job] = []
@@ -303,17 +337,17 @@ class Batcher:
             return None
         if not jobs[0].model.retired:
             self._last = jobs[0]
-        return self._begin(jobs, now)
+        return self._begin(jobs, now, lane)
 
-    def _take_last(self) -> _Batch | None:
+    def _take_last(self, lane: int) -> _Batch | None:
         """The last job once more, where the device has nothing to do; caller holds the lock."""
-        if self._last is None or self._jobs or self._running or self._closing:
+        if self._last is None or self._last.model.endless or self._jobs or self._running or self._closing:
             return None
-        return self._begin([self._last], self._clock())
+        return self._begin([self._last], self._clock(), lane)
 
-    def _begin(self, jobs: list[_Job], now: float) -> _Batch:
+    def _begin(self, jobs: list[_Job], now: float, lane: int) -> _Batch:
         self._count_work(now)
-        batch = _Batch(jobs, now, self._work_s)
+        batch = _Batch(jobs, now, self._work_s, lane)
         self._running.append(batch)
         return batch
 
@@ -360,6 +394,7 @@ class Batcher:
         with self._changed:
             now = self._clock()
             self._count_work(now)
-            self._running.remove(batch)
+            if not batch.given_up:
+                self._running.remove(batch)
             self._changed.notify_all()
             return now - batch.started, self._work_s - batch.work_before

@@ -73,6 +73,8 @@ class RecipeStore:
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
         self.shadows: dict[str, Recipe] = {}
+        # Recipes that serve, and why their golden check could not be made.
+        self.unchecked: dict[str, str] = {}
         self.loaded = False
 
     def load(self) -> None:
@@ -186,18 +188,36 @@ class RecipeStore:
             except (BackendError, ClosedError):
                 raise
             except Exception as error:
-                # Too many open files, a share that is away: says nothing about the recipe.
-                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                    log.error("recipe %s: its golden images cannot be read now: %s", name, error)
-                    raise BackendError(f"the golden images cannot be read now: {error}") from error
+                # Too many open files, a share that is away: says nothing about what is in memory.
+                if isinstance(error, OSError):
+                    away = f"the golden images cannot be read now: {error}"
+                    if self.unchecked.get(name) != away:
+                        log.error("recipe %s serves on, unchecked: %s", name, away)
+                    self.unchecked[name] = away
+                    raise BackendError(away) from error
                 recipe.model.refused = True
                 self._on_refused(name)
                 del self.ready[name]
                 self.failed[name] = reason(name, error)
                 self._batcher.retire(recipe.model)
                 raise GoldenError(self.failed[name]) from error
+            if self.unchecked.pop(name, None):
+                log.warning("recipe %s: its golden images can be read again", name)
             self.ready[name] = replace(recipe, checked=datetime.now(UTC), checked_at=time.monotonic())
             return self.ready[name]
+
+    def take_out_endless(self) -> None:
+        """Take every recipe out of service that has a run which never came back."""
+        with self._changing:
+            for name, recipe in list(self.ready.items()):
+                if recipe.model.endless:
+                    self.failed[name] = f"{recipe.bundle.path}: a picture never came back from its model"
+                    del self.ready[name]
+                    self._on_refused(name)
+                    log.error("recipe %s is out of service: %s", name, self.failed[name])
+            for name, shadow in list(self.shadows.items()):
+                if shadow.model.endless:
+                    self._end_shadow(name)
 
     def change_limits(self, name: str, change: LimitsChange, by: str) -> Recipe:
         """Judge the pictures of a recipe's version in service by other limits from now on; raises LimitsError."""

@@ -20,6 +20,7 @@ from images import COMPOSE, DOCKER, NOT_IN_CONTAINERS, ROOT, environment_name, i
 from processes import running_service
 
 from service.__main__ import main
+from service.http.draining import LEAVE_S
 from service.settings import Settings
 
 
@@ -90,7 +91,7 @@ def test_containers_are_hardened_and_reached_from_this_machine_alone() -> None:
 def test_a_stop_waits_until_the_service_has_drained() -> None:
     grace = merged(COMPOSE)["services"]["service"]["stop_grace_period"]
     settings = Settings()
-    assert float(grace.removesuffix("s")) > settings.drain_grace_s + settings.drain_timeout_s
+    assert float(grace.removesuffix("s")) > settings.drain_grace_s + settings.drain_timeout_s + LEAVE_S
 
 
 def test_mounted_files_are_there() -> None:

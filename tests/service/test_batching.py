@@ -334,6 +334,30 @@ def test_a_device_that_hangs_takes_no_more_images_until_it_is_back(make_batcher:
     batcher.submit(model, image(), FAR).result(30)
 
 
+def test_a_run_that_hangs_costs_its_model_alone_where_others_can_go_on(make_batcher: Callable[..., Batcher]) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True, lanes=2, replaceable=True)
+    model, other, batcher = Model(backend), Model(FakeBackend(lanes=2)), make_batcher(clock=clock)
+    hanging = [occupy(batcher, model), occupy(batcher, model)]
+    waiting = batcher.submit(model, image(), FAR)
+    clock.now += 16
+    # Seen for the first time: the process may have been stopped meanwhile.
+    batcher.give_up_hung()
+    assert batcher.lost == 0
+    for _ in range(15):
+        batcher.give_up_hung()
+    assert batcher.lost == 2
+    assert batcher.hung_s() is None
+    for future in (*hanging, waiting):
+        with pytest.raises(BackendError, match="for more than 15 s: the recipe is out of service"):
+            future.result(0)
+    with pytest.raises(BackendError, match="out of service"):
+        batcher.submit(model, image(), FAR)
+    assert batcher.submit(other, image(255), FAR).result(30).score == 1.0
+    backend.release.release(10)
+    wait_for(lambda: batcher.lost == 0)
+    assert batcher.submit(other, image(255), FAR).result(30).score == 1.0
+
+
 def test_close_gives_up_a_device_that_hangs_and_answers_its_images() -> None:
     backend = FakeBackend(blocking=True)
     model, batcher = Model(backend), Batcher(max_batch=1, queue_size=10)

@@ -347,7 +347,9 @@ def test_golden_images_out_of_reach_for_a_while_say_nothing_about_the_recipe(
         patched.setattr(Bundle, "read", read)
         with pytest.raises(BackendError, match=r"cannot be read now: .*Too many open files"):
             store.verify("part")
+        assert "Too many open files" in store.unchecked["part"]
     assert store.verify("part") is store.get("part")
+    assert store.unchecked == {}
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "text"])

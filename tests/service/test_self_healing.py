@@ -134,6 +134,24 @@ def test_a_log_that_was_deleted_takes_no_later_row(tmp_path: Path) -> None:
         assert connection.execute("SELECT count(*) FROM inspections").fetchone() == (2,)
 
 
+def test_recipes_serve_on_while_their_folder_is_away(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
+    settings = Settings(models_dir=models, records_dir=None, backend="ort-cpu", golden_check_hours=1e-9)
+    with TestClient(create_app(settings), base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
+        wait_until_loaded(client)
+        models.rename(tmp_path / "away")
+        wait_for(lambda: client.get("/readyz").json()["troubles"])
+        assert "recipe part: the golden images cannot be read now" in client.get("/readyz").json()["troubles"][0]
+        assert post(client, GOOD).json()["verdict"] == "OK"
+        (tmp_path / "away").rename(models)
+        wait_for(lambda: client.get("/readyz").json() == {"status": "ready", "reason": None, "troubles": []})
+        assert post(client, GOOD).json()["verdict"] == "OK"
+    assert caplog.text.count("serves on, unchecked") == 1
+    assert "can be read again" in caplog.text
+
+
 def test_a_new_station_is_told_of_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RecordsError, match="INSPECT_RECORDS_DIR"):

@@ -14,7 +14,7 @@ import onnx
 from fakes import brightness
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from service.bundle.folder import Bundle, describe, write_bundle
 from service.bundle.manifest import (
@@ -31,10 +31,11 @@ from service.bundle.manifest import (
 SIZE = 64
 
 
-def brightness_model(label: str = "") -> bytes:
+def brightness_model(label: str = "", *, endless_above: float | None = None, greedy: bool = False) -> bytes:
     """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value.
 
-    Another `label` gives another sha256.
+    Another `label` gives another sha256. A picture with a value above `endless_above` never comes back; where it is
+    `greedy`, it takes more memory meanwhile.
     """
     nodes = [
         helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
@@ -42,6 +43,9 @@ def brightness_model(label: str = "") -> bytes:
         helper.make_node("Div", ["m", "full"], ["anomaly_map"]),
         helper.make_node("ReduceMax", ["anomaly_map", "space"], ["score"], keepdims=0),
     ]
+    if endless_above is not None:
+        nodes = [nodes[0], *_endless(endless_above, greedy=greedy), *nodes[1:]]
+        nodes[-3].input[0] = "f_again"
     graph = helper.make_graph(
         nodes,
         "brightness",
@@ -60,6 +64,36 @@ def brightness_model(label: str = "") -> bytes:
     model.doc_string = label
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _endless(above: float, *, greedy: bool) -> list[NodeProto]:
+    """Nodes that give `f` as `f_again`, unless one of its values is above: then never."""
+    more = helper.make_node("Concat", ["held", "held"], ["held_more"], axis=0)
+    same = helper.make_node("Identity", ["held"], ["held_more"])
+    held = helper.make_tensor_value_info("held", TensorProto.FLOAT, None)
+    truth = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["above"], ["go_on"]), more if greedy else same],
+        "body",
+        [helper.make_tensor_value_info("turn", TensorProto.INT64, []), truth, held],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("held_more", TensorProto.FLOAT, None),
+        ],
+    )
+    limit = helper.make_tensor("limit_value", TensorProto.FLOAT, [], [above])
+    zero = helper.make_tensor("zero_value", TensorProto.FLOAT, [], [0.0])
+    return [
+        helper.make_node("Constant", [], ["limit"], value=limit),
+        helper.make_node("Constant", [], ["zero"], value=zero),
+        helper.make_node("ReduceMax", ["f"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "limit"], ["above"]),
+        helper.make_node("Loop", ["", "above", "f"], ["f_looped"], body=body),
+        # The loop's result counts for nothing, and cannot be left out.
+        helper.make_node("ReduceMax", ["f_looped"], ["looped"], keepdims=0),
+        helper.make_node("Mul", ["looped", "zero"], ["nothing"]),
+        helper.make_node("Add", ["f", "nothing"], ["f_again"]),
+    ]
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -82,6 +116,7 @@ def make_bundle(
     review: float = 0.3,
     reject: float = 0.6,
     keep: bytes | None = None,
+    model: bytes | None = None,
 ) -> Bundle:
     """A bundle whose score is the image's brightness: by default below 0.3 OK, below 0.6 REVIEW, else NG."""
     image = gray(50)
@@ -89,7 +124,11 @@ def make_bundle(
     maps, scores = brightness(image[None])
     array = io.BytesIO()
     np.save(array, maps[0])
-    contents = {"model.onnx": brightness_model(label), "golden/0.png": png(image), "golden/0.npy": array.getvalue()}
+    contents = {
+        "model.onnx": model or brightness_model(label),
+        "golden/0.png": png(image),
+        "golden/0.npy": array.getvalue(),
+    }
     if keep is not None:
         contents["keep.png"] = keep
     manifest = Manifest(

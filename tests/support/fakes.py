@@ -30,11 +30,18 @@ class FakeBackend:
     precision: Precision = "fp32"
 
     def __init__(
-        self, run: Run = brightness, *, blocking: bool = False, max_batch_size: int = 8, lanes: int = 1
+        self,
+        run: Run = brightness,
+        *,
+        blocking: bool = False,
+        max_batch_size: int = 8,
+        lanes: int = 1,
+        replaceable: bool = False,
     ) -> None:
         self._run = run
         self.max_batch_size = max_batch_size
         self.lanes = lanes
+        self.replaceable = replaceable
         self.batches: list[int] = []
         self.started = threading.Semaphore(0)
         self.release = threading.Semaphore(0 if blocking else 1_000_000)
