@@ -1,10 +1,11 @@
 """Distances of patch embeddings against the formulas, written out in numpy."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from training.methods.fusion.distances import Distances, NearestPatch, PositionGaussian, SharedGaussian
+from training.features.distances import Distances, NearestPatch, PositionGaussian, SharedGaussian
 
 
 def _embeddings(photos: int, *, seed: int = 0) -> Tensor:
@@ -15,16 +16,17 @@ def _embeddings(photos: int, *, seed: int = 0) -> Tensor:
     return place + noise @ mixing
 
 
-def test_position_gaussian_is_the_mahalanobis_distance() -> None:
+@pytest.mark.parametrize("side", [1, 2])
+def test_position_gaussian_is_the_mahalanobis_distance(side: int) -> None:
     good, image = _embeddings(30), _embeddings(2, seed=5)
-    fitted = PositionGaussian(good, 8, torch.Generator().manual_seed(0))
+    fitted = PositionGaussian(good, 8, torch.Generator().manual_seed(0), side)
     chosen = fitted.chosen.numpy()
     assert len(set(chosen)) == 8
     x, new = good.numpy()[..., chosen].astype(float), image.numpy()[..., chosen].astype(float)
     mean = x.mean(axis=0)
-    squares = [np.s_[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i in range(2) for j in range(3)]
-    covariances = [(x - mean)[s].reshape(-1, 8).T @ (x - mean)[s].reshape(-1, 8) / (4 * 29) for s in squares]
-    shared = 8 / (8 + 40 * 30)
+    squares = [np.s_[:, i : i + side, j : j + side] for i in range(0, 4, side) for j in range(0, 6, side)]
+    covariances = [(x - mean)[s].reshape(-1, 8).T @ (x - mean)[s].reshape(-1, 8) / (side**2 * 29) for s in squares]
+    shared = 8 / (8 + 10 * side**2 * 30)
     expected = np.empty(new.shape[:3])
     for square, own in zip(squares, covariances, strict=True):
         covariance = (1 - shared) * own + shared * np.mean(covariances, axis=0) + 0.002 * np.eye(8)
@@ -44,7 +46,7 @@ def test_shared_gaussian_is_the_mahalanobis_distance() -> None:
 
 def test_nearest_patch_is_the_smallest_distance_to_the_bank() -> None:
     good, image = _embeddings(5), _embeddings(2, seed=5)
-    fitted = NearestPatch(good, 10_000, torch.Generator().manual_seed(0))
+    fitted = NearestPatch(good, torch.randperm(5 * 24))
     bank = good.reshape(-1, 12)
     expected = (torch.cdist(image.reshape(-1, 12), bank).amin(dim=1).square() + 0.25).sqrt().view(2, 4, 6)
     torch.testing.assert_close(fitted(image), expected, rtol=1e-3, atol=1e-3)
@@ -52,7 +54,7 @@ def test_nearest_patch_is_the_smallest_distance_to_the_bank() -> None:
 
 def test_a_photo_left_out_finds_none_of_its_own_patches() -> None:
     good = _embeddings(5)
-    fitted = NearestPatch(good, 10_000, torch.Generator().manual_seed(0))
+    fitted = NearestPatch(good, torch.randperm(5 * 24))
     assert fitted(good).amax() < 0.51
     others = torch.cdist(good[0].reshape(-1, 12), good[1:].reshape(-1, 12)).amin(dim=1).view(4, 6)
     expected = (others.square() + 0.25).sqrt()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from training.methods import trunk
-from training.methods.trunk import CHANNELS, TrunkError, load_trunk, weights_file
+from training.features import trunk
+from training.features.trunk import CHANNELS, TrunkError, load_trunk, weights_file
 
 
 def test_features_have_three_strides() -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 from training.methods.draem.method import DRAEM
 from training.methods.fusion.method import FUSION
+from training.methods.padim.method import PADIM
+from training.methods.patchcore.method import PATCHCORE
 from training.methods.protocol import Method
 
 # The first is what trains where nobody names a method. No two have a preset of the same name: it names its method.
-METHODS: dict[str, Method[Any]] = {method.name: method for method in (FUSION, DRAEM)}
+METHODS: dict[str, Method[Any]] = {method.name: method for method in (FUSION, DRAEM, PADIM, PATCHCORE)}

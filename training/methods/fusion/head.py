@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.methods.fusion.embedding import Features
-from training.methods.trunk import CHANNELS
+from training.features.embedding import Features
+from training.features.trunk import CHANNELS
 
 _DISTANCES = 3
 _COARSE = 48

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from training.evaluation.parts import Sheet
+from training.features.trunk import PRETRAINED
 from training.methods.fusion.config import PRESETS, FusionConfig
 from training.methods.fusion.lesson import fit, mixture_of
 from training.methods.protocol import Method, TrainingSet
-from training.methods.trunk import PRETRAINED
 from training.simulation.textures import load_textures
 
 

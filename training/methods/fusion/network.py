@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.methods.fusion.distances import Distances
-from training.methods.fusion.embedding import Standardised, embed
-from training.methods.trunk import Trunk
+from training.features.distances import Distances
+from training.features.embedding import Standardised, embed
+from training.features.trunk import Trunk
 
 # Evidence is a sum of logits and deviations and reaches 20: at this share of it the map tells strong from stronger.
 _TEMPERATURE = 0.5

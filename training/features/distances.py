@@ -22,22 +22,23 @@ _PHOTOS_AT_ONCE = 16
 class PositionGaussian(nn.Module):
     """Mahalanobis distance to the Gaussian of each position (PaDiM, Defard et al. 2021) over a draw of channels.
 
-    The covariance is that of a square of 2x2 positions, a mean is one position's: a quarter of the memory that every
-    image reads, and four times the samples. Where photos are few it leans on the mean covariance of all positions.
+    A mean is one position's, a covariance that of a square of `side` x `side` positions: with 2 a quarter of the memory
+    that every image reads, and four times the samples. Where photos are few it leans on the mean covariance of all.
     """
 
-    def __init__(self, embeddings: Tensor, channels: int, generator: torch.Generator) -> None:
+    def __init__(self, embeddings: Tensor, channels: int, generator: torch.Generator, side: int = 2) -> None:
         super().__init__()
+        self.side = side
         photos, height, width, available = embeddings.shape
         chosen = torch.randperm(available, generator=generator)[:channels].sort().values
         self.register_buffer("chosen", chosen.to(embeddings.device))
         self.register_buffer("mean", embeddings[..., self.chosen].mean(dim=0))
-        covariance = torch.zeros((height // 2 * (width // 2), channels, channels), device=embeddings.device)
+        covariance = torch.zeros((height // side * (width // side), channels, channels), device=embeddings.device)
         for part in torch.split(embeddings, _PHOTOS_AT_ONCE):
             rest = self._squares(self._residuals(part))
             covariance += rest.mT @ rest
-        covariance /= 4 * max(1, photos - 1)
-        shared = channels / (channels + 40 * photos)
+        covariance /= side**2 * max(1, photos - 1)
+        shared = channels / (channels + 10 * side**2 * photos)
         covariance = torch.lerp(covariance, covariance.mean(dim=0, keepdim=True).expand_as(covariance), shared)
         covariance += _RIDGE * torch.eye(channels, device=embeddings.device)
         # x S^-1 x is the squared length of x L^-T. One by one: some batched inverses fail on some machines.
@@ -48,7 +49,7 @@ class PositionGaussian(nn.Module):
         self.register_buffer("whitening", covariance)
         # What leaving a photo out of `photos` changes: mean by its residual over photos - 1, covariance by this share.
         self.photos = photos
-        self.share = (1 - shared) * photos / (4 * (photos - 1) * max(1, photos - 2))
+        self.share = (1 - shared) * photos / (side**2 * (photos - 1) * max(1, photos - 2))
 
     mean: Tensor
     chosen: Tensor
@@ -61,8 +62,8 @@ class PositionGaussian(nn.Module):
         """Distances as if the photos with embeddings `own` had not been there, each for its own image."""
         mine = self._residuals(own)
         image = self._white(self._residuals(embeddings) + mine / (self.photos - 1))
-        # Sherman and Morrison 1950, once for each of the four residuals that the photo gave to the covariance: the
-        # position's own, which matters most.
+        # Sherman and Morrison 1950, for the one residual of those that the photo gave to the covariance that matters
+        # most, the position's own.
         photo = self._white(mine)
         along = self._sums(image * photo)
         rest = (1 - self.share * self._lengths(photo)).clamp(min=_LEAST)
@@ -72,10 +73,11 @@ class PositionGaussian(nn.Module):
         return embeddings.index_select(3, self.chosen) - self.mean
 
     def _squares(self, residuals: Tensor) -> Tensor:
-        """`(N, h, w, K)` -> `(h/2 * w/2, 4 N, K)`."""
+        """`(N, h, w, K)` -> `(h/side * w/side, side^2 N, K)`."""
+        side = self.side
         height, width, channels = residuals.shape[1:]
-        cut = residuals.view(-1, height // 2, 2, width // 2, 2, channels).permute(1, 3, 0, 2, 4, 5)
-        return cut.reshape(height // 2 * (width // 2), -1, channels)
+        cut = residuals.view(-1, height // side, side, width // side, side, channels).permute(1, 3, 0, 2, 4, 5)
+        return cut.reshape(height // side * (width // side), -1, channels)
 
     def _white(self, residuals: Tensor) -> Tensor:
         return self._squares(residuals) @ self.whitening
@@ -84,9 +86,10 @@ class PositionGaussian(nn.Module):
         return self._sums(white.square())
 
     def _sums(self, white: Tensor) -> Tensor:
-        """`(h/2 * w/2, 4 N, K)` -> `(N, h, w)`, summed over channels."""
+        """`(h/side * w/side, side^2 N, K)` -> `(N, h, w)`, summed over channels."""
+        side = self.side
         height, width = self.mean.shape[:2]
-        sums = white.sum(dim=2).view(height // 2, width // 2, -1, 2, 2)
+        sums = white.sum(dim=2).view(height // side, width // side, -1, side, side)
         return sums.permute(2, 0, 3, 1, 4).reshape(-1, height, width)
 
 
@@ -114,27 +117,23 @@ class SharedGaussian(nn.Module):
 
 
 class NearestPatch(nn.Module):
-    """Distance to the nearest of a bank of good patches (PatchCore, Roth et al. 2022), in their main components.
-
-    The bank is a random draw.
-    """
+    """Distance to the nearest of a bank of good patches (PatchCore, Roth et al. 2022), in their main components."""
 
     components: Tensor
     bank: Tensor
     half_squares: Tensor
 
-    def __init__(self, embeddings: Tensor, patches: int, generator: torch.Generator) -> None:
+    def __init__(self, embeddings: Tensor, chosen: Tensor) -> None:
+        """The bank has the patches `chosen`, numbered photo by photo and row by row."""
         super().__init__()
-        rows = embeddings.flatten(0, 2)
-        drawn = torch.randperm(len(rows), generator=generator)[:patches].to(embeddings.device)
-        kept = rows[drawn]
+        kept = embeddings.flatten(0, 2)[chosen]
         rest = (kept - kept.mean(dim=0)).double()
         vectors = torch.linalg.eigh(rest.T @ rest).eigenvectors.flip(1)[:, :_COMPONENTS]
         self.register_buffer("components", vectors.float().contiguous())
         bank = kept @ self.components
         self.register_buffer("bank", bank.T.contiguous())
         self.register_buffer("half_squares", bank.square().sum(dim=1) / 2)
-        self.source = drawn // (embeddings.shape[1] * embeddings.shape[2])
+        self.source = chosen // (embeddings.shape[1] * embeddings.shape[2])
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return self._distances(embeddings, None)
@@ -162,7 +161,8 @@ class Distances(nn.Module):
         super().__init__()
         self.position = PositionGaussian(embeddings, channels, generator)
         self.shared = SharedGaussian(embeddings)
-        self.nearest = NearestPatch(embeddings, bank, generator)
+        drawn = torch.randperm(embeddings.shape[:3].numel(), generator=generator)[:bank]
+        self.nearest = NearestPatch(embeddings, drawn.to(embeddings.device))
         self.register_buffer("scale", torch.ones((1, 3, 1, 1), device=embeddings.device))
         photos = torch.arange(min(64, len(embeddings)))
         typical = self.without(embeddings[photos], embeddings, photos).mean(dim=(0, 2, 3), keepdim=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.methods.trunk import CHANNELS, Trunk
+from training.features.trunk import CHANNELS, Trunk
 
 # (N, 24, H/4, W/4), (N, 40, H/8, W/8), (N, 112, H/16, W/16)
 Features = tuple[Tensor, Tensor, Tensor]
@@ -50,3 +50,13 @@ def features_of(trunk: Trunk, photos: Tensor, device: torch.device, batch: int =
         parts.append(tuple(feature.half().cpu().contiguous() for feature in trunk(x)))
     fine, middle, coarse = (torch.cat(part) for part in zip(*parts, strict=True))
     return fine, middle, coarse
+
+
+@torch.inference_mode()
+def embeddings_of(standardised: Standardised, features: Features, device: torch.device, batch: int = 16) -> Tensor:
+    """Embeddings `(N, H/8, W/8, 176)` of features as `features_of` gives them."""
+    parts = []
+    for start in range(0, len(features[0]), batch):
+        fine, middle, coarse = (feature[start : start + batch].to(device).float() for feature in features)
+        parts.append(embed(standardised((fine, middle, coarse))))
+    return torch.cat(parts).clone()

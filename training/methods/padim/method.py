@@ -1,0 +1,45 @@
+"""PaDiM (Defard et al., ICPR 2021): a Gaussian for each position, no training. See `training.methods.protocol`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from training.features.distances import PositionGaussian
+from training.features.embedding import Standardised, embeddings_of, features_of
+from training.features.map import DistanceMap
+from training.features.trunk import PRETRAINED, load_trunk
+from training.loop.runs import Run
+from training.methods.protocol import Method, TrainingSet
+from training.settings import RecipeSettings, setting
+
+_MEASURED = 64  # good photos that tell how far good parts lie
+
+
+@dataclass(frozen=True)
+class PadimConfig(RecipeSettings):
+    channels: int = setting(100, "of the 176 of the trunk, drawn by the seed", 8, 176)
+    square: int = setting(1, "positions along an edge that share a covariance: with 2, a quarter of the memory", 1, 2)
+
+
+def fit(config: PadimConfig, data: TrainingSet, run: Run, device: torch.device) -> nn.Module:
+    """The map of the distances to what the positions of the good photos look like."""
+    trunk = load_trunk().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    features = features_of(trunk, data.good, device)
+    standardised = Standardised(features).to(device)
+    embeddings = embeddings_of(standardised, features, device)
+    generator = torch.Generator().manual_seed(config.seed)
+    distance = PositionGaussian(embeddings, config.channels, generator, config.square)
+    some = embeddings[:_MEASURED]
+    return DistanceMap(trunk, standardised, distance, distance.without(some, some)).eval()
+
+
+PADIM = Method(
+    name="padim",
+    title="PaDiM on EfficientNet-lite0: distances to a Gaussian of each position",
+    presets={"gaussian": PadimConfig(preset="gaussian", score="peak")},
+    fit=fit,
+    pretrained=PRETRAINED,
+)
