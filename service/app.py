@@ -30,6 +30,7 @@ from service.bundle.folder import Bundle
 from service.http import health, inspect, live, open_inference
 from service.http import recipes as recipe_routes
 from service.http import records as record_routes
+from service.http import statistics as statistics_routes
 from service.http.access import Access
 from service.http.addresses import Addresses
 from service.http.context import Station, counted_as
@@ -43,6 +44,7 @@ from service.http.uploads import LARGEST_TOGETHER, Bodies
 from service.settings import Settings
 from service.station.batching import Batcher
 from service.station.counters import Counters
+from service.station.database import RecordsError
 from service.station.decisions import LEDGER, Decisions, read_key
 from service.station.decode_pool import Codec
 from service.station.feed import Feed
@@ -53,6 +55,9 @@ from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, RecipeStore
 from service.station.records import Records
 from service.station.refusals import Refusals
+from service.station.sampling import Sample
+from service.station.shifts import read_shifts
+from service.station.tallies import counted, counted_since
 from service.station.tracing import telemetry
 from service.station.triggers import Triggers
 
@@ -92,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.drain = drain
     app.state.metrics = metrics
-    for routes in (inspect, recipe_routes, record_routes, health, live, open_inference):
+    for routes in (inspect, recipe_routes, record_routes, statistics_routes, health, live, open_inference):
         app.include_router(routes.router)
     app.mount("/web", PlainFiles(directory=Path(__file__).parent / "web"))
     add_docs(app, prefix)
@@ -165,12 +170,19 @@ async def _lifespan(
         decisions=decisions,
         forbid_older=settings.forbid_older,
     )
-    counters = Counters(lambda recipe, code: metrics.not_inspected.labels(recipe, code).inc())
+    counters = Counters(
+        lambda recipe, code: metrics.not_inspected.labels(recipe, code).inc(), begins=read_shifts(settings.shifts)
+    )
+    if records is not None:
+        # Without what was counted before, where the records cannot be read now.
+        with suppress(RecordsError):
+            counters.restore(records.ask(counted), records.ask(partial(counted_since, since=counters.shift.since)))
     feed = Feed()
     refusals = Refusals(records, counters, partial(counted_as, store), publish=feed.publish)
+    sample = Sample(settings.sample_ok)
     inspector = Inspector(batcher, codec, metrics, counters, store.shadows)
     station = Station(
-        settings, metrics, batcher, store, inspector, access, records, triggers, refusals, counters, drain, feed
+        settings, metrics, batcher, store, inspector, access, records, triggers, refusals, counters, drain, feed, sample
     )
     loading = asyncio.create_task(_load(station, trials))
     checking = [asyncio.create_task(task) for task in (_keep_checking(station, trials), _keep_device(station))]
@@ -201,6 +213,7 @@ def _open_records(settings: Settings, metrics: Metrics) -> Records | None:
         days=settings.records_days,
         on_lost=metrics.records_lost.inc,
         on_image_lost=metrics.record_images_lost.inc,
+        key=None if settings.seal_key is None else read_key(settings.seal_key),
     )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.backends.base import BackendChoice, EnginePolicy, PrecisionChoice
 from service.flags import Group, add_flags, read_flags
+from service.station.shifts import read_shifts
 
 PREFIX = "INSPECT_"
 # What people look for first.
@@ -43,6 +44,11 @@ def _prefix(value: object) -> object:
 
 def _none(value: object) -> object:
     return None if value == "none" else value
+
+
+def _check_shifts(text: str) -> str:
+    read_shifts(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -114,8 +120,8 @@ class Settings(BaseSettings):
     api_keys_file: Annotated[
         Path | None,
         Field(
-            description="file of lines `role sha256-of-key name`, role `inspect`, `metrics` or `admin`; without it all "
-            "may inspect"
+            description="file of lines `role sha256-of-key name`, role `inspect`, `review`, `metrics` or `admin`; "
+            "without it all may inspect and review"
         ),
     ] = None
     local_admin: Annotated[
@@ -130,12 +136,26 @@ class Settings(BaseSettings):
         Path | None, BeforeValidator(_none), Field(description="folder of the records; the word `none` keeps none")
     ] = Path("records")
     record_images: Annotated[
-        Literal["none", "failed", "all"], Field(description="pictures kept with the records: `failed` is all but OK")
+        Literal["none", "failed", "all"],
+        Field(description="pictures kept with the records: `failed` is all but OK, and the sample of OK"),
     ] = "failed"
+    sample_ok: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="of so many OK parts one waits for a review, with its picture where `failed` are kept; 0: none",
+        ),
+    ] = 200
     record_images_mb: Annotated[int, Field(ge=1, description="megabytes of kept pictures; the oldest go first")] = 2000
     records_days: Annotated[
         int, Field(ge=0, le=36_500, description="days that records and their pictures are kept; 0: for ever")
     ] = 90
+    shifts: Annotated[
+        str,
+        AfterValidator(_check_shifts),
+        Field(description="when shifts begin, on a quarter of an hour by the clock of the station; A, B, C …"),
+    ] = "06:00,14:00,22:00"
     trigger_hours: Annotated[
         float,
         Field(

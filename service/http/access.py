@@ -16,14 +16,16 @@ from starlette.requests import Request
 
 from service.station.problem import ProblemError
 
-# What a request may be for: see what the station is and does, read the metrics, inspect, change something.
-Right = Literal["view", "metrics", "inspect", "admin"]
-Role = Literal["inspect", "metrics", "admin"]
+# What a request may be for: see what the station is and does, read the metrics, inspect, say what a part is, change
+# something.
+Right = Literal["view", "metrics", "inspect", "review", "admin"]
+Role = Literal["inspect", "review", "metrics", "admin"]
 
 ROLES: dict[Role, frozenset[Right]] = {
     "inspect": frozenset({"view", "inspect"}),
+    "review": frozenset({"view", "inspect", "review"}),
     "metrics": frozenset({"metrics"}),
-    "admin": frozenset({"view", "metrics", "inspect", "admin"}),
+    "admin": frozenset({"view", "metrics", "inspect", "review", "admin"}),
 }
 
 _THIS_MACHINE = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -83,6 +85,10 @@ class Access:
             raise ProblemError("forbidden", f"this API key may not {_DONE[right]}")
         return allowed[0].name or f"key {digest[:8]}"
 
+    @property
+    def has_keys(self) -> bool:
+        return self._keys is not None
+
     def may(self, request: Request, right: Right) -> bool:
         try:
             self.require(request, right)
@@ -95,6 +101,7 @@ _DONE: dict[Right, str] = {
     "view": "see the station",
     "metrics": "read the metrics",
     "inspect": "inspect",
+    "review": "review",
     "admin": "administer",
 }
 

@@ -21,6 +21,7 @@ from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, RecipeStore, UnknownRecipeError
 from service.station.records import Records
 from service.station.refusals import Refusals
+from service.station.sampling import Sample
 from service.station.triggers import Triggers
 
 
@@ -40,6 +41,7 @@ class Station:
     counters: Counters
     drain: Drain
     feed: Feed
+    sample: Sample
     # Inspections need the threads that these use: a change of a recipe, or a look through the records, takes one.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -66,6 +68,12 @@ def troubles(station: Station) -> list[str]:
     unchecked = [f"recipe {name}: {reason}" for name, reason in list(station.recipes.unchecked.items())]
     lost = [why] if (why := _why_lost(station)) else []
     return [*lost, *unchecked, *(station.records.troubles() if station.records else [])]
+
+
+def shift_reply(station: Station) -> dict[str, object]:
+    """The figures of the shift, and how many parts wait for a review."""
+    waiting = 0 if station.records is None else station.records.open_reviews
+    return station.counters.shift_totals() | {"open_reviews": waiting}
 
 
 def reason_for(request: Request, reason: str | None) -> str | None:

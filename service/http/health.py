@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.http.context import reason_for, station_of, troubles, why_not_alive, why_not_ready
+from service.http.access import Right
+from service.http.context import reason_for, shift_reply, station_of, troubles, why_not_alive, why_not_ready
 from service.http.middleware import POLICY
 from service.http.problems import openapi_responses
 from service.http.replies import backend_reply, recipe_reply
@@ -48,6 +49,7 @@ async def state(request: Request) -> JSONResponse:
             "troubles": troubles(station),
             "requested_backend": station.settings.backend,
             "queue_depth": station.batcher.depth,
+            "records": None if station.records is None else await asyncio.to_thread(station.records.state),
             "recipes": [
                 {
                     **recipe_reply(recipe).model_dump(exclude_none=True),
@@ -62,12 +64,30 @@ async def state(request: Request) -> JSONResponse:
     )
 
 
+@router.get("/access", responses=openapi_responses())
+async def access(request: Request) -> dict[str, Any]:
+    """Who asks, and what that may do; `keys`: whether this service has API keys."""
+    station = station_of(request)
+    name = station.access.require(request, "view")
+    rights: tuple[Right, ...] = get_args(Right)
+    may = [right for right in rights if station.access.may(request, right)]
+    return {"name": name, "rights": may, "keys": station.access.has_keys}
+
+
 @router.get("/counters", responses=openapi_responses())
 async def counters(request: Request) -> dict[str, dict[str, int | str | dict[str, int]]]:
     """Parts by verdict since the last reset, for every recipe."""
     station = station_of(request)
     station.access.require(request, "view")
     return station.counters.totals()
+
+
+@router.get("/shift", responses=openapi_responses())
+async def shift(request: Request) -> dict[str, Any]:
+    """The shift that is under way, with its parts by recipe and verdict."""
+    station = station_of(request)
+    station.access.require(request, "view")
+    return shift_reply(station)
 
 
 @router.post("/counters/reset", responses=openapi_responses())
@@ -78,6 +98,8 @@ async def reset_counters(
     station = station_of(request)
     station.access.require(request, "admin")
     station.counters.reset(recipe)
+    if station.records is not None:
+        station.records.reset(recipe)
     return station.counters.totals()
 
 

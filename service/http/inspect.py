@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter
 
 from service.http.accept import wanted_picture
-from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
+from service.http.orders import CameraId, DeadlineMs, LotId, PartId, TriggerId, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
 from service.http.refusals import note_refusal
 from service.http.replies import InspectionReply, json_reply, picture_reply, replay, stored
@@ -60,6 +60,7 @@ async def inspect(
     x_part_id: PartId = None,
     x_trigger_id: TriggerId = None,
     x_camera_id: CameraId = None,
+    x_lot_id: LotId = None,
 ) -> Response:
     """Verdict, score and regions of one image.
 
@@ -71,7 +72,7 @@ async def inspect(
         curl --data-binary @frame.raw -H 'Content-Type: application/octet-stream' \\
              'http://localhost:8000/inspect?width=2448&height=2048&pixel_format=BayerRG8'
     """
-    order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id)
+    order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id, lot=x_lot_id)
     station = order.station
     picture = wanted_picture(request.headers.getlist("accept"))
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
@@ -88,7 +89,7 @@ async def inspect(
     if asked.before is not None:
         return order.answer(replay(asked.before))
     (inspection,) = await while_connected(request, order.inspect([decoder], mode))
-    reply = order.conclude(inspection, data, asked.trigger)
+    reply = order.conclude(inspection, data, asked.trigger, raw or None)
     if x_trigger_id is not None:
         order.settle.append(partial(asked.give, stored(reply)))
     return order.answer(picture_reply(reply, inspection.heatmap) if picture else json_reply(reply))
@@ -105,9 +106,10 @@ async def inspect_batch(
     recipe: RecipeName = None,
     x_deadline_ms: DeadlineMs = None,
     x_part_id: PartId = None,
+    x_lot_id: LotId = None,
 ) -> Response:
     """Several images in one form: one result each, in order; what cannot be inspected is a problem in its place."""
-    order = take_order(request, recipe, x_deadline_ms, part=x_part_id)
+    order = take_order(request, recipe, x_deadline_ms, part=x_part_id, lot=x_lot_id)
     images = await order.read(partial(read_images, max_files=_MAX_BATCH_FILES))
 
     async def one(data: bytes) -> InspectionReply | ProblemBody:

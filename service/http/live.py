@@ -11,10 +11,11 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.http.context import Station, station_of, why_not_ready
+from service.http.context import Station, shift_reply, station_of, why_not_ready
 from service.http.problems import openapi_responses
-from service.images.decoding import decode, encode
+from service.images.decoding import encode
 from service.images.heatmap import draw_overlay, preview
+from service.station.exporting import pixels_of
 from service.station.feed import View
 from service.station.problem import ProblemError
 
@@ -29,7 +30,7 @@ async def events(request: Request) -> StreamingResponse:
     """Server-sent events: `inspection` for each part, the newest 24 first; `state` every second.
 
     An `inspection` has what the records have of the part. A `state` says whether the station is ready, and the parts
-    by verdict.
+    by verdict since the last reset and in this shift.
     """
     station = station_of(request)
     station.access.require(request, "inspect")
@@ -54,7 +55,7 @@ async def picture(request: Request, inspection_id: str, picture: Literal["image"
 
 
 def _draw(view: View, picture: Literal["image", "overlay"], max_pixels: int) -> bytes:
-    image = decode(view.image, max_pixels=max_pixels) if isinstance(view.image, bytes) else view.image
+    image = pixels_of(view.image, view.layout, max_pixels) if isinstance(view.image, bytes) else view.image
     shown = preview(image)
     return encode(draw_overlay(shown, view.anomaly_map, view.pixel) if picture == "overlay" else shown, ".jpg")
 
@@ -80,7 +81,13 @@ async def _stream(station: Station) -> AsyncIterator[bytes]:
 
 def _state(station: Station) -> dict[str, object]:
     reason = why_not_ready(station)
-    return {"now": time.time(), "ready": reason is None, "reason": reason, "counters": station.counters.totals()}
+    return {
+        "now": time.time(),
+        "ready": reason is None,
+        "reason": reason,
+        "counters": station.counters.totals(),
+        "shift": shift_reply(station),
+    }
 
 
 def _event(name: str, data: object) -> bytes:

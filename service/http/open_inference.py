@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from service.http.bodies import read_json
 from service.http.context import choose_recipe, reason_for, station_of, why_not_alive, why_not_ready
-from service.http.orders import CameraId, DeadlineMs, PartId, TriggerId, take_order, while_connected
+from service.http.orders import CameraId, DeadlineMs, LotId, PartId, TriggerId, take_order, while_connected
 from service.http.problems import openapi_responses
 from service.http.replies import stored
 from service.http.tensor_json import take_numbers
@@ -159,13 +159,14 @@ async def infer(
     x_part_id: PartId = None,
     x_trigger_id: TriggerId = None,
     x_camera_id: CameraId = None,
+    x_lot_id: LotId = None,
 ) -> Response:
     """Map, score and verdict of each image, or the `outputs` asked for.
 
     A trigger is of one image. When it comes again with it, it gets the score and verdict it got before; the map is not
     kept.
     """
-    order = take_order(request, model, x_deadline_ms, part=x_part_id, camera=x_camera_id)
+    order = take_order(request, model, x_deadline_ms, part=x_part_id, camera=x_camera_id, lot=x_lot_id)
     recipe, station = order.recipe, order.station
     body = await order.read(read_body)
     split = len(body) if inference_header_content_length is None else inference_header_content_length
@@ -183,7 +184,8 @@ async def infer(
     found = await while_connected(request, order.inspect([picture.decode for picture in pictures]))
     arrays = await asyncio.to_thread(_arrays, found)
     response = await asyncio.to_thread(_response, asked, (recipe.name, recipe.version), arrays)
-    replies = [order.conclude(one, p.sent, trigger.trigger) for one, p in zip(found, pictures, strict=True)]
+    layout = {"tensor": True} if asked.inputs[0].name == "image" else None
+    replies = [order.conclude(one, p.sent, trigger.trigger, layout) for one, p in zip(found, pictures, strict=True)]
     order.settle.append(partial(trigger.give, stored(replies[0])))
     return order.answer(response)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from pydantic import AfterValidator
 from service.http.answers import TimelyAnswer
 from service.http.context import Station, choose_recipe, station_of
 from service.http.identifiers import read_identifier
+from service.http.metadata import read_metadata
 from service.http.replies import InspectionReply, inspection_reply, stored
 from service.http.uploads import arrival
 from service.images.decoding import Pixels
@@ -24,7 +25,7 @@ from service.station.feed import View
 from service.station.inspection import Decoder, HeatmapMode, Inspection
 from service.station.loading import Recipe
 from service.station.problem import ProblemError
-from service.station.records import Record, Trigger
+from service.station.record import Record, Trigger
 from service.station.triggers import Judge
 from service.station.verdicts import Verdict
 
@@ -45,6 +46,10 @@ CameraId = Annotated[
     _Identifier, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
 ]
 
+LotId = Annotated[
+    _Identifier, Header(max_length=128, description="the lot; on record with X-Meta-… headers, searchable")
+]
+
 _LOGGED = ("inspection_id", "request_id", "part_id", "camera_id", "recipe", "version", "verdict", "score")
 
 
@@ -59,6 +64,8 @@ class Order:
     deadline: float
     part: str | None
     camera: str | None
+    lot: str | None
+    metadata: Mapping[str, str]
     # Of the recipe that is chosen, what suits this protocol.
     adapt: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe)
     # What is done once the answer goes out: nothing is counted or on record that was not said.
@@ -81,13 +88,17 @@ class Order:
         return Judge.of(self.adapt(choose_recipe(self.station, self.recipe.name, version)))
 
     def conclude(
-        self, inspection: Inspection, image: bytes | Pixels, trigger: Trigger | None = None
+        self,
+        inspection: Inspection,
+        image: bytes | Pixels,
+        trigger: Trigger | None = None,
+        layout: Mapping[str, Any] | None = None,
     ) -> InspectionReply:
         """The reply to a finished inspection, which is counted, recorded and logged once it goes out; `image` is what
-        is kept of its picture: see Record.
+        is kept of its picture, bare pixels with their `layout`: see Record.
         """
         reply = inspection_reply(inspection, self.request.state.request_id, self.part, self.camera)
-        self.settle.append(partial(self._settle, inspection, reply, image, trigger))
+        self.settle.append(partial(self._settle, inspection, reply, image, trigger, layout))
         return reply
 
     async def hold(self, block: AbstractAsyncContextManager[T]) -> T:
@@ -100,18 +111,37 @@ class Order:
         return TimelyAnswer(response, self.deadline - self.started, self.settle)
 
     def _settle(
-        self, inspection: Inspection, reply: InspectionReply, image: bytes | Pixels, trigger: Trigger | None
+        self,
+        inspection: Inspection,
+        reply: InspectionReply,
+        image: bytes | Pixels,
+        trigger: Trigger | None,
+        layout: Mapping[str, Any] | None,
     ) -> None:
         self.station.inspector.count(inspection)
         record = stored(reply)
+        now = time.time()
         if self.station.records is not None:
-            keep = {"none": False, "failed": reply.verdict is not Verdict.OK, "all": True}
-            kept = image if keep[self.station.settings.record_images] else None
-            self.station.records.add(Record(record, time.time(), trigger, kept))
-        view = View(image, inspection.anomaly_map, inspection.recipe.limits.thresholds.pixel)
-        self.station.feed.publish(
-            record | {"time": time.time(), "camera_id": self.camera, "image_size": inspection.image_size}, view
-        )
+            doubtful = reply.verdict is not Verdict.OK or self.station.sample.take()
+            keep = {"none": False, "failed": doubtful, "all": True}[self.station.settings.record_images]
+            self.station.records.add(
+                Record(
+                    record,
+                    now,
+                    trigger,
+                    image if keep else None,
+                    anomaly_map=inspection.anomaly_map if keep else None,
+                    layout=layout,
+                    lot_id=self.lot,
+                    metadata=self.metadata,
+                    brightness=inspection.quality.brightness,
+                    sharpness=inspection.quality.sharpness,
+                    open=doubtful,
+                )
+            )
+        view = View(image, inspection.anomaly_map, inspection.recipe.limits.thresholds.pixel, layout)
+        seen = {"camera_id": self.camera, "lot_id": self.lot, "metadata": self.metadata}
+        self.station.feed.publish(record | seen | {"time": now, "image_size": inspection.image_size}, view)
         log.info("inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply.timings_ms["total"]})
 
 
@@ -122,6 +152,7 @@ def take_order(
     *,
     part: str | None = None,
     camera: str | None = None,
+    lot: str | None = None,
 ) -> Order:
     """Let a request in, before its body is read; raises ProblemError where it may not or could not be in time.
 
@@ -132,8 +163,9 @@ def take_order(
     started: float = request.state.started
     deadline = started + (deadline_ms or station.settings.deadline_ms) / 1000
     chosen = choose_recipe(station, recipe, request.path_params.get("version"))
+    metadata = read_metadata(request.headers)
     station.inspector.admit(chosen, deadline)
-    return Order(request, station, chosen, started, deadline, part, camera)
+    return Order(request, station, chosen, started, deadline, part, camera, lot, metadata)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

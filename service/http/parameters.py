@@ -22,17 +22,20 @@ from service.station.problem import ProblemError
 # Read by the service itself on every route.
 _EVERYWHERE = {"x-request-id", "x-api-key"}
 # A header of these families is the service's own, whatever comes behind: X-Part-Number, X-Deadline-Seconds.
-_FAMILIES = ("part", "trigger", "camera", "deadline", "recipe", "heatmap")
+_FAMILIES = ("part", "trigger", "camera", "lot", "meta", "deadline", "recipe", "heatmap")
 # Headers that some routes read, and those of replies: folded as by `_fold`, with the name they should have.
 _OWN = {
     "partid": "X-Part-Id",
     "triggerid": "X-Trigger-Id",
     "cameraid": "X-Camera-Id",
+    "lotid": "X-Lot-Id",
     "deadlinems": "X-Deadline-Ms",
     "inferenceheadercontentlength": "Inference-Header-Content-Length",
 }
 _IN_QUERY = ("recipe", "heatmap", "width", "height", "pixelformat", "version", "verdict")
 _IN_REPLIES = ("score", "limits", "replayed", "inspectionid", "modelsha256", "faults", "thresholds")
+# Names of the line's own, on the routes that read the lot: X-Meta-Order.
+METADATA = "x-meta-"
 # Characters of a name that is quoted back.
 _QUOTED = 64
 
@@ -95,7 +98,7 @@ def _all(dependant: Dependant) -> Iterator[Dependant]:
 def _refuse_headers(request: Request, read: set[str]) -> None:
     seen = Counter(request.headers.keys())
     for name, times in seen.items():
-        if name in read or name in _EVERYWHERE:
+        if name in read or name in _EVERYWHERE or (name.startswith(METADATA) and "x-lot-id" in read):
             if times > 1:
                 raise ProblemError("invalid_request", f"header {name} is given {times} times: send it once")
             continue

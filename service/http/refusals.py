@@ -32,6 +32,7 @@ def note_refusal(request: Request, problem: ProblemError) -> None:
             part_id=_short(read_identifier(sent.get("x-part-id"))),
             camera_id=_short(read_identifier(sent.get("x-camera-id"))),
             request_id=request.state.request_id,
+            lot_id=_short(read_identifier(sent.get("x-lot-id"))),
         ),
         may_inspect=station.access.may(request, "inspect"),
     )

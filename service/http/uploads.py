@@ -141,10 +141,10 @@ async def arrival(deadline: float, body: Body | None = None) -> AsyncIterator[No
         raise ProblemError("deadline_passed", f"{what} passed while the picture was arriving") from None
 
 
-async def read_model(request: Request, model: type[T]) -> T:
+async def read_model(request: Request, model: type[T], *, most: int = SMALL_BODY) -> T:
     """The JSON of a small body; raises ProblemError. To be called once it is known that the client may ask."""
     async with arrival(time.monotonic() + _ARRIVAL_S, request.state.body):
-        data = await read_body(request, SMALL_BODY)
+        data = await read_body(request, most)
     try:
         return model.model_validate(read_json(data))
     except ValidationError as error:

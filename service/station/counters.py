@@ -1,14 +1,19 @@
-"""What a line lead looks at: parts by verdict since the last reset, and whether scores drift from calibration's."""
+"""What a line lead looks at: parts by verdict since the last reset and in this shift, and whether scores drift from
+calibration's. The records have the same counts, from which a new process goes on.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
+from time import time as now
 
 import numpy as np
 
+from service.station.shifts import Shift, shift_at
+from service.station.tallies import Counted
 from service.station.verdicts import Verdict
 
 # The newest scores that drift is judged by, and how many it takes to say anything.
@@ -16,22 +21,71 @@ _WINDOW, _ENOUGH = 500, 50
 
 
 @dataclass
-class RecipeCounters:
-    """Parts of one recipe since `since`, those without inspection by the reason; `recent`: scores of `version`."""
+class Parts:
+    """Parts by verdict, those without inspection by the reason."""
 
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     not_inspected: Counter[str] = field(default_factory=Counter)
+
+    def add(self, verdict: Verdict, reason: str, count: int = 1) -> None:
+        self.verdicts[verdict] += count
+        if verdict is Verdict.NOT_INSPECTED:
+            self.not_inspected[reason] += count
+
+    def totals(self) -> dict[str, int | str | dict[str, int]]:
+        return {
+            "total": self.verdicts.total(),
+            **{str(verdict): self.verdicts[verdict] for verdict in Verdict},
+            "not_inspected": dict(self.not_inspected),
+        }
+
+
+@dataclass
+class RecipeCounters:
+    """Parts of one recipe since `since`; `recent`: scores of `version`."""
+
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    parts: Parts = field(default_factory=Parts)
     version: str = ""
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
 
 class Counters:
-    """Used from the event loop only; `on_not_inspected` is told recipe and reason of each part without inspection."""
+    """Used from the event loop only; `on_not_inspected` is told recipe and reason of each part without inspection.
+    `begins` are the beginnings of shifts.
+    """
 
-    def __init__(self, on_not_inspected: Callable[[str, str], None] = lambda recipe, code: None) -> None:
+    def __init__(
+        self,
+        on_not_inspected: Callable[[str, str], None] = lambda recipe, code: None,
+        *,
+        begins: Sequence[time] = (time(),),
+        clock: Callable[[], float] = now,
+    ) -> None:
         self._recipes: dict[str, RecipeCounters] = {}
         self._on_not_inspected = on_not_inspected
+        self._begins = begins
+        self._clock = clock
+        self._shift = shift_at(clock(), begins)
+        self._of_shift: dict[str, Parts] = {}
+
+    @property
+    def shift(self) -> Shift:
+        """The shift that is under way."""
+        at = self._clock()
+        # The clock may have been set back too.
+        if not self._shift.since <= at < self._shift.until:
+            self._shift = shift_at(at, self._begins)
+            self._of_shift = {}
+        return self._shift
+
+    def restore(self, counted: Iterable[Counted], of_shift: Iterable[Counted]) -> None:
+        """Go on from what the records have."""
+        for one in counted:
+            recipe = self._recipes.setdefault(one.recipe, RecipeCounters(datetime.fromtimestamp(one.since, UTC)))
+            recipe.parts.add(one.verdict, one.reason, one.count)
+        for one in of_shift:
+            self._of_shift.setdefault(one.recipe, Parts()).add(one.verdict, one.reason, one.count)
 
     def add(self, recipe: str, version: str, verdict: Verdict, score: float, faults: Sequence[str] = ()) -> None:
         """Count an answered picture; one that was not fit is counted by its first fault."""
@@ -40,41 +94,48 @@ class Counters:
             # Scores of another network are no sign of drift.
             counters.version = version
             counters.recent.clear()
-        counters.verdicts[verdict] += 1
         # The score of a picture that was not judged says nothing about the parts.
         if verdict is not Verdict.NOT_INSPECTED:
             counters.recent.append(score)
-        else:
-            self._count_reason(counters, recipe, faults[0].split(":")[0] if faults else "unfit")
+        self._count(recipe, verdict, faults[0].split(":")[0] if faults else "unfit")
 
     def refuse(self, recipe: str, code: str) -> None:
         """Count a request that ended in a problem: a part without inspection."""
-        counters = self._recipes.setdefault(recipe, RecipeCounters())
-        counters.verdicts[Verdict.NOT_INSPECTED] += 1
-        self._count_reason(counters, recipe, code)
+        self._count(recipe, Verdict.NOT_INSPECTED, code)
 
-    def _count_reason(self, counters: RecipeCounters, recipe: str, code: str) -> None:
-        counters.not_inspected[code] += 1
-        self._on_not_inspected(recipe, code)
+    def _count(self, recipe: str, verdict: Verdict, reason: str) -> None:
+        self._recipes.setdefault(recipe, RecipeCounters()).parts.add(verdict, reason)
+        self._parts_of_shift(recipe).add(verdict, reason)
+        if verdict is Verdict.NOT_INSPECTED:
+            self._on_not_inspected(recipe, reason)
+
+    def _parts_of_shift(self, recipe: str) -> Parts:
+        # First: the shift may just have changed.
+        _ = self.shift
+        return self._of_shift.setdefault(recipe, Parts())
 
     def totals(self) -> dict[str, dict[str, int | str | dict[str, int]]]:
         """Recipe -> count of every verdict, their total, since when, and why parts were not inspected."""
         return {
-            name: {
-                "since": counters.since.isoformat(timespec="seconds"),
-                "total": counters.verdicts.total(),
-                **{str(verdict): counters.verdicts[verdict] for verdict in Verdict},
-                "not_inspected": dict(counters.not_inspected),
-            }
+            name: {"since": counters.since.isoformat(timespec="seconds"), **counters.parts.totals()}
             for name, counters in self._recipes.items()
         }
 
+    def shift_totals(self) -> dict[str, object]:
+        """The shift that is under way, with its parts by recipe."""
+        shift = self.shift
+        return {
+            "name": shift.name,
+            "since": datetime.fromtimestamp(shift.since, UTC).astimezone().isoformat(timespec="seconds"),
+            "until": datetime.fromtimestamp(shift.until, UTC).astimezone().isoformat(timespec="seconds"),
+            "recipes": {name: parts.totals() for name, parts in self._of_shift.items()},
+        }
+
     def reset(self, recipe: str | None) -> None:
-        """Begin again from zero for one recipe, or for all."""
+        """Begin again from zero for one recipe, or for all; the shift's figures go on."""
         for name, counters in self._recipes.items():
             if recipe in {None, name}:
-                counters.verdicts.clear()
-                counters.not_inspected.clear()
+                counters.parts = Parts()
                 counters.since = datetime.now(UTC)
 
     def drift(self, recipe: str, calibration: Sequence[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""The SQLite file (WAL) of the records: made where it is missing, set aside where it is damaged."""
+"""The SQLite file (WAL) of the records: made where it is missing, brought up to date, set aside where it is damaged."""
 
 from __future__ import annotations
 
@@ -9,38 +9,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from service.station import calendar
+from service.station.schema import VERSION, upgrade
 
 log = logging.getLogger("draem_inspect")
 
-# A file that says more was written by a later version of the service.
-_VERSION = 2
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS inspections (
-    inspection_id TEXT PRIMARY KEY,
-    time REAL NOT NULL,
-    recipe TEXT NOT NULL,
-    verdict TEXT NOT NULL,
-    part_id TEXT,
-    image_sha256 TEXT,
-    reply TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS by_time ON inspections (time);
-CREATE INDEX IF NOT EXISTS by_image ON inspections (image_sha256) WHERE image_sha256 IS NOT NULL;
-CREATE TABLE IF NOT EXISTS triggers (
-    recipe TEXT NOT NULL,
-    trigger_id TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    inspection_id TEXT NOT NULL,
-    PRIMARY KEY (recipe, trigger_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS triggers_by_inspection ON triggers (inspection_id);
-CREATE TABLE IF NOT EXISTS distrusted (
-    recipe TEXT PRIMARY KEY,
-    time REAL NOT NULL,
-    era INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -115,7 +87,9 @@ class Database:
         return connection
 
     def _heal(self) -> None:
-        """Make the folder, the file and what is missing in it; a file that is of no use goes aside."""
+        """Make the folder, the file and what is missing in it; a damaged file goes aside. Raises RecordsError for one
+        of a later version.
+        """
         with self._making:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -124,24 +98,16 @@ class Database:
                 if not self.set_aside_if_damaged(error):
                     raise
                 version = self._prepare()
-            if version > _VERSION:
-                self._set_aside(f"of a later version of the service ({version}, this one knows {_VERSION})")
-                self._prepare()
+            if version > VERSION:
+                raise RecordsError(
+                    f"{self._file}: of a later version of the service ({version}, this one knows {VERSION}): start "
+                    "that one, or give this one a folder of its own with INSPECT_RECORDS_DIR"
+                )
 
     def _prepare(self) -> int:
         """Bring the file to the schema of today, unless it is beyond that; the version that it had."""
         with closing(sqlite3.connect(self._file, timeout=5)) as connection:
-            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version < _VERSION:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_SCHEMA + calendar.SCHEMA)
-                columns = {row[1] for row in connection.execute("PRAGMA table_info(inspections)")}
-                if "era" not in columns:
-                    connection.execute("ALTER TABLE inspections ADD COLUMN era INTEGER NOT NULL DEFAULT 0")
-                connection.execute("CREATE INDEX IF NOT EXISTS by_age ON inspections (era, time)")
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-                connection.commit()
-        return version
+            return upgrade(connection)
 
     def _set_aside(self, why: str) -> None:
         number = 1

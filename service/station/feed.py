@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +27,14 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class View:
-    """What can be drawn of a part: its image as it was sent, its map float32 `(H, W)`, the pixel threshold."""
+    """What can be drawn of a part: its image as it was sent, its map float32 `(H, W)`, the pixel threshold, and the
+    layout of bare pixels.
+    """
 
     image: bytes | Pixels
     anomaly_map: NDArray[np.float32]
     pixel: float
+    layout: Mapping[str, Any] | None = None
 
 
 class Feed:

@@ -18,7 +18,7 @@ from service.backends.base import BackendError
 from service.images.decoding import Pixels, encode
 from service.images.headers import ImageError
 from service.images.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
-from service.images.quality import brightness_ratio, find_faults, measure
+from service.images.quality import Quality, brightness_ratio, find_faults, measure
 from service.images.resizing import fit
 from service.station.batching import Batcher, ClosedError, OverloadedError, Result
 from service.station.cameras import FrozenCameras, digest
@@ -61,6 +61,7 @@ class Inspection:
     regions: list[Region]
     heatmap: Heatmap | None
     seconds: dict[str, float]
+    quality: Quality
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class _Picture:
     faults: list[str]
     digest: bytes | None
     quality_s: float
+    quality: Quality
 
 
 @contextmanager
@@ -223,6 +225,7 @@ class Inspector:
                     regions=regions,
                     heatmap=heatmap,
                     seconds=own,
+                    quality=picture.quality,
                 )
             )
             self._compare_with_shadow(recipe, picture, verdict)
@@ -276,6 +279,7 @@ class Inspector:
             faults=faults,
             digest=watched_digest,
             quality_s=quality_s,
+            quality=quality,
         )
 
     def _compare_with_shadow(self, recipe: Recipe, picture: _Picture, verdict: Verdict) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,13 +19,16 @@ class Pictures:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._budget = budget_bytes
-        self._bytes = sum(_sizes(folder).values())
+        self.budget = budget_bytes
+        self.bytes = sum(_sizes(folder).values())
 
-    def write(self, data: bytes, connection: sqlite3.Connection) -> str:
-        """Keep a picture; its sha256. Raises OSError."""
+    def write(self, contents: Sequence[bytes]) -> list[str]:
+        """Keep pictures; the sha256 of each. Raises OSError."""
+        return [self._write(data) for data in contents]
+
+    def _write(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
-        path = self._path(sha256)
+        path = self.path(sha256)
         if path.exists():
             return sha256
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,15 +40,13 @@ class Pictures:
             # Half a picture must not fill a disk that is full already.
             temporary.unlink(missing_ok=True)
             raise
-        self._bytes += len(data)
-        if self._bytes > self._budget:
-            self._free(path, connection)
+        self.bytes += len(data)
         return sha256
 
     def read(self, sha256: str) -> bytes | None:
         """The picture, if it is still there."""
         try:
-            return self._path(sha256).read_bytes()
+            return self.path(sha256).read_bytes()
         except FileNotFoundError:
             return None
 
@@ -53,25 +54,44 @@ class Pictures:
         """Delete those of `pictures` that no row has any more."""
         for sha256 in pictures:
             if _newest_row(sha256, connection) is None:
-                path = self._path(sha256)
+                path = self.path(sha256)
                 with suppress(FileNotFoundError):
                     size = path.stat().st_size
                     path.unlink()
-                    self._bytes -= size
+                    self.bytes -= size
 
-    def _free(self, newest: Path, connection: sqlite3.Connection) -> None:
-        """Delete the oldest pictures until a tenth of the budget is free again; `newest` has no row yet."""
+    def excess(self, newest: Iterable[str], connection: sqlite3.Connection) -> list[str]:
+        """The oldest pictures, as many as must go for a tenth of the budget to be free again; none while all fit.
+
+        `newest` stay: their rows do not name them yet.
+        """
+        if self.bytes <= self.budget:
+            return []
         sizes = _sizes(self._folder)
-        self._bytes = sum(sizes.values())
-        sizes.pop(newest, None)
+        self.bytes = left = sum(sizes.values())
+        for sha256 in newest:
+            sizes.pop(self.path(sha256), None)
+        going = []
         for path in sorted(sizes, key=lambda path: _newest_row(path.name, connection) or 0):
-            if self._bytes <= 0.9 * self._budget:
+            if left <= 0.9 * self.budget:
                 break
-            path.unlink(missing_ok=True)
-            self._bytes -= sizes[path]
+            going.append(path.name)
+            left -= sizes[path]
+        return going
 
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
+
+
+def forget(pictures: Sequence[str], connection: sqlite3.Connection) -> list[str]:
+    """Let no row name `pictures` any more, within chain.writing; those that a row named."""
+    named = [sha256 for sha256 in pictures if _newest_row(sha256, connection) is not None]
+    for column in ("image_sha256", "map_sha256"):
+        connection.executemany(
+            f"UPDATE inspections SET {column} = NULL WHERE {column} = ?",  # noqa: S608
+            [(sha256,) for sha256 in named],
+        )
+    return named
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
@@ -84,6 +104,8 @@ def _sizes(folder: Path) -> dict[Path, int]:
 
 def _newest_row(sha256: str, connection: sqlite3.Connection) -> int | None:
     found: int | None = connection.execute(
-        "SELECT max(rowid) FROM inspections WHERE image_sha256 = ?", (sha256,)
+        "SELECT max(newest) FROM (SELECT max(rowid) AS newest FROM inspections WHERE image_sha256 = :sha256 UNION ALL "
+        "SELECT max(rowid) FROM inspections WHERE map_sha256 = :sha256)",
+        {"sha256": sha256},
     ).fetchone()[0]
     return found

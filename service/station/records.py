@@ -11,21 +11,31 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import shutil
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from service.images.decoding import Pixels, encode
+from service.images.decoding import encode
+from service.images.heatmap import draw_map
 from service.station.calendar import Calendar
+from service.station.chain import head, writing
 from service.station.database import Database, RecordsError
+from service.station.keeping import count_old, delete_old, keep_image
 from service.station.pictures import Pictures
+from service.station.record import Answer, Record
+from service.station.reviews import Review, add_review
+from service.station.rows import Reset, write
+from service.station.searching import Search, find, find_one
+
+T = TypeVar("T")
 
 log = logging.getLogger("draem_inspect")
 
@@ -33,44 +43,8 @@ _QUEUE_SIZE = 2000
 _MAX_ROWS = 200
 # Seconds between two looks for records that are too old, and between two batches of them.
 _EXPIRE_EVERY_S, _EXPIRE_PAUSE_S = 600.0, 0.1
-_EXPIRED_ROWS = 500
 # Most records that one look deletes: more than any line makes meanwhile, and not all there are.
 _EXPIRED_MOST = 100_000
-
-
-@dataclass(frozen=True)
-class Trigger:
-    """What a line asks about: recipe, the line's own name for the part, sha256 of the picture as it was sent."""
-
-    recipe: str
-    trigger_id: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a trigger got, at `given` (calendar.steady), for the picture of `sha256`."""
-
-    sha256: str
-    given: float
-    reply: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One finished inspection: the reply as it was sent (without picture), and the picture where it is to be kept.
-
-    `image` is encoded bytes, or RGB uint8 `(H, W, 3)` that is encoded by the thread that writes.
-    """
-
-    reply: dict[str, Any]
-    time: float
-    trigger: Trigger | None
-    image: bytes | Pixels | None
-
-    @property
-    def inspection_id(self) -> str:
-        return str(self.reply["inspection_id"])
 
 
 class Records:
@@ -91,7 +65,10 @@ class Records:
         on_lost: Callable[[int], None] = lambda count: None,
         on_image_lost: Callable[[], None] = lambda: None,
         calendar: Calendar | None = None,
+        key: bytes | None = None,
     ) -> None:
+        self.folder = folder
+        self._key = key
         self._file = folder / "inspections.sqlite"
         self._days = days
         self._calendar = calendar or Calendar()
@@ -99,11 +76,11 @@ class Records:
         self._on_lost = on_lost
         self._on_image_lost = on_image_lost
         # Each with the era in which it came.
-        self._queue: queue.Queue[tuple[Record, int] | None] = queue.Queue(_QUEUE_SIZE)
+        self._queue: queue.Queue[tuple[Record | Reset, int] | None] = queue.Queue(_QUEUE_SIZE)
         self._lock = threading.Lock()
         self._room = waiting_bytes
         self._closing = threading.Event()
-        self._waiting: deque[tuple[str, bytes | Pixels]] = deque()  # of committed rows
+        self._waiting: deque[Record] = deque()  # of committed rows
         self._written = 0  # commits and pictures, tried to the end
         self._expired = 0  # rows, in the look that is under way
         self._failing: dict[str, str] = {}
@@ -111,6 +88,7 @@ class Records:
         self._pictures = Pictures(folder / "images", image_budget_bytes)
         with suppress(RecordsError), self._database.reading() as connection:
             self._calendar.open(connection)
+        self._open = self._count_open()
         self._thread = threading.Thread(target=self._write_all, name="records", daemon=True)
         self._thread.start()
 
@@ -118,22 +96,73 @@ class Records:
         """Queue a record; never waits. One that finds the queue full is lost, a picture that finds no room in memory
         is left out of its record; both are counted.
         """
-        if not self._take_room(_size(record.image)):
+        if not self._take_room(record.size):
             self._lose_image(record.inspection_id, "too many pictures wait for the disk")
-            record = replace(record, image=None)
+            record = replace(record, image=None, anomaly_map=None)
         try:
             self._queue.put_nowait((record, self._calendar.stamp()))
         except queue.Full:
             self._on_lost(1)
-            self._give_room(_size(record.image))
+            self._give_room(record.size)
+
+    def reset(self, recipe: str | None) -> None:
+        """Count the parts of a recipe, or of all, anew; what came before this call is not among them."""
+        try:
+            self._queue.put_nowait((Reset(recipe, time.time()), self._calendar.stamp()))
+        except queue.Full:
+            log.error("the records are behind: the counters begin anew only until the next restart")
 
     def find(self, inspection_id: str) -> dict[str, Any] | None:
-        """The stored reply of an inspection; raises RecordsError."""
+        """An inspection with its reviews; raises RecordsError."""
         with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT reply FROM inspections WHERE inspection_id = ?", (inspection_id,)
-            ).fetchone()
-        return None if row is None else json.loads(row[0])
+            return find_one(connection, inspection_id)
+
+    def search(self, search: Search, *, limit: int, cursor: int | None = None) -> list[dict[str, Any]]:
+        """What is on record, newest first; the `row` of the last one is the cursor of the next page. Raises
+        RecordsError.
+        """
+        with self._database.reading() as connection:
+            return find(connection, search, limit=limit, cursor=cursor)
+
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """What `question` reads; raises RecordsError."""
+        with self._database.reading() as connection:
+            return question(connection)
+
+    def review(self, inspection_id: str, review: Review) -> dict[str, Any] | None:
+        """Put a review on record, and on the disk; None for an unknown part. Raises RecordsError."""
+        with self._database.reading() as connection:
+            done = add_review(connection, inspection_id, review, self._key)
+        if done is None:
+            return None
+        written, waited = done
+        with self._lock:
+            self._open -= waited
+        return written
+
+    @property
+    def open_reviews(self) -> int:
+        """Parts that wait for a review."""
+        return max(0, self._open)
+
+    def state(self) -> dict[str, Any]:
+        """How full the disk is, what waits for it, and the head of the chain; None where it cannot be read."""
+        try:
+            chain: tuple[int, bytes] | None = self.ask(head)
+            count = self.ask(lambda connection: connection.execute("SELECT count(*) FROM inspections").fetchone()[0])
+            free = shutil.disk_usage(self.folder).free
+        except (OSError, RecordsError):
+            chain = count = free = None
+        return {
+            "folder": str(self.folder),
+            "records": count,
+            "images_bytes": self._pictures.bytes,
+            "images_budget_bytes": self._pictures.budget,
+            "disk_free_bytes": free,
+            "queue": self._queue.qsize(),
+            "open_reviews": self.open_reviews,
+            "chain": None if chain is None else {"length": chain[0], "head": chain[1].hex()},
+        }
 
     def answer_to(self, recipe: str, trigger_id: str) -> Answer | None:
         """The newest answer that a trigger got, for whatever picture; raises RecordsError."""
@@ -164,37 +193,27 @@ class Records:
             return {recipe: self._calendar.moment(era, written) for recipe, written, era in rows}
         return {}
 
-    def latest(
-        self,
-        *,
-        limit: int,
-        before: float | None = None,
-        before_id: str | None = None,
-        recipe: str | None,
-        verdict: str | None,
-    ) -> list[dict[str, Any]]:
-        """Stored replies, newest first, each with its `time`: all, those dated `before` (Unix seconds), or those that
-        came before the inspection `before_id`. Raises RecordsError.
-
-        The order is that in which they came, whatever the clock said, or of the clock where its time is asked for.
-        """
-        order = "rowid DESC" if before is None else "time DESC, rowid DESC"
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                "SELECT time, reply FROM inspections WHERE (:before IS NULL OR time < :before) AND (:before_id IS NULL "  # noqa: S608
-                "OR rowid < (SELECT rowid FROM inspections WHERE inspection_id = :before_id)) AND (:recipe IS NULL OR "
-                f"recipe = :recipe) AND (:verdict IS NULL OR verdict = :verdict) ORDER BY {order} LIMIT :limit",
-                {"before": before, "before_id": before_id, "recipe": recipe, "verdict": verdict, "limit": limit},
-            ).fetchall()
-        return [{"time": when, **json.loads(reply)} for when, reply in rows]
-
     def image(self, inspection_id: str) -> bytes | None:
         """The bytes that were inspected, if they were kept and are not yet over budget; raises RecordsError."""
+        return self._picture(inspection_id, "image_sha256")
+
+    def map(self, inspection_id: str) -> bytes | None:
+        """The anomaly map of a kept image, as a gray PNG: 255 is 1; raises RecordsError."""
+        return self._picture(inspection_id, "map_sha256")
+
+    def _picture(self, inspection_id: str, column: str) -> bytes | None:
         with self._database.reading() as connection:
             row = connection.execute(
-                "SELECT image_sha256 FROM inspections WHERE inspection_id = ?", (inspection_id,)
+                f"SELECT {column} FROM inspections WHERE inspection_id = ?",  # noqa: S608
+                (inspection_id,),
             ).fetchone()
             return None if row is None or row[0] is None else self._pictures.read(row[0])
+
+    def _count_open(self) -> int:
+        with suppress(RecordsError), self._database.reading() as connection:
+            count: int = connection.execute("SELECT count(*) FROM inspections WHERE open IS NOT NULL").fetchone()[0]
+            return count
+        return 0
 
     def troubles(self) -> list[str]:
         """What is wrong with the records now, though inspections go on."""
@@ -217,14 +236,14 @@ class Records:
             self._give_up()
 
     def _give_up(self) -> None:
-        left: list[tuple[Record, int] | None] = []
+        left: list[tuple[Record | Reset, int] | None] = []
         with suppress(queue.Empty):
             while True:
                 left.append(self._queue.get_nowait())
-        lost = sum(record is not None for record in left)
+        lost = sum(one is not None and isinstance(one[0], Record) for one in left)
         self._on_lost(lost)
-        for inspection_id, _ in tuple(self._waiting):
-            self._lose_image(inspection_id, "the service ended before the disk took it")
+        for record in tuple(self._waiting):
+            self._lose_image(record.inspection_id, "the service ended before the disk took it")
         log.error("%s takes nothing more: %d records are lost", self._file, lost)
 
     def _write_all(self) -> None:
@@ -237,11 +256,12 @@ class Records:
                 if ending and not batch and not self._waiting:
                     break
                 if batch and self._commit(batch):
-                    self._waiting.extend(
-                        (record.inspection_id, record.image) for record, _ in batch if record.image is not None
-                    )
+                    records = [one for one, _ in batch if isinstance(one, Record)]
+                    self._waiting.extend(record for record in records if record.image is not None)
+                    with self._lock:
+                        self._open += sum(record.open for record in records)
                 if self._waiting:
-                    self._keep_image(*self._waiting.popleft())
+                    self._keep_image(self._waiting.popleft())
                 if time.monotonic() >= expiry:
                     expiry = time.monotonic() + _EXPIRE_EVERY_S
                     if self._expire():
@@ -253,22 +273,24 @@ class Records:
                 log.exception("%s: writing records failed and goes on", self._file)
         with suppress(OSError, sqlite3.Error), self._database.writer() as connection:
             self._calendar.save(connection, sign_of_life=True)
+            log.info("%s ends with link %d of the chain, %s", self._file, *_spoken(head(connection)))
         self._database.disconnect()
 
-    def _take(self, wait_s: float) -> list[tuple[Record, int]]:
+    def _take(self, wait_s: float) -> list[tuple[Record | Reset, int]]:
         """What is queued, up to a limit; waits for the first."""
-        batch: list[tuple[Record, int] | None] = []
+        batch: list[tuple[Record | Reset, int] | None] = []
         with suppress(queue.Empty):
             batch.append(self._queue.get(timeout=wait_s))
             while len(batch) < _MAX_ROWS:
                 batch.append(self._queue.get_nowait())
         return [record for record in batch if record is not None]
 
-    def _commit(self, batch: list[tuple[Record, int]]) -> bool:
+    def _commit(self, batch: list[tuple[Record | Reset, int]]) -> bool:
         """Commit the rows of a batch; False where every try failed and the batch is lost."""
-        for pause in (0.0, *self._retry_s, None):
+        for tried, pause in enumerate((0.0, *self._retry_s, None)):
             try:
-                self._insert(batch)
+                with writing(self._database.writer()) as connection:
+                    write(connection, batch, self._calendar, key=self._key, again=tried > 0)
                 self._written += 1
                 self._failing.pop("rows", None)
                 return True
@@ -280,52 +302,27 @@ class Records:
             if pause is not None:
                 self._closing.wait(pause)
         self._failing["rows"] = f"records are lost: {reason}"
-        self._give_room(sum(_size(record.image) for record, _ in batch))
-        self._on_lost(len(batch))
-        log.error("%d records are lost: make room on the disk of %s, or end what locks it", len(batch), self._file)
+        lost = [one for one, _ in batch if isinstance(one, Record)]
+        self._give_room(sum(record.size for record in lost))
+        self._on_lost(len(lost))
+        log.error("%d records are lost: make room on the disk of %s, or end what locks it", len(lost), self._file)
         return False
 
-    def _insert(self, batch: list[tuple[Record, int]]) -> None:
-        rows, triggers = [], []
-        for record, era in batch:
-            reply, trigger = record.reply, record.trigger
-            row = (
-                record.inspection_id,
-                record.time,
-                era,
-                reply["recipe"] or "",
-                reply["verdict"],
-                reply.get("part_id"),
-            )
-            rows.append((*row, json.dumps(reply)))
-            if trigger is not None:
-                triggers.append((trigger.recipe, trigger.trigger_id, trigger.sha256, record.inspection_id))
-        with self._database.writer() as connection:
-            # Files of earlier versions have a column more; a commit that failed may be there all the same.
-            connection.executemany(
-                "INSERT OR IGNORE INTO inspections (inspection_id, time, era, recipe, verdict, part_id, reply) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
-            connection.executemany("INSERT OR REPLACE INTO triggers VALUES (?, ?, ?, ?)", triggers)
-            self._calendar.save(connection, sign_of_life=False)
-
-    def _keep_image(self, inspection_id: str, image: bytes | Pixels) -> None:
+    def _keep_image(self, record: Record) -> None:
         """Write the picture of a committed record, then say so in its row."""
+        image, anomaly_map = record.image, record.anomaly_map
         try:
-            data = image if isinstance(image, bytes) else encode(image, ".png")
-            with self._database.writer() as connection:
-                sha256 = self._pictures.write(data, connection)
-                connection.execute(
-                    "UPDATE inspections SET image_sha256 = ? WHERE inspection_id = ?", (sha256, inspection_id)
-                )
+            contents = [image if isinstance(image, bytes) else encode(image, ".png")] if image is not None else []
+            if anomaly_map is not None:
+                contents.append(encode(draw_map(anomaly_map), ".png"))
+            keep_image(self._database.writer(), self._pictures, record.inspection_id, contents, self._key)
             self._failing.pop("pictures", None)
         except Exception as error:
             self._failing["pictures"] = f"pictures are lost: {error}"
-            self._lose_image(inspection_id, repr(error))
+            self._lose_image(record.inspection_id, repr(error))
         finally:
             self._written += 1
-            self._give_room(_size(image))
+            self._give_room(record.size)
 
     def _expire(self) -> bool:
         """Delete some of the records that are too old, with their pictures; True where there may be more."""
@@ -334,27 +331,14 @@ class Records:
         limits = self._calendar.limits(self._days) if self._days else {}
         if not self._expired:
             self._announce(limits)
-        for era, oldest in limits.items():
-            with self._database.writer() as connection:
-                rows = connection.execute(
-                    "SELECT inspection_id, image_sha256 FROM inspections WHERE era = ? AND time < ? ORDER BY time "
-                    "LIMIT ?",
-                    (era, oldest, _EXPIRED_ROWS),
-                ).fetchall()
-                ids = [(inspection_id,) for inspection_id, _ in rows]
-                connection.executemany("DELETE FROM triggers WHERE inspection_id = ?", ids)
-                connection.executemany("DELETE FROM inspections WHERE inspection_id = ?", ids)
-            self._pictures.drop({sha256 for _, sha256 in rows if sha256 is not None}, connection)
-            self._expired += len(rows)
-            if rows:
-                return self._expired < _EXPIRED_MOST
-        return False
+        deleted = delete_old(self._database.writer(), self._pictures, limits, self._key)
+        self._expired += deleted
+        self._open = self._count_open()
+        return bool(deleted) and self._expired < _EXPIRED_MOST
 
     def _announce(self, limits: dict[int, float]) -> None:
         """Say what is about to be deleted, and why."""
-        count = "SELECT count(*) FROM inspections WHERE era = ? AND time < ?"
-        connection = self._database.writer()
-        due = {oldest: connection.execute(count, (era, oldest)).fetchone()[0] for era, oldest in limits.items()}
+        due = count_old(self._database.writer(), limits)
         if number := sum(due.values()):
             before = datetime.fromtimestamp(max(oldest for oldest, rows in due.items() if rows), UTC)
             log.warning(
@@ -378,7 +362,5 @@ class Records:
             self._room += size
 
 
-def _size(image: bytes | Pixels | None) -> int:
-    if image is None:
-        return 0
-    return len(image) if isinstance(image, bytes) else image.nbytes
+def _spoken(newest: tuple[int, bytes]) -> tuple[int, str]:
+    return newest[0], newest[1].hex()

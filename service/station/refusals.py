@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from service.station.counters import Counters
-from service.station.records import Record, Records
+from service.station.record import Record
+from service.station.records import Records
 from service.station.verdicts import Verdict
 
 log = logging.getLogger("draem_inspect")
@@ -40,6 +41,7 @@ class Refusal:
     part_id: str | None
     camera_id: str | None
     request_id: str | None
+    lot_id: str | None = None
 
 
 class Refusals:
@@ -62,22 +64,23 @@ class Refusals:
         self._own = _Allowance(_RATE, _BURST, clock)
         self._strangers = _Allowance(_STRANGERS_RATE, _STRANGERS_BURST, clock)
         self._left_out: Counter[str] = Counter()
-        self._left_out_of_records: Counter[str] = Counter()
+        self._left_out_of_records: Counter[tuple[str, str]] = Counter()
         self._sum: asyncio.TimerHandle | None = None
 
     def note(self, refusal: Refusal, *, may_inspect: bool) -> None:
         """Count, log and record a refusal, as far as it may; never waits."""
+        recipe = self._recipe_of(refusal.recipe)
         if may_inspect:
-            self._counters.refuse(self._recipe_of(refusal.recipe), refusal.code)
+            self._counters.refuse(recipe, refusal.code)
         if (self._own if may_inspect else self._strangers).take():
             values = asdict(refusal) | {"detail": refusal.detail[:_DETAIL]}
             log.warning("not inspected", extra=values)
             if may_inspect:
-                self._record(values)
+                self._record(values, counted_as=recipe, waits=True)
             return
         self._left_out[refusal.code] += 1
         if may_inspect:
-            self._left_out_of_records[refusal.code] += 1
+            self._left_out_of_records[recipe, refusal.code] += 1
         if self._sum is None:
             self._sum = asyncio.get_running_loop().call_later(_SUM_EVERY_S, self.sum_up)
 
@@ -90,18 +93,28 @@ class Refusals:
             said = ", ".join(f"{code} {count}" for code, count in self._left_out.most_common())
             log.warning("not inspected either, more than are listed one by one: %s", said)
         if self._left_out_of_records:
-            said = ", ".join(f"{code} {count}" for code, count in self._left_out_of_records.most_common())
+            counts: Counter[str] = Counter()
+            refused: dict[str, dict[str, int]] = {}
+            for (recipe, code), count in self._left_out_of_records.items():
+                counts[code] += count
+                refused.setdefault(recipe, {})[code] = count
+            said = ", ".join(f"{code} {count}" for code, count in counts.most_common())
             values = asdict(Refusal("refusals_summed", 0, f"more than are recorded one by one: {said}", *(None,) * 4))
-            self._record(values | {"counts": dict(self._left_out_of_records)})
+            self._record(values | {"counts": dict(counts), "refused": refused})
         self._left_out.clear()
         self._left_out_of_records.clear()
 
-    def _record(self, values: dict[str, object]) -> None:
+    def _record(self, values: dict[str, object], *, counted_as: str = "", waits: bool = False) -> None:
         reply = {"inspection_id": str(uuid.uuid4()), "verdict": str(Verdict.NOT_INSPECTED), **values}
         now = time.time()
         self._publish(reply | {"time": now})
         if self._records is not None:
-            self._records.add(Record(reply, now, None, None))
+            lot = values["lot_id"]
+            self._records.add(
+                Record(
+                    reply, now, None, None, lot_id=None if lot is None else str(lot), counted_as=counted_as, open=waits
+                )
+            )
 
 
 class _Allowance:

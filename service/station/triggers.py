@@ -23,7 +23,8 @@ from service.station.calendar import STEP_S, steady
 from service.station.database import RecordsError
 from service.station.loading import Recipe
 from service.station.problem import ProblemError
-from service.station.records import Answer, Records, Trigger
+from service.station.record import Answer, Trigger
+from service.station.records import Records
 
 _REMEMBERED = 10_000
 

@@ -9,7 +9,9 @@ import pytest
 from fakes import FakeClock, wait_for
 
 from service.station.calendar import Calendar
-from service.station.records import Record, Records, Trigger
+from service.station.record import Record, Trigger
+from service.station.records import Records
+from service.station.searching import Search
 
 NOW = 1_790_000_000.0
 HOUR, DAY, YEAR = 3600.0, 86_400.0, 365 * 86_400.0
@@ -36,7 +38,7 @@ def _inspect(records: Records, machine: Machine, name: str, image: bytes | None 
 
 
 def _kept(records: Records) -> list[str]:
-    return [reply["inspection_id"] for reply in records.latest(limit=100, recipe=None, verdict=None)]
+    return [reply["inspection_id"] for reply in records.search(Search(), limit=100)]
 
 
 def _run(folder: Path, machine: Machine, name: str) -> list[str]:
@@ -160,9 +162,9 @@ def test_the_newest_come_first_and_pages_are_whole_where_the_clock_went_back(tmp
         _inspect(records, machine, f"{number}", bytes([number]) * 500)
     assert _kept(records) == ["5", "4", "3", "2", "1", "0"]
     pages, last = [], None
-    while page := records.latest(limit=2, before_id=last, recipe=None, verdict=None):
+    while page := records.search(Search(), limit=2, cursor=last):
         pages += [reply["inspection_id"] for reply in page]
-        last = pages[-1]
+        last = page[-1]["row"]
     assert pages == ["5", "4", "3", "2", "1", "0"]
     # The budget is that of five pictures: the first went, whatever the dates are.
     assert [name for name in sorted(pages) if records.image(name)] == ["1", "2", "3", "4", "5"] or [

@@ -19,7 +19,10 @@ from service.app import create_app
 from service.images.decoding import Pixels
 from service.settings import Settings
 from service.station.database import RecordsError
-from service.station.records import Record, Records, Trigger
+from service.station.record import Record, Trigger
+from service.station.records import Records
+from service.station.searching import Search
+from service.station.verdicts import Verdict
 
 HEADERS = {"Content-Type": "image/png"}
 GOOD, BAD = png(gray(51)), png(gray(204))
@@ -65,12 +68,11 @@ def test_records_are_listed_newest_first_filtered_and_paged(tmp_path: Path) -> N
     records.close(wait_s=600)
 
     def listed(**query: object) -> list[str]:
-        options = {"limit": 3, "before": 1e9, "recipe": None, "verdict": None, **query}
-        return [reply["inspection_id"] for reply in records.latest(**options)]  # type: ignore[arg-type]
+        return [found["inspection_id"] for found in records.search(Search(**query), limit=3)]  # type: ignore[arg-type]
 
     assert listed() == ["id-9", "id-8", "id-7"]
     assert listed(before=7.0) == ["id-6", "id-5", "id-4"]
-    assert listed(recipe="other") == listed(verdict="NG") == []
+    assert listed(recipe="other") == listed(verdicts=[Verdict.NG]) == []
     found = records.find("id-4")
     assert found is not None
     assert found["recipe"] == "part"
@@ -208,8 +210,8 @@ def test_records_that_are_too_old_go_with_their_pictures(tmp_path: Path) -> None
     records = Records(tmp_path, image_budget_bytes=10_000, days=30)
     wait_for(lambda: records.find("id-1199") is None)
     records.close(wait_s=600)
-    kept = records.latest(limit=1000, before=now + 1, recipe=None, verdict=None)
-    assert [reply["inspection_id"] for reply in kept] == ["id-5000", "id-5001"]
+    kept = records.search(Search(before=now + 1), limit=1000)
+    assert [reply["inspection_id"] for reply in kept] == ["id-5001", "id-5000"]
     assert records.image("id-5000") == b"again"
     assert not _picture(tmp_path, b"old").exists()
     assert records.answer_to("part", "T 5001") is not None
@@ -230,7 +232,9 @@ def test_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     records = Records(tmp_path, image_budget_bytes=10_000)
     records.add(_record(1, b"picture"))
     records.close(wait_s=600)
-    assert records.find("old") == {"inspection_id": "old"}
+    old = records.find("old")
+    assert old is not None
+    assert (old["inspection_id"], old["camera_id"], old["reviews"]) == ("old", None, [])
     assert records.image("id-1") == b"picture"
     answer = records.answer_to("part", "T 1")
     assert answer is not None
@@ -254,7 +258,7 @@ def test_inspections_can_be_looked_up_with_their_picture(models: Path, tmp_path:
         assert newest["time"] >= oldest["time"]
         assert [reply["verdict"] for reply in client.get("/inspections?verdict=NG").json()] == ["NG"]
         stored = client.get(f"/inspections/{bad['inspection_id']}").json()
-        assert stored == {**bad, "heatmap": None}
+        assert stored.items() >= (bad | {"heatmap": None}).items()
         wait_for(lambda: client.get(f"/inspections/{bad['inspection_id']}/image").content == BAD)
         assert_problem(client.get(f"/inspections/{good['inspection_id']}/image"), 404, "not_found")
         assert_problem(client.get("/inspections/none"), 404, "not_found")

@@ -17,7 +17,8 @@ from replies import assert_problem, post
 from service.app import create_app
 from service.settings import Settings
 from service.station.database import RecordsError
-from service.station.records import Record, Records
+from service.station.record import Record
+from service.station.records import Records
 
 GOOD, BAD = png(gray(51)), png(gray(204))
 
@@ -103,22 +104,26 @@ def _later(folder: Path) -> None:
         connection.commit()
 
 
-@pytest.mark.parametrize(
-    ("change", "why"), [(_garble, "is damaged (file is not a database)"), (_later, "of a later version of the service")]
-)
-def test_a_file_of_no_use_is_set_aside_at_the_start(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], why: str
-) -> None:
+def test_a_file_of_a_later_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    Records(tmp_path, image_budget_bytes=1000).close(wait_s=600)
+    _later(tmp_path)
+    kept = (tmp_path / "inspections.sqlite").read_bytes()
+    with pytest.raises(RecordsError, match=r"of a later version .* INSPECT_RECORDS_DIR"):
+        Records(tmp_path, image_budget_bytes=1000)
+    assert (tmp_path / "inspections.sqlite").read_bytes() == kept
+
+
+def test_a_damaged_file_is_set_aside_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a", "b"):
         records = Records(tmp_path, image_budget_bytes=1000)
         records.add(Record({"inspection_id": name, "recipe": "part", "verdict": "OK"}, 1.0, None, None))
         records.close(wait_s=600)
         kept = (tmp_path / "inspections.sqlite").read_bytes()
-        change(tmp_path)
+        _garble(tmp_path)
     records = Records(tmp_path, image_budget_bytes=1000)
     assert records.find("b") is None
     records.close(wait_s=600)
-    assert caplog.text.count(why) == 2
+    assert caplog.text.count("is damaged (file is not a database)") == 2
     assert len((tmp_path / "inspections.sqlite.2").read_bytes()) == len(kept)
     assert (tmp_path / "inspections.sqlite.1").exists()
 

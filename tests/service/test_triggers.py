@@ -19,7 +19,8 @@ from tensors import INFER, bytes_input
 from service.app import create_app
 from service.settings import Settings
 from service.station.problem import ProblemError
-from service.station.records import Record, Records, Trigger
+from service.station.record import Record, Trigger
+from service.station.records import Records
 from service.station.triggers import Judge, Triggers
 
 HEADERS = {"Content-Type": "image/png", "X-Trigger-Id": "part 17"}
