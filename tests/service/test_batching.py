@@ -48,7 +48,7 @@ def test_an_idle_batcher_runs_one_image_at_once_and_load_makes_batches(make_batc
     rest = [batcher.submit(model, image(51 * i), FAR) for i in range(5)]
     backend.release.release(10)
     assert first.result(30).batch_size == 1
-    assert [future.result(30).score for future in rest] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
+    assert [future.result(30).scored.score for future in rest] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
     assert backend.batches == [1, 5]
 
 
@@ -134,7 +134,7 @@ def test_a_failing_backend_fails_its_batch_and_recovers(make_batcher: Callable[.
         batcher.submit(model, image(), FAR).result(30)
     assert model.failures == 1
     broken.clear()
-    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+    assert batcher.submit(model, image(255), FAR).result(30).scored.score == 1.0
     assert model.failures == 0
 
 
@@ -216,7 +216,7 @@ def test_an_idle_device_is_kept_warm_with_the_last_image(make_batcher: Callable[
     for _ in range(4):
         assert backend.started.acquire(timeout=30)
     assert set(backend.batches) == {1}
-    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+    assert batcher.submit(model, image(255), FAR).result(30).scored.score == 1.0
 
 
 def test_a_device_that_hangs_in_a_tick_is_noticed(make_batcher: Callable[..., Batcher]) -> None:
@@ -232,7 +232,7 @@ def test_a_device_that_hangs_in_a_tick_is_noticed(make_batcher: Callable[..., Ba
         batcher.submit(model, image(), FAR)
     backend.release.release(1_000_000)
     wait_for(lambda: not batcher.hung_s())
-    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+    assert batcher.submit(model, image(255), FAR).result(30).scored.score == 1.0
 
 
 def test_a_tick_that_fails_is_no_end(make_batcher: Callable[..., Batcher]) -> None:
@@ -247,7 +247,7 @@ def test_a_tick_that_fails_is_no_end(make_batcher: Callable[..., Batcher]) -> No
         batcher.submit(model, image(), FAR).result(30)
     for _ in range(3):
         assert backend.started.acquire(timeout=30)
-    assert batcher.submit(model, image(255), FAR).result(30).score == 1.0
+    assert batcher.submit(model, image(255), FAR).result(30).scored.score == 1.0
 
 
 def test_a_retired_model_is_kept_warm_no_more_and_not_taken_from_its_run(make_batcher: Callable[..., Batcher]) -> None:
@@ -271,7 +271,7 @@ def test_a_batch_that_is_queued_at_once_is_one_run(make_batcher: Callable[..., B
     assert batcher.largest_batch(model) == 4
     for size in (3, 4, 2):
         results = [future.result(30) for future in batcher.submit_batch(model, [image(51 * i) for i in range(size)])]
-        assert [result.score for result in results] == pytest.approx([0.2 * i for i in range(size)])
+        assert [result.scored.score for result in results] == pytest.approx([0.2 * i for i in range(size)])
     assert backend.batches == [3, 4, 2]
 
 
@@ -289,7 +289,7 @@ def test_runs_go_side_by_side_as_many_as_the_backend_takes(make_batcher: Callabl
         assert backend.started.acquire(timeout=30)
     assert (batcher.depth, backend.batches) == (2, [1, 1])
     backend.release.release(10)
-    assert [future.result(30).score for future in futures] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    assert [future.result(30).scored.score for future in futures] == pytest.approx([0.0, 0.2, 0.4, 0.6])
 
 
 def test_runs_side_by_side_share_the_device_in_the_estimates(make_batcher: Callable[..., Batcher]) -> None:

@@ -70,7 +70,7 @@ def _convolutions(model: bytes) -> list[str]:
 
 
 def _error(model: bytes, other: bytes, photos: list[Pixels]) -> float:
-    pairs = [(runner(model)(photo)[0], runner(other)(photo)[0]) for photo in photos]
+    pairs = [(runner(model)(photo).anomaly_map, runner(other)(photo).anomaly_map) for photo in photos]
     return float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
 
 
