@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.evaluation.metrics import image_metrics
 from training.features.distances import Distances
 from training.features.embedding import Features, Standardised, embeddings_of, features_of
 from training.features.trunk import Trunk, load_trunk
@@ -22,7 +22,7 @@ from training.methods.fusion.network import FusionMap
 from training.methods.protocol import TrainingSet
 
 _AT_ONCE = 16
-_SHARPNESS = 20.0  # 5 points of image AUROC more are worth 2.7 times the share
+_SHARPNESS = 20.0  # 5 points of pixel AP more are worth 2.7 times the share
 _MEASURED = 64  # good photos that tell how far good parts lie
 
 
@@ -155,17 +155,17 @@ def make_samples(
 
 
 def reliability(samples: Samples) -> Tensor:
-    """`(3,)`, adding up to 1: how far each distance is to be relied on, by how well it alone tells simulated anomalies.
+    """`(3,)`, adding up to 1: how far each distance is to be relied on, by how well it alone finds simulated anomalies.
 
-    The distance to a position's Gaussian is the best where parts lie still and no help where they lie anyhow.
+    The distance to a position's Gaussian is the best where parts lie still, and no help where they lie anyhow or where
+    photos are few.
     """
-    anomalous = samples.masks.flatten(1).amax(dim=1).bool()
-    if anomalous.all() or not anomalous.any():
-        return torch.full((3,), 1 / 3)
     smooth = functional.avg_pool2d(samples.distances.float(), 3, 1, 1, count_include_pad=False)
-    peaks = smooth.amax(dim=(2, 3)).T.numpy()
-    found = [image_metrics(scores, anomalous.numpy())["image_auroc"] for scores in peaks]
-    return torch.softmax(_SHARPNESS * torch.tensor(found), dim=0)
+    masks = functional.adaptive_avg_pool2d(samples.masks.float(), (smooth.shape[2], smooth.shape[3])) > 0.5
+    if not masks.any():
+        return torch.full((3,), 1 / 3)
+    found = [average_precision_score(masks.flatten().numpy(), one.flatten().numpy()) for one in smooth.unbind(dim=1)]
+    return torch.softmax(_SHARPNESS * torch.tensor(found, dtype=torch.float32), dim=0)
 
 
 def mixture_of(config: FusionConfig, data: TrainingSet) -> AnomalyMixture:
