@@ -352,10 +352,10 @@ def test_a_run_that_hangs_costs_its_model_alone_where_others_can_go_on(make_batc
             future.result(0)
     with pytest.raises(BackendError, match="out of service"):
         batcher.submit(model, image(), FAR)
-    assert batcher.submit(other, image(255), FAR).result(30).score == 1.0
+    assert batcher.submit(other, image(255), FAR).result(30).scored.score == 1.0
     backend.release.release(10)
     wait_for(lambda: batcher.lost == 0)
-    assert batcher.submit(other, image(255), FAR).result(30).score == 1.0
+    assert batcher.submit(other, image(255), FAR).result(30).scored.score == 1.0
 
 
 def test_close_gives_up_a_device_that_hangs_and_answers_its_images() -> None:
