@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect as inspect_module
 import re
+import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from pydantic import BaseModel
 
 from service.backends.base import BackendError
 from service.bundle.manifest import BundleError
-from service.commands import build_engine, fetch, inspect, keys, limits, qualify, versions
+from service.commands import build_engine, fetch, inspect, keys, limits, qualify, records, replay, versions
 from service.flags import FlagError, add_flags, read_flags
+from service.station.database import RecordsError
 from service.station.decisions import DecisionError
 
 
@@ -28,6 +30,12 @@ class Command:
     run: Callable[[Any], int]
 
 
+# What a person can correct.
+_CORRIGIBLE = (
+    *(FlagError, BackendError, BundleError, DecisionError, RecordsError, OSError, ValueError),
+    *(httpx2.HTTPError, sqlite3.Error),
+)
+
 COMMANDS: dict[str, Command] = {
     "inspect": Command(inspect.Inspect, inspect.run),
     "qualify": Command(qualify.Qualify, qualify.run),
@@ -37,6 +45,8 @@ COMMANDS: dict[str, Command] = {
     "shadow": Command(versions.Shadow, versions.run_shadow),
     "default": Command(versions.Default, versions.run_default),
     "limits": Command(limits.Limits, limits.run),
+    "records": Command(records.Records, records.run),
+    "replay": Command(replay.Replay, replay.run),
     "fetch": Command(fetch.Fetch, fetch.run),
     "build-engine": Command(build_engine.BuildEngine, build_engine.run),
     "new-key": Command(keys.NewKey, keys.run_new_key),
@@ -49,7 +59,7 @@ def run(arguments: list[str]) -> int:
     try:
         command, request = parse(arguments)
         return command.run(request)
-    except (FlagError, BackendError, BundleError, DecisionError, OSError, ValueError, httpx2.HTTPError) as error:
+    except _CORRIGIBLE as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"error: {line}", file=sys.stderr)
         return 2

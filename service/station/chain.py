@@ -97,6 +97,10 @@ def prune(connection: sqlite3.Connection, links: Sequence[int], key: bytes | Non
     """
     body = json.dumps({"inspections": _ranges(sorted(links))})
     append(connection, [Entry("prune", "", body, body)], key)
+    first = connection.execute("SELECT link FROM inspections ORDER BY rowid LIMIT 1").fetchone()
+    if first == (None,):
+        # One of an earlier version: the link that speaks of those stays.
+        return
     oldest = connection.execute("SELECT min(link) FROM inspections WHERE link IS NOT NULL").fetchone()[0]
     # The newest link stays: it is the head.
     last = head(connection)[0] - 1 if oldest is None else oldest - 1

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.images.decoding import Pixels, decode, decode_raw, encode
 from service.images.headers import ImageError
-from service.station.records import Records
 from service.station.reviews import mask_of
 
 COLUMNS = (
@@ -40,6 +40,18 @@ _MEDIA_TYPES = {
 }
 # A spreadsheet would take a text that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Kept(Protocol):
+    """The records, as far as they are needed here."""
+
+    def find(self, inspection_id: str) -> dict[str, Any] | None: ...
+
+    def image(self, inspection_id: str) -> bytes | None: ...
+
+    def map(self, inspection_id: str) -> bytes | None: ...
+
+    def ask(self, question: Callable[[sqlite3.Connection], bytes | None]) -> bytes | None: ...
 
 
 def suffix_of(image: bytes) -> str:
@@ -80,7 +92,7 @@ def to_csv(found: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
         yield _line(_cell(cells.get(name)) for name in COLUMNS)
 
 
-def to_zip(found: Iterable[Mapping[str, Any]], records: Records, max_pixels: int) -> Iterator[bytes]:
+def to_zip(found: Iterable[Mapping[str, Any]], records: Kept, max_pixels: int) -> Iterator[bytes]:
     """A ZIP, piece by piece: inspections.csv, and what is kept of each part under images, maps and masks."""
     sink = _Sink()
     listed = list(found)
@@ -93,7 +105,7 @@ def to_zip(found: Iterable[Mapping[str, Any]], records: Records, max_pixels: int
     yield sink.take()
 
 
-def _files(one: Mapping[str, Any], records: Records, max_pixels: int) -> Iterator[tuple[str, bytes]]:
+def _files(one: Mapping[str, Any], records: Kept, max_pixels: int) -> Iterator[tuple[str, bytes]]:
     name = one["inspection_id"]
     image = records.image(name)
     if image is not None:
@@ -106,7 +118,7 @@ def _files(one: Mapping[str, Any], records: Records, max_pixels: int) -> Iterato
         yield f"masks/{name}.png", mask
 
 
-def newest_mask(one: Mapping[str, Any], records: Records, image: bytes | None, max_pixels: int) -> bytes | None:
+def newest_mask(one: Mapping[str, Any], records: Kept, image: bytes | None, max_pixels: int) -> bytes | None:
     """Where the newest review of a part has a defect, as a PNG; None where it does not say."""
     found = records.find(one["inspection_id"]) if one["review"] else None
     if not found or not found["reviews"]:
