@@ -47,6 +47,7 @@ def main() -> int:
     except (KeyFileError, TlsFileError, RecordsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    memory.keep_what_is_there()
     metrics: Metrics = app.state.metrics
     writer.on_lost = metrics.log_lines_lost.inc
     doors = Doors(most_connections(), lambda code: metrics.errors.labels(code).inc(), metrics.connections_evicted.inc)

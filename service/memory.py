@@ -1,12 +1,14 @@
-"""What the C library does with memory that was given back: by default it keeps a heap for each of many threads.
+"""What becomes of memory that is not needed any more: left alone, a hundred changes of version took 300 MB.
 
-Every model is opened by another thread, so that a hundred changes of recipe left holes of a model's size in as many
-heaps. Nothing to do where the C library is another one.
+Objects that know each other in a circle, as an error and its traceback do, keep the model that they know until Python
+looks for circles, which is seldom. And the C library keeps a heap for each of many threads: models that were opened by
+one after the other left holes of their size in all of them. Nothing of that where the C library is another one.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 from contextlib import suppress
 
 _M_ARENA_MAX = -8
@@ -19,7 +21,14 @@ def use_few_heaps() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
+def keep_what_is_there() -> None:
+    """Look for no circles in what was imported: a look takes a hundredth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 def give_back() -> None:
-    """Let the system have what is free in the heaps; takes milliseconds."""
+    """Let the system have what nobody needs; takes milliseconds."""
+    gc.collect()
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -32,6 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.base import Backend, BackendChoice, BackendError, Candidate, PrecisionChoice
+from service.backends.cpu_runtimes import cpu_candidates, open_on_cpu
+from service.backends.fastest import cpu_name, open_fastest, runtime_versions
+from service.backends.golden import golden_images
 from service.bundle.folder import Bundle, read_bundle
 
 # Most seconds of a run, as in service.station.batching, and of opening a model, which may compile it.
@@ -107,9 +110,6 @@ class Trials:
             self._child = None
 
     def _key(self, bundle: Bundle) -> str:
-        # Imported here: what runs a model is not needed to read a bundle.
-        from service.backends.fastest import cpu_name, runtime_versions
-
         what = [
             sorted((name, entry.sha256) for name, entry in bundle.manifest.files.items()),
             bundle.manifest.models,
@@ -205,10 +205,6 @@ def _open(
 
 
 def _try(asked: dict[str, Any], tell: Callable[[str], None]) -> None:
-    from service.backends.fastest import open_fastest
-    from service.backends.golden import golden_images
-    from service.backends.opening import cpu_candidates, open_on_cpu
-
     bundle = read_bundle(Path(asked["bundle"]))
     candidates = cpu_candidates(bundle, asked["choice"], asked["precision"])
     opener = partial(_open, tell, open_on_cpu)

@@ -35,4 +35,8 @@ class TimelyAnswer(Response):
                 for settle in self._settle:
                     settle()
 
-        await self._answer(scope, receive, send_and_settle)
+        try:
+            await self._answer(scope, receive, send_and_settle)
+        finally:
+            # It knows the order, which knows it: pictures, maps and models would stay until somebody looks for circles.
+            self._settle.clear()
