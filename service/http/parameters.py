@@ -22,7 +22,10 @@ from service.station.problem import ProblemError
 # Read by the service itself on every route.
 _EVERYWHERE = {"x-request-id", "x-api-key"}
 # A header of these families is the service's own, whatever comes behind: X-Part-Number, X-Deadline-Seconds.
-_FAMILIES = ("part", "trigger", "camera", "lot", "meta", "deadline", "recipe", "heatmap")
+_FAMILIES = {
+    *("part", "trigger", "camera", "lot", "meta", "deadline", "timeout"),
+    *("recipe", "model", "heatmap", "threshold", "thresholds"),
+}
 # Headers that some routes read, and those of replies: folded as by `_fold`, with the name they should have.
 _OWN = {
     "partid": "X-Part-Id",
@@ -125,6 +128,9 @@ def _resembles(name: str) -> str | None:
     for own_folded, own in _OWN.items():
         if _one_typo(folded, own_folded):
             return f"is {own} meant?"
+    for name_folded in _IN_QUERY:
+        if _one_typo(folded, name_folded):
+            return f"is {name_folded} meant? It belongs into the query of the routes that read it"
     family = name[2:].replace("_", "-").split("-")[0]
     return f"X-{family.capitalize()}-… belongs to the service" if family in _FAMILIES else None
 

@@ -47,6 +47,8 @@ _MAX_FILE_PIXELS = 2**30
 
 _EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_EXTRA_SAMPLES = 338
 _TIFF_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "I;16", "I;16B"}
 # JPEG in a TIFF could be damaged without a word.
 _TIFF_CODECS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "group3", "group4", "tiff_ccitt"}
@@ -123,9 +125,14 @@ def _decode_tiff(data: bytes) -> Pixels:
                 raise ImageError("unsupported_image", f"a TIFF compressed by {codec}: save it with LZW or Deflate")
             if image.mode not in _TIFF_MODES:
                 raise ImageError("unsupported_image", f"a TIFF of {image.mode} samples: save it with 8 or 16 bits")
+            if _EXTRA_SAMPLES in image.getexif() and not image.mode.endswith("A"):
+                raise ImageError("unsupported_image", "a TIFF with channels beside its colours: save these alone")
             deep = np.max(image.getexif().get(_BITS_PER_SAMPLE, 8)) > 8
             if image.mode.startswith("I;16"):
                 pixels = np.right_shift(np.asarray(image), 8).astype(np.uint8)
+                # Pillow inverts samples of 8 bits alone.
+                if image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+                    pixels = 255 - pixels
                 pixels = np.repeat(pixels[..., None], 3, 2)
             else:
                 pixels = np.array(image.convert("RGB"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 from PIL import Image
@@ -24,6 +25,13 @@ _PNG_CHUNK = 4096
 # The markers that have a segment, and the end; in the data of a scan FF is followed by 00 or by RST0 to RST7.
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xd9-\xdd\xe0-\xef\xfe]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_COEFFICIENTS = 64
+# Not sent at all: more low bits than any scan leaves out.
+_UNSENT = 16
+_ANIMATED_WEBP = 0x02
+_BMP_RLE = {1, 2}
 _TIFF_STARTS = {b"II*\0": "little", b"MM\0*": "big", b"II+\0": "little", b"MM\0+": "big"}
 # Tags of a page; cameras write about fifty.
 _MAX_TAGS = 4096
@@ -31,6 +39,7 @@ _MAX_TAGS = 4096
 _MAX_STRIPS = 2**17
 # Bytes of a value by its type; of bytes and text there may be many.
 _TIFF_BYTES = {1: 1, 2: 1, 6: 1, 7: 1}
+_SUBFILE_TYPE, _SUB_PAGES = 254, 330
 _TIFF_NUMBERS = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 # Our own limit is checked right after the header; Pillow's global one would only add a second, different error.
@@ -51,6 +60,9 @@ def read_header(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded picture as the request body")
     if data[:4] == b"RIFF":
         check_pixels(_webp_canvas(data), max_pixels)
+        # One frame too may cover a part of the canvas.
+        if data[12:16] == b"VP8X" and data[20] & _ANIMATED_WEBP:
+            raise ImageError("unsupported_image", "the WebP is an animation: send each picture on its own")
     # Before Pillow reads it: what is small may take it long.
     if data[:2] == b"\xff\xd8":
         _check_jpeg_parts(data)
@@ -58,11 +70,15 @@ def read_header(data: bytes, max_pixels: int) -> Image.Image:
         _check_png_chunks(data)
     elif data[:2] in (b"II", b"MM"):
         _check_tiff_page(data)
+    elif data[:2] == b"BM" and int.from_bytes(data[30:34], "little") in _BMP_RLE:
+        raise ImageError("unsupported_image", "a BMP with run lengths may leave pixels out: save it uncompressed")
     header = _open(data)
+    if header.format == "JPEG":
+        _refuse_second(data, _end_of_jpeg(data), b"\xff\xd8\xff", "JPEG")
     check_pixels(header.size, max_pixels)
     # Of an MPO, several JPEGs in one file, the first is the picture; of a TIFF the pages are counted already.
-    if header.format in {"PNG", "WEBP"} and (frames := getattr(header, "n_frames", 1)) > 1:
-        raise ImageError("unsupported_image", f"the {header.format} has {frames} pictures: send each on its own")
+    if header.format == "PNG" and (frames := getattr(header, "n_frames", 1)) > 1:
+        raise ImageError("unsupported_image", f"the PNG has {frames} pictures: send each on its own")
     return header
 
 
@@ -113,27 +129,76 @@ def _check_png_chunks(data: bytes) -> None:
         if at + 12 + length > len(data):
             raise ImageError("corrupt_image", f"the PNG is damaged or cut short: no room for a chunk of {length} bytes")
         if data[at + 4 : at + 8] == b"IEND":
+            _refuse_second(data, at + 12, b"\x89PNG", "PNG")
             return
         at += 12 + length
 
 
-def _check_jpeg_parts(data: bytes) -> None:
-    """Refuse more scans than a picture needs, each costs a pass over all pixels, however few bytes it has; and more
-    segments, or bytes that belong to none.
+def _refuse_second(data: bytes, end: int, start: bytes, kind: str) -> None:
+    """Refuse a file behind whose picture, which stops at `end`, another one follows: nobody would look at it."""
+    if data[end : end + 4096].lstrip(b"\0").startswith(start):
+        raise ImageError("unsupported_image", f"behind the {kind} follows another one: send each on its own")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Of each marker of a JPEG that has a segment, and of its end: where it stands, itself, where its segment begins.
+
+    Over the segments: thumbnails and profiles in them have markers of their own.
     """
-    scans, parts, at = 0, 0, 2
-    while (found := _JPEG_MARKER.search(data, at)) and (marker := data[found.end() - 1]) != _END_OF_IMAGE:
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        marker, body = data[found.end() - 1], found.end()
+        yield found.start(), marker, body
+        if marker == _END_OF_IMAGE:
+            return
+        at = body + int.from_bytes(data[body : body + 2], "big")
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    return next((body for _, marker, body in _segments(data) if marker == _END_OF_IMAGE), len(data))
+
+
+def _check_jpeg_parts(data: bytes) -> None:
+    """Refuse more scans than a picture needs, each costs a pass over all pixels, however few bytes it has; more
+    segments, or bytes that belong to none; and scans that leave something of the picture out.
+    """
+    scans, parts, before = 0, 0, 2
+    # By component and coefficient: the low bits that have not been sent yet.
+    missing: dict[int, list[int]] = {}
+    progressive = False
+    for at, marker, body in _segments(data):
+        if marker == _END_OF_IMAGE:
+            break
         # Behind the start of a scan comes its data.
-        parts += 1 if scans else 1 + found.start() - at
+        parts += 1 if scans else 1 + at - before
         if parts > _MAX_PARTS:
             raise ImageError("unsupported_image", f"the JPEG has more than {_MAX_PARTS} segments: save it again")
         scans += marker == _START_OF_SCAN
         if scans > _MAX_SCANS:
             raise ImageError("unsupported_image", f"the JPEG has more than {_MAX_SCANS} scans: save it as baseline")
-        # Over the segment: thumbnails and profiles in it have markers of their own.
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        length = int.from_bytes(data[body : body + 2], "big")
+        segment, before = data[body + 2 : body + length], body + length
+        if marker in _FRAMES:
+            progressive = marker in _PROGRESSIVE
+            missing = {component: [_UNSENT] * _COEFFICIENTS for component in segment[6::3]}
+        elif marker == _START_OF_SCAN:
+            _take_scan(segment, missing, progressive)
     if not scans:
         raise ImageError("corrupt_image", "the JPEG is damaged or cut short: it has no picture")
+    if any(map(any, missing.values())):
+        raise ImageError("corrupt_image", "the JPEG is cut short: its last scans are missing; save it as baseline")
+
+
+def _take_scan(segment: bytes, missing: dict[int, list[int]], progressive: bool) -> None:
+    """Note what a scan brings; one that is malformed, which the decoder says, brings nothing."""
+    count = segment[0] if segment else 0
+    if len(segment) < 4 + 2 * count:
+        return
+    first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
+    for component in segment[1 : 1 + 2 * count : 2]:
+        if component in missing:
+            sent = slice(first, last + 1) if progressive else slice(None)
+            missing[component][sent] = [bits & 0x0F if progressive else 0] * len(missing[component][sent])
 
 
 def _check_tiff_page(data: bytes) -> None:
@@ -155,7 +220,10 @@ def _check_tiff_page(data: bytes) -> None:
         raise ImageError("unsupported_image", f"the TIFF has {tags} tags, more than {_MAX_TAGS}: save it again")
     total = 0
     for _ in range(tags):
-        kind, count = number(at + 2, 2), number(at + 4, long)
+        tag, kind, count = number(at, 2), number(at + 2, 2), number(at + 4, long)
+        # Bit 0: a smaller copy; the picture itself is then below, as in raw files of cameras.
+        if tag == _SUB_PAGES or (tag == _SUBFILE_TYPE and number(at + 4 + long, 4) & 1):
+            raise ImageError("unsupported_image", "the TIFF has pictures below its page: save the picture alone")
         if kind in _TIFF_NUMBERS and count > _MAX_STRIPS:
             raise ImageError("unsupported_image", f"the TIFF has more than {_MAX_STRIPS} strips: save it again")
         total += count * (_TIFF_NUMBERS | _TIFF_BYTES).get(kind, 0)

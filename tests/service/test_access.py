@@ -34,6 +34,12 @@ def test_a_proxy_a_website_and_a_look_alike_are_not_this_machine(models: Path) -
         *({name: "127.0.0.1"} for name in ("X-Forwarded-For", "X-Real-IP", "True-Client-IP", "X-Client-IP")),
         *({"X-Forwarded-Host": "localhost"}, {"X-Forwarded-Proto": "http"}, {"X-Forwarded-Anything": "1"}),
         *({"Forwarded": "for=127.0.0.1"}, {"Via": "1.1 line-proxy"}, {"X-Forwarded-For": ""}),
+        *({name: "127.0.0.1"} for name in ("Client-IP", "X-Remote-Addr", "X-Originating-IP", "WL-Proxy-Client-IP")),
+        *(
+            {name: "1"}
+            for name in ("X-Envoy-External-Address", "CF-Ray", "CDN-Loop", "Max-Forwards", "X-Amzn-Trace-Id")
+        ),
+        *({name: "1"} for name in ("X-ProxyUser-Ip", "X-Azure-ClientIP", "X-Appengine-User-IP", "Fastly-Client-IP")),
         *(
             {"Host": name}
             for name in ("evil.example", "localhost.evil.example", "127.0.0.6", "[::2]", "localhost@evil", "")

@@ -104,7 +104,7 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _progressive(scans: int) -> bytes:
-    """A gray JPEG of 64x64 pixels in so many scans, all in order: each coefficient takes 14 of them."""
+    """A gray JPEG of 64x64 pixels in so many scans: bands of coefficients, each in up to 14 of them."""
     header = [
         _segment(0xDB, bytes([0, *[1] * 64])),
         _segment(0xC2, bytes([8, 0, 64, 0, 64, 1, 1, 0x11, 0])),
@@ -112,10 +112,16 @@ def _progressive(scans: int) -> bytes:
         _segment(0xC4, bytes([0x00, 1, *[0] * 15, 0x00])),
         _segment(0xC4, bytes([0x10, 1, *[0] * 15, 0x60])),
     ]
-    passes = [(k, low + 1 if low < 13 else 0, low) for k in range(1, 64) for low in range(13, -1, -1)]
-    details = [_segment(0xDA, bytes([1, 1, 0, k, k, high << 4 | low])) + b"\x01" for k, high, low in passes]
+    whole, rest = divmod(scans - 1, 14)
+    bands = np.array_split(np.arange(1, 64), whole + (rest > 0))
+    passes = [
+        (band[0], band[-1], 0 if low == bits - 1 else low + 1, low)
+        for band, bits in zip(bands, [14] * whole + [rest] * (rest > 0), strict=True)
+        for low in range(bits - 1, -1, -1)
+    ]
+    details = [_segment(0xDA, bytes([1, 1, 0, k, end, high << 4 | low])) + b"\x01" for k, end, high, low in passes]
     first = _segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(8)
-    return b"".join([b"\xff\xd8", *header, first, *details[: scans - 1], b"\xff\xd9"])
+    return b"".join([b"\xff\xd8", *header, first, *details, b"\xff\xd9"])
 
 
 def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

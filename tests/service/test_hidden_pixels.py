@@ -1,6 +1,8 @@
 """Images that hold more than their 8-bit pixels show: refused with a remedy, never judged by what is left of them."""
 
 import io
+import re
+import struct
 from collections.abc import Callable
 
 import cv2
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from bundles import gray
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 from replies import assert_problem, post
 
 from service.images.decoding import decode, decode_raw
@@ -93,7 +95,7 @@ def test_sixteen_bits_of_a_camera_of_ten_or_twelve_are_refused(kind: str) -> Non
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_of_several_pictures_in_a_file_none_is_chosen(kind: str, options: dict[str, object]) -> None:
     more = [Image.fromarray(255 - PICTURE), Image.fromarray(PICTURE // 2)]
-    with pytest.raises(ImageError, match=r"has (3 pictures|several pages): send each") as refused:
+    with pytest.raises(ImageError, match=r"(has (3 pictures|several pages)|is an animation): send each") as refused:
         decode(_saved(kind, PICTURE, save_all=True, append_images=more, **options))
     assert refused.value.code == "unsupported_image"
 
@@ -154,6 +156,91 @@ def test_a_hole_in_the_data_of_a_tiff_is_noticed() -> None:
     data[middle : middle + 200] = bytes(200)
     with pytest.raises(ImageError, match="damaged or cut short"):
         decode(bytes(data))
+
+
+def _with_tag(tiff: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF of Pillow with another value of a SHORT that it has."""
+    at = tiff.find(struct.pack("<HHI", tag, 3, 1)) + 8
+    assert at >= 8
+    return tiff[:at] + struct.pack("<H", value) + tiff[at + 2 :]
+
+
+def test_a_channel_beside_the_colours_is_not_dropped() -> None:
+    """Whatever it is of, transparency or infrared: 0 is unspecified."""
+    data = _with_tag(_saved("TIFF", _with_alpha(PICTURE[:, :, 0])), 338, 0)
+    with pytest.raises(ImageError, match="channels beside its colours: save these alone"):
+        decode(data)
+
+
+@pytest.mark.parametrize("tag", [{254: 1}, {330: 8}])
+def test_a_smaller_copy_with_the_picture_below_it_is_refused(tag: dict[int, int]) -> None:
+    """As raw files of cameras are: what opens first is a thumbnail."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for number, value in tag.items():
+        info[number] = value
+        info.tagtype[number] = TiffTags.LONG
+    with pytest.raises(ImageError, match="pictures below its page: save the picture alone"):
+        decode(_saved("TIFF", PICTURE, tiffinfo=info))
+
+
+def test_sixteen_bits_where_white_is_0_are_turned_as_eight_are() -> None:
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    data = _saved("TIFF", ramp)
+    np.testing.assert_array_equal(decode(_with_tag(data, 262, 0)), 255 - decode(data))
+
+
+def _cut_behind_scan(jpeg: bytes, scans: int) -> bytes:
+    """Whole scans, and the end that a gateway or a camera writes under every picture."""
+    starts = [found.start() for found in re.finditer(rb"\xff\xda", jpeg)]
+    table = jpeg.find(b"\xff\xc4", starts[scans - 1])
+    return jpeg[: table if 0 < table < starts[scans] else starts[scans]] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_without_its_last_scans_is_refused(mode: str) -> None:
+    """It opens without a warning: blurred, and a scratch is gone."""
+    jpeg = _saved("JPEG", Image.fromarray(PICTURE).convert(mode), progressive=True)
+    assert decode(jpeg).shape == PICTURE.shape
+    for scans in range(1, jpeg.count(b"\xff\xda")):
+        with pytest.raises(ImageError, match="its last scans are missing") as refused:
+            decode(_cut_behind_scan(jpeg, scans))
+        assert refused.value.code == "corrupt_image"
+
+
+@pytest.mark.parametrize("between", [b"", bytes(100)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_of_two_pictures_one_behind_the_other_none_is_chosen(kind: str, between: bytes) -> None:
+    data = _saved(kind, PICTURE)
+    with pytest.raises(ImageError, match=f"behind the {kind} follows another one: send each on its own"):
+        decode(data + between + _saved(kind, 255 - PICTURE))
+    # What phones and recorders append is no picture.
+    np.testing.assert_array_equal(decode(data + between + b"trailer"), decode(data))
+
+
+def test_an_animation_of_one_frame_is_refused() -> None:
+    """The frame may be smaller than the canvas."""
+    frame = _saved("WEBP", PICTURE, lossless=True)[12:]
+    size = [number.to_bytes(3, "little") for number in (2 * PICTURE.shape[1] - 1, 2 * PICTURE.shape[0] - 1)]
+    inner = [number.to_bytes(3, "little") for number in (PICTURE.shape[1] - 1, PICTURE.shape[0] - 1)]
+    chunks = [
+        (b"VP8X", b"\2\0\0\0" + b"".join(size)),
+        (b"ANIM", bytes(6)),
+        (b"ANMF", bytes(6) + b"".join(inner) + bytes(4) + frame),
+    ]
+    body = b"WEBP" + b"".join(
+        name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for name, data in chunks
+    )
+    with pytest.raises(ImageError, match="an animation: send each picture on its own"):
+        decode(b"RIFF" + struct.pack("<I", len(body)) + body)
+
+
+def test_a_bmp_that_may_leave_pixels_out_is_refused() -> None:
+    """Run lengths can jump over pixels and end early, without damage."""
+    head = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, 4, 0, 0, 256, 0)
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    data = b"BM" + struct.pack("<IHHI", 1082, 0, 0, 1078) + head + palette + b"\2\7\0\1"
+    with pytest.raises(ImageError, match="may leave pixels out: save it uncompressed"):
+        decode(data)
 
 
 def test_tags_longer_than_the_file_are_refused_before_pillow_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:

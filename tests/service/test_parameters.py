@@ -77,6 +77,7 @@ def test_no_route_passes_an_unknown_parameter_over(client: TestClient, query: st
     [
         *("X-Recipe", "Recipe", "X-Heatmap", "X-Part", "Part-Id", "X-PartId", "X-Prat-Id", "X-Part-Number"),
         *("X-Deadline", "X-Deadline-Seconds", "X-Deadlne-Ms", "X-Trigger", "X-TriggerID", "X-Camera", "X-Camera-Name"),
+        *("X-Receipe", "X-Recpie", "X-Heat-Maps", "X-Model", "X-Model-Name", "X-Timeout-Ms", "X-Threshold", "X-Widht"),
         *("X-Recipe-Version", "X-Width", "X-Pixel-Format", "X-Verdict", "X-Score", "X-Inspection-Id"),
     ],
 )
