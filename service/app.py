@@ -169,6 +169,7 @@ async def _lifespan(
         on_refused=triggers.distrust,
         decisions=decisions,
         forbid_older=settings.forbid_older,
+        serve_unfit=settings.serve_unfit,
     )
     counters = Counters(
         lambda recipe, code: metrics.not_inspected.labels(recipe, code).inc(), begins=read_shifts(settings.shifts)

@@ -175,6 +175,9 @@ class Settings(BaseSettings):
     forbid_older: Annotated[
         bool, Field(description="activate and roll back to no version that is older than the one in service")
     ] = False
+    serve_unfit: Annotated[
+        bool, Field(description="serve a version also where its training found it unfit: too many defects pass as OK")
+    ] = False
     golden_check_hours: Annotated[
         float, Field(ge=0, le=8760, description="hours between golden checks of recipes in service; 0: never")
     ] = 24

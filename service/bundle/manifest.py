@@ -210,6 +210,7 @@ class Manifest(_Strict):
     golden: Annotated[list[GoldenImage], Field(min_length=1)]
     tolerances: dict[Precision, Tolerance]
     metrics: dict[str, JsonValue] | None = None
+    unfit: str | None = None  # why no part should be judged by it; the service serves it only where told to
     training: TrainingRecord = TrainingRecord()
     signature: str | None = None  # Ed25519 over the rest of the manifest, base64; see service.bundle.signing
     files: dict[FilePath, FileEntry]

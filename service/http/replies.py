@@ -109,6 +109,7 @@ class RecipeReply(BaseModel):
     ignored: dict[str, str] = {}
     ready: bool
     reason: str | None = None
+    unfit: str | None = None
     version: str | None = None
     why: str | None = None
     model_sha256: str | None = None
@@ -195,6 +196,7 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
         recipe=recipe.name,
         ready=recipe.model.failures == 0,
         version=recipe.version,
+        unfit=recipe.bundle.manifest.unfit,
         why=recipe.why or None,
         model_sha256=recipe.model_sha256,
         thresholds=thresholds_reply(recipe),

@@ -69,17 +69,26 @@ class Loader:
         check_bundle: Callable[[Bundle], None],
         decisions: Decisions,
         tell: Callable[[str], None],
+        *,
+        serve_unfit: bool,
     ) -> None:
         self._batcher = batcher
         self._open_model = open_model
         self._check_bundle = check_bundle
         self._decisions = decisions
         self._tell = tell
+        self._serve_unfit = serve_unfit
 
     def open(self, path: Path) -> Recipe:
         """Load the version in folder `path` and check it; raises what `reason` knows, and then nothing stays loaded."""
         bundle = read_bundle(path)
         self._check_bundle(bundle)
+        if bundle.manifest.unfit:
+            if not self._serve_unfit:
+                raise BundleError(
+                    f"{path} is unfit: {bundle.manifest.unfit}: train again, or set INSPECT_SERVE_UNFIT=true"
+                )
+            self._tell(f"{path} serves though it is unfit: {bundle.manifest.unfit}")
         for name in litter_in(bundle):
             self._tell(f"{path / name} is passed over: no part of the bundle")
         limits = read_limits(path.parent, bundle.manifest, self._decisions)

@@ -60,6 +60,7 @@ class RecipeStore:
         on_refused: Callable[[str], None] = lambda name: None,
         decisions: Decisions | None = None,
         forbid_older: bool = False,
+        serve_unfit: bool = False,
     ) -> None:
         self._models_dir = models_dir
         self._batcher = batcher
@@ -68,7 +69,9 @@ class RecipeStore:
         self._forbid_older = forbid_older
         self._folder = ModelsFolder(models_dir)
         self._default = DefaultRecipe(default, models_dir, self._decisions)
-        self._loader = Loader(batcher, open_model, check_bundle, self._decisions, self._folder.tell)
+        self._loader = Loader(
+            batcher, open_model, check_bundle, self._decisions, self._folder.tell, serve_unfit=serve_unfit
+        )
         self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}

@@ -117,6 +117,7 @@ def make_bundle(
     reject: float = 0.6,
     keep: bytes | None = None,
     model: bytes | None = None,
+    unfit: str | None = None,
 ) -> Bundle:
     """A bundle whose score is the image's brightness: by default below 0.3 OK, below 0.6 REVIEW, else NG."""
     image = gray(50)
@@ -168,6 +169,7 @@ def make_bundle(
         keep_mask=None if keep is None else "keep.png",
         golden=[GoldenImage(image="golden/0.png", anomaly_map="golden/0.npy", score=float(scores[0]) + golden_shift)],
         tolerances={"fp32": Tolerance(score=1e-3, anomaly_map=1e-3)},
+        unfit=unfit,
         files=describe(contents),
     )
     return write_bundle(models, manifest, contents)

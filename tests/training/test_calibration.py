@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.backends.base import Scored
-from training.bundling.calibration import calibrate
+from service.bundle.manifest import Calibration
+from training.bundling.calibration import calibrate, photos_needed, why_unfit
 from training.evaluation.metrics import clopper_pearson
 
 FLAT = np.zeros((4, 4), np.float32)
@@ -81,3 +82,26 @@ def test_thresholds_are_ordered_and_typical_parts_are_ok(scores: list[float], ra
     assert 0 <= thresholds.review <= thresholds.reject <= 1
     if array.max() < 1:
         assert np.median(array) < thresholds.reject
+
+
+@pytest.mark.parametrize(("escapes", "unfit"), [(0, False), (40, False), (41, True), (100, True)])
+def test_a_recipe_is_unfit_where_too_many_rendered_defects_pass(escapes: int, unfit: bool) -> None:
+    calibration = Calibration(
+        target_false_reject_rate=0.01,
+        good_images=100,
+        false_rejects=1,
+        false_reject_interval=(0.0, 0.05),
+        defect_images=100,
+        defect_source="simulated",
+        escapes=escapes,
+        escape_interval=(0.0, 1.0),
+    )
+    why = why_unfit(calibration, 0.4)
+    assert (why is not None) is unfit
+    assert why is None or f"{escapes} of 100" in why
+
+
+def test_the_photos_that_a_promise_takes() -> None:
+    """With one photo fewer the threshold is extrapolated, and says so."""
+    assert photos_needed(0.01) == 99
+    assert photos_needed(0.1) == 9

@@ -25,6 +25,9 @@ TINY = [
     "6",
     "--batch",
     "2",
+    # Six steps make no recipe that is fit for service.
+    "--most-escapes",
+    "1",
 ]
 
 

@@ -60,7 +60,9 @@ def open_model(network: AnomalyMap, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def _export(network: AnomalyMap, held_out: HeldOut, models: Path, **more: Any) -> Bundle:
-    order = RecipeOrder("part", "draem", data=Path(__file__).parent, models=models, version="1", **more)
+    order = RecipeOrder(
+        "part", "draem", data=Path(__file__).parent, models=models, version="1", most_escapes=1.0, **more
+    )
     return write_recipe(network, held_out, order, Training(TrainingRecord(config={"seed": 0})))
 
 

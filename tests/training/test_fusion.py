@@ -77,7 +77,16 @@ def test_presets_name_their_methods() -> None:
 @pytest.mark.slow
 def test_from_photos_to_a_bundle_that_tells_its_weights(tmp_path: Path) -> None:
     write_dataset(tmp_path / "parts", good=8, test_good=2, defects_per_kind=1, seed=0)
-    places = ["--models", str(tmp_path / "models"), "--run", str(tmp_path / "run"), "--version", "1"]
+    places = [
+        "--models",
+        str(tmp_path / "models"),
+        "--run",
+        str(tmp_path / "run"),
+        "--version",
+        "1",
+        "--most-escapes",
+        "1",
+    ]
     tiny = ["--size", "64", "--width", "8", "--samples", "8", "--steps", "4", "--bank", "64", "--channels", "16"]
     assert main(["train", "--data", str(tmp_path / "parts"), "--recipe", "part", *places, *tiny]) == 0
     manifest = read_bundle(tmp_path / "models" / "part" / "1").manifest

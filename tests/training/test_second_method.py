@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Holds parts, models and run of a training with the method, which is in the table for these tests."""
     folder = tmp_path_factory.mktemp("mean")
     write_dataset(folder / "parts", good=12, test_good=4, defects_per_kind=1, seed=0)
-    places = ["--models", str(folder / "models"), "--run", str(folder / "run"), "--version", "1"]
+    places = ["--models", str(folder / "models"), "--run", str(folder / "run"), "--version", "1", "--most-escapes", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "mean", MEAN)
         assert main(["train", "--method", "mean", "--data", str(folder / "parts"), *places, "--scale", "3"]) == 0
@@ -113,3 +113,17 @@ def test_a_run_of_one_method_is_not_continued_by_another(folder: Path, capsys: p
     (folder / "run" / "results.json").unlink(missing_ok=True)
     assert main(["train", "--data", str(folder / "parts"), "--run", str(folder / "run")]) == 1
     assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_a_recipe_that_misses_defects_ends_with_its_own_status(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--models", str(tmp_path / "models"), "--run", str(tmp_path / "run"), "--version", "1"]
+    command = ["train", "--method", "mean", "--data", str(folder / "parts"), *places]
+    assert main([*command, "--most-escapes", "0"]) == 3
+    said = capsys.readouterr()
+    assert "pass as OK (95 % interval" in said.out.splitlines()[-1]
+    assert said.err.splitlines()[-1].startswith("UNFIT: ")
+    why = read_bundle(tmp_path / "models" / "parts" / "1").manifest.unfit
+    assert why is not None
+    assert "rendered defects pass as OK" in why

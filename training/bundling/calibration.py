@@ -39,7 +39,7 @@ def calibrate(
     ordered = np.sort(good_scores.astype(np.float64))
     reject = _upper_limit(ordered, false_reject_rate)
     review = min(reject, _upper_limit(ordered, min(0.5, REVIEW_TO_REJECT * false_reject_rate), extrapolate=False))
-    needed = math.ceil(1 / false_reject_rate) - 1
+    needed = photos_needed(false_reject_rate)
     warnings = []
     if trained_on:
         warnings.append(
@@ -78,6 +78,24 @@ def calibrate(
         "escape_interval": clopper_pearson(escapes, len(simulated)),
     }
     return thresholds.model_copy(update={"calibration": calibration.model_copy(update=counted)})
+
+
+def photos_needed(false_reject_rate: float) -> int:
+    """Held-out photos without which no threshold keeps the promise: the rank k of `calibrate` must be one of them."""
+    return math.ceil(1 / false_reject_rate) - 1
+
+
+def why_unfit(calibration: Calibration, most_escapes: float) -> str | None:
+    """Why no part should be judged by these thresholds: too many of the rendered defects pass them as OK."""
+    if not calibration.defect_images:
+        return None
+    share = calibration.escapes / calibration.defect_images
+    if share <= most_escapes:
+        return None
+    return (
+        f"{calibration.escapes} of {calibration.defect_images} rendered defects pass as OK ({share:.0%}, allowed are "
+        f"{most_escapes:.0%})"
+    )
 
 
 def _upper_limit(ordered: NDArray[np.float64], rate: float, *, extrapolate: bool = True) -> float:

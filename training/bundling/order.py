@@ -20,7 +20,8 @@ from training.data.survey import Survey, survey
 
 @dataclass(frozen=True)
 class RecipeOrder:
-    """What the bundle is to be: its names, its score, where anomalies count, its thresholds' promise, who signs it.
+    """What the bundle is to be: its names, its score, where anomalies count, its thresholds' promise, when it is
+    unfit, who signs it.
 
     `data` is evaluated on where it has a test split. `seed` draws the rendered defects.
     """
@@ -36,6 +37,7 @@ class RecipeOrder:
     ignore: Path | None = None
     min_area: int = 0
     false_reject_rate: float = 0.01
+    most_escapes: float = 0.4
     signing_key: Path | None = None
 
     def require_usable(self, size: int) -> Survey:

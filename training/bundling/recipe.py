@@ -17,7 +17,7 @@ from service.backends.base import score_images
 from service.bundle.files import replace_file
 from service.bundle.folder import Bundle, describe, write_bundle
 from service.bundle.manifest import InputSpec, Manifest
-from training.bundling.calibration import calibrate
+from training.bundling.calibration import calibrate, why_unfit
 from training.bundling.golden import GOLDEN_TOLERANCE, golden_choice, golden_files
 from training.bundling.graph import KEEP, InspectionGraph, keep_file
 from training.bundling.held_out import HeldOut, rendered_parts, simulate_defects
@@ -85,6 +85,7 @@ def write_recipe(network: nn.Module, held_out: HeldOut, order: RecipeOrder, trai
         golden=golden,
         tolerances={"fp32": GOLDEN_TOLERANCE},
         metrics=metrics,
+        unfit=why_unfit(thresholds.calibration, order.most_escapes),
         training=training.record.model_copy(update={"export_parity": parity, "torch": torch.__version__}),
         files=describe(contents),
     )

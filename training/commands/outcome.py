@@ -13,6 +13,7 @@ from service.images.headers import ImageError
 from training.errors import UserError
 from training.loop.runs import InterruptedRunError
 
+UNFIT = 3  # exit status of a training whose recipe misses too many rendered defects
 INTERRUPTED = 130  # exit status of a training that was told to stop and saved its state
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from service.bundle.manifest import OutlyingPhoto, UnusualPhoto
 from service.images.decoding import Pixels
+from training.bundling.calibration import photos_needed
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.held_out import HeldOut, measure_quality, photos_sha256
 from training.bundling.order import RecipeOrder
@@ -75,6 +76,17 @@ def tell_survey(found: Survey) -> None:
     print("\n".join(found.counts))
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def warn_of_few(held_out: int, false_reject_rate: float) -> None:
+    """Warn, before the training, of fewer held-out photos than the promised false-reject rate needs."""
+    needed = photos_needed(false_reject_rate)
+    if held_out < needed:
+        print(
+            f"warning: {held_out} held-out photos: a false-reject rate of {false_reject_rate:.3g} takes {needed}; the "
+            "thresholds will be extrapolated. Take more photos, a larger --holdout or a larger --false-reject-rate",
+            file=sys.stderr,
+        )
 
 
 def warn_of_unusual(photos: Sequence[Tensor], paths: list[Path]) -> list[UnusualPhoto]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from service.bundle.folder import Bundle
+from training.commands.outcome import UNFIT
 from training.commands.recipe_flags import PHOTOS, PlaceFlags, RecipeFlags
 from training.commands.settings import MethodFlags
 from training.commands.training_job import TrainingJob, train
@@ -53,9 +55,10 @@ def run(request: Train) -> int:
     recipe = request.recipe or request.data.resolve().name
     folder = request.run or Path("runs") / recipe
     bundle = train(request.job(request.data, recipe, folder, request.models, request.version))
-    if bundle:
-        tell(bundle)
-    return 0
+    if bundle is None:
+        return 0
+    tell(bundle)
+    return UNFIT if bundle.manifest.unfit else 0
 
 
 def tell(bundle: Bundle) -> None:
@@ -67,3 +70,15 @@ def tell(bundle: Bundle) -> None:
         print(f"warning: {thresholds.calibration.warning}")
     if manifest.metrics:
         print(markdown({manifest.recipe: manifest.metrics}))
+    calibration = thresholds.calibration
+    low, high = calibration.escape_interval
+    print(
+        f"rendered defects on held-out photos: {calibration.escapes} of {calibration.defect_images} pass as OK "
+        f"(95 % interval {low:.0%} to {high:.0%})"
+    )
+    if manifest.unfit:
+        print(
+            f"UNFIT: {manifest.unfit}. The service does not serve this version. Train again with more photos, another "
+            "--seed or --method, or say --most-escapes",
+            file=sys.stderr,
+        )

@@ -12,7 +12,14 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import PeakMemory, TrainingRecord
 from training.bundling.order import RecipeOrder
 from training.bundling.recipe import write_recipe, write_results
-from training.commands.photos import read_photos, tell_survey, warn_of_darkness, warn_of_outlying, warn_of_unusual
+from training.commands.photos import (
+    read_photos,
+    tell_survey,
+    warn_of_darkness,
+    warn_of_few,
+    warn_of_outlying,
+    warn_of_unusual,
+)
 from training.data.folders import DataError, good_images
 from training.evaluation.report import Training
 from training.loop import distributed, memory
@@ -68,6 +75,7 @@ def train(job: TrainingJob) -> Bundle | None:
         photos = read_photos(good_images(job.order.data), settings)
         suspects = None
         if leads:
+            warn_of_few(len(photos.held_out_files), job.order.false_reject_rate)
             warn_of_darkness(photos.trained_on, job.order.data)
             suspects = warn_of_unusual((photos.trained_on, photos.held_out), photos.files)
         textures = method.textures(settings, job.textures) if method.textures else None
