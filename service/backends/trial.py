@@ -41,6 +41,8 @@ from service.bundle.folder import Bundle, read_bundle
 RUN_S, OPEN_S = 15.0, 60.0
 # Seconds of work after which a child that lost its parent ends by itself.
 _ORPHAN_S = 600
+# Times as long it may take where it does not compute.
+_STUCK = 8
 # Share of the memory that is free now, and seconds between two looks at what the child has.
 _MEMORY, _LOOK_S = 0.5, 0.05
 
@@ -144,21 +146,32 @@ class _Child:
         with suppress(BrokenPipeError):
             self._orders.write(json.dumps(asked).encode() + b"\n")
             self._orders.flush()
-        stage, since, told = "start", time.monotonic(), b""
+        stage, told = "start", b""
+        since, computed = time.monotonic(), self._computed_s()
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
             while stage != "done":
                 if not selector.select(_LOOK_S):
-                    self._require_modest(stage, since + most_s[stage], memory_bytes)
+                    taken = time.monotonic() - since, self._computed_s() - computed
+                    self._require_modest(stage, taken, most_s[stage], memory_bytes)
                     continue
                 if not (more := os.read(self._answers.fileno(), 4096)):
                     raise _FatalError(self._how_it_ended())
                 *stages, told = (told + more).split(b"\n")
                 if stages:
-                    stage, since = stages[-1].decode(), time.monotonic()
+                    stage = stages[-1].decode()
+                    since, computed = time.monotonic(), self._computed_s()
 
-    def _require_modest(self, stage: str, until: float, memory_bytes: int) -> None:
-        if time.monotonic() > until:
+    def _computed_s(self) -> float:
+        """Seconds that the child has had a core: one that others leave none to does not hang."""
+        with suppress(OSError, IndexError, ValueError):
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
+
+    def _require_modest(self, stage: str, taken: tuple[float, float], most_s: float, memory_bytes: int) -> None:
+        wall_s, computed_s = taken
+        if min(wall_s, computed_s) > most_s or wall_s > _STUCK * most_s:
             raise _FatalError("one run took too long" if stage == "run" else "opening the model took too long")
         with suppress(OSError):
             pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])

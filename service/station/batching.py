@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.backends.base import Backend, BackendError, Scored
+from service.backends.base import BackendError, Scored
 from service.images.decoding import Pixels
 from service.station.priority import yield_to_requests
+from service.station.runs import Batch, Job, Model, Result
 from service.station.verdicts import DeadlinePassedError
 
 # Most runs side by side, whatever a backend says.
@@ -36,6 +36,8 @@ _CAUTION = 1.3
 _NEWEST = 0.2
 # Seconds after which a run counts as hung: no model that is fit for a line takes that long.
 _HUNG_S = 15.0
+# Seconds after which it does although nothing computes.
+_STUCK_S = 120.0
 
 
 class OverloadedError(Exception):
@@ -48,49 +50,6 @@ class OverloadedError(Exception):
 
 class ClosedError(Exception):
     """The batcher is shutting down and takes no more work."""
-
-
-@dataclass(eq=False)
-class Model:
-    """A backend with the batcher's running estimate of what one image costs the device, in seconds."""
-
-    backend: Backend
-    seconds_per_image: float = 0.0
-    failures: int = 0  # in a row
-    retired: bool = False
-    refused: bool = False  # by the golden gate: what it gave and gives is not to be trusted
-    endless: bool = False  # a run of it was given up
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one image, how long it waited and ran, and how many shared its batch."""
-
-    scored: Scored
-    queue_s: float
-    model_s: float
-    batch_size: int
-
-
-@dataclass(eq=False)
-class _Job:
-    model: Model
-    image: Pixels
-    deadline: float
-    submitted: float
-    future: Future[Result] = field(default_factory=Future)
-
-
-@dataclass(eq=False)
-class _Batch:
-    """A run under way: when it began, and what the device had worked by then."""
-
-    jobs: list[_Job]
-    started: float
-    work_before: float
-    lane: int
-    looks: int = 0
-    given_up: bool = False
 
 
 def _endless(model: Model) -> str:
@@ -108,15 +67,18 @@ class Batcher:
         idle_tick_s: float = 0.0,
         on_batch: Callable[[int], None] = lambda size: None,
         clock: Callable[[], float] = time.monotonic,
+        computed: Callable[[], float] = time.process_time,
     ) -> None:
+        self._computed = computed
+        self._computed_at = computed()
         self._max_batch = max_batch
         self._queue_size = queue_size
         self._idle_tick_s = idle_tick_s or None
-        self._last: _Job | None = None
+        self._last: Job | None = None
         self._on_batch = on_batch
         self._clock = clock
-        self._jobs: deque[_Job] = deque()
-        self._running: list[_Batch] = []
+        self._jobs: deque[Job] = deque()
+        self._running: list[Batch] = []
         # Seconds that the device has worked, for runs side by side each its share.
         self._work_s = 0.0
         self._work_at = clock()
@@ -138,14 +100,18 @@ class Batcher:
     def give_up_hung(self) -> None:
         """Leave a run that hangs to its thread, and its model without pictures, where the backend can do without.
 
-        To be called every second: a process that was stopped meanwhile has no run that hangs.
+        To be called every second. What counts is the time in which this process computed: one that was stopped, or that
+        others leave no core to, has no run that hangs.
         """
         with self._changed:
-            now = self._clock()
+            now, computed = self._clock(), self._computed()
+            step, self._computed_at = computed - self._computed_at, computed
             for batch in list(self._running):
                 model = batch.jobs[0].model
-                batch.looks += 1
-                if min(now - batch.started, batch.looks) <= _HUNG_S or not model.backend.replaceable:
+                batch.computed_s += step
+                wall_s = now - batch.started
+                hangs = min(wall_s, batch.computed_s) > _HUNG_S or wall_s > _STUCK_S
+                if not (hangs and model.backend.replaceable):
                     continue
                 self._count_work(now)
                 self._running.remove(batch)
@@ -180,7 +146,7 @@ class Batcher:
         """
         with self._changed:
             now = self._admit(model, deadline)
-            job = _Job(model, image, deadline, now)
+            job = Job(model, image, deadline, now)
             self._jobs.append(job)
             self._changed.notify_all()
         return job.future
@@ -191,7 +157,7 @@ class Batcher:
         """
         with self._changed:
             now = self._admit(model, math.inf)
-            jobs = [_Job(model, image, math.inf, now) for image in images]
+            jobs = [Job(model, image, math.inf, now) for image in images]
             self._jobs.extend(jobs)
             self._changed.notify_all()
         return [job.future for job in jobs]
@@ -305,17 +271,17 @@ class Batcher:
         lanes = self._jobs[0].model.backend.lanes
         return lanes if len(self._running) < lanes else 0
 
-    def _tick(self, batch: _Batch) -> None:
+    def _tick(self, batch: Batch) -> None:
         """Run the last image again: clocks and caches that cooled down would make the next part late."""
         (last,) = batch.jobs
         with suppress(Exception):
             last.model.backend.run(last.image[None])
         self._finish(batch)
 
-    def _take(self, lane: int) -> _Batch | None:
+    def _take(self, lane: int) -> Batch | None:
         """The oldest job and others for its model, without the cancelled and the expired; caller holds the lock."""
-        jobs: list[_Job] = []
-        others: list[_Job] = []
+        jobs: list[Job] = []
+        others: list[Job] = []
         now = self._clock()
         while self._jobs:
             job = self._jobs.popleft()
@@ -339,19 +305,19 @@ class Batcher:
             self._last = jobs[0]
         return self._begin(jobs, now, lane)
 
-    def _take_last(self, lane: int) -> _Batch | None:
+    def _take_last(self, lane: int) -> Batch | None:
         """The last job once more, where the device has nothing to do; caller holds the lock."""
         if self._last is None or self._last.model.endless or self._jobs or self._running or self._closing:
             return None
         return self._begin([self._last], self._clock(), lane)
 
-    def _begin(self, jobs: list[_Job], now: float, lane: int) -> _Batch:
+    def _begin(self, jobs: list[Job], now: float, lane: int) -> Batch:
         self._count_work(now)
-        batch = _Batch(jobs, now, self._work_s, lane)
+        batch = Batch(jobs, now, self._work_s, lane)
         self._running.append(batch)
         return batch
 
-    def _most(self, jobs: list[_Job], now: float) -> int:
+    def _most(self, jobs: list[Job], now: float) -> int:
         """Images that may share this batch: all results come when the whole batch is done, none may be late for it."""
         model = jobs[0].model
         limit = self.largest_batch(model)
@@ -361,7 +327,7 @@ class Batcher:
         fitting = min(float(limit), time_left / _CAUTION / self._own_time(model))
         return max(len(jobs), int(fitting))
 
-    def _run(self, batch: _Batch) -> None:
+    def _run(self, batch: Batch) -> None:
         jobs, model = batch.jobs, batch.jobs[0].model
         try:
             maps, scores = model.backend.run(np.stack([job.image for job in jobs]))
@@ -389,7 +355,7 @@ class Batcher:
             with suppress(InvalidStateError):
                 job.future.set_result(Result(scored, batch.started - job.submitted, seconds, len(jobs)))
 
-    def _finish(self, batch: _Batch) -> tuple[float, float]:
+    def _finish(self, batch: Batch) -> tuple[float, float]:
         """Seconds that a batch ran, and its share of the device's work; another may begin."""
         with self._changed:
             now = self._clock()

@@ -9,7 +9,8 @@ from service.backends.base import Scored
 from service.backends.golden import require_golden, require_golden_batches
 from service.bundle.folder import Bundle
 from service.images.decoding import Pixels
-from service.station.batching import Batcher, Model, Result
+from service.station.batching import Batcher
+from service.station.runs import Model, Result
 
 
 def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:

@@ -20,13 +20,14 @@ from service.images.headers import ImageError
 from service.images.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
 from service.images.quality import Quality, brightness_ratio, find_faults, measure
 from service.images.resizing import fit
-from service.station.batching import Batcher, ClosedError, OverloadedError, Result
+from service.station.batching import Batcher, ClosedError, OverloadedError
 from service.station.cameras import FrozenCameras, digest
 from service.station.counters import Counters
 from service.station.decode_pool import Codec
 from service.station.loading import Recipe
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
+from service.station.runs import Result
 from service.station.tracing import trace_inspection
 from service.station.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
 

@@ -14,10 +14,11 @@ from service.backends.golden import GoldenError
 from service.bundle.folder import Bundle, litter_in, read_bundle
 from service.bundle.manifest import BundleError
 from service.images.headers import ImageError
-from service.station.batching import Batcher, ClosedError, Model
+from service.station.batching import Batcher, ClosedError
 from service.station.decisions import DecisionError, Decisions
 from service.station.golden_gate import check_golden, check_golden_batches
 from service.station.limits import Limits, LimitsError, read_limits
+from service.station.runs import Model
 
 log = logging.getLogger("draem_inspect")
 

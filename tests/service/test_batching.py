@@ -9,7 +9,8 @@ import pytest
 from fakes import FakeBackend, FakeClock, brightness, wait_for
 
 from service.backends.base import BackendError
-from service.station.batching import Batcher, ClosedError, Model, OverloadedError, Result
+from service.station.batching import Batcher, ClosedError, OverloadedError
+from service.station.runs import Model, Result
 from service.station.verdicts import DeadlinePassedError
 
 FAR = math.inf
@@ -336,15 +337,19 @@ def test_a_device_that_hangs_takes_no_more_images_until_it_is_back(make_batcher:
 
 def test_a_run_that_hangs_costs_its_model_alone_where_others_can_go_on(make_batcher: Callable[..., Batcher]) -> None:
     clock, backend = FakeClock(), FakeBackend(blocking=True, lanes=2, replaceable=True)
-    model, other, batcher = Model(backend), Model(FakeBackend(lanes=2)), make_batcher(clock=clock)
+    model, other, batcher = (
+        Model(backend),
+        Model(FakeBackend(lanes=2)),
+        make_batcher(clock=clock, computed=(cores := FakeClock())),
+    )
     hanging = [occupy(batcher, model), occupy(batcher, model)]
     waiting = batcher.submit(model, image(), FAR)
-    clock.now += 16
-    # Seen for the first time: the process may have been stopped meanwhile.
+    # The process was stopped, or had no core.
+    clock.now += 100
     batcher.give_up_hung()
     assert batcher.lost == 0
-    for _ in range(15):
-        batcher.give_up_hung()
+    cores.now += 16
+    batcher.give_up_hung()
     assert batcher.lost == 2
     assert batcher.hung_s() is None
     for future in (*hanging, waiting):
@@ -356,6 +361,17 @@ def test_a_run_that_hangs_costs_its_model_alone_where_others_can_go_on(make_batc
     backend.release.release(10)
     wait_for(lambda: batcher.lost == 0)
     assert batcher.submit(other, image(255), FAR).result(30).scored.score == 1.0
+
+
+def test_a_run_that_waits_for_ever_is_given_up_too(make_batcher: Callable[..., Batcher]) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True, replaceable=True)
+    model, batcher = Model(backend), make_batcher(clock=clock, computed=FakeClock())
+    hanging = occupy(batcher, model)
+    clock.now += 121
+    batcher.give_up_hung()
+    assert isinstance(hanging.exception(0), BackendError)
+    backend.release.release(10)
+    wait_for(lambda: batcher.lost == 0)
 
 
 def test_close_gives_up_a_device_that_hangs_and_answers_its_images() -> None:

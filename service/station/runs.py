@@ -1,0 +1,52 @@
+"""What the device has to do: a model's pictures that wait, and those that share a run."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from service.backends.base import Backend, Scored
+from service.images.decoding import Pixels
+
+
+@dataclass(eq=False)
+class Model:
+    """A backend with the batcher's running estimate of what one image costs the device, in seconds."""
+
+    backend: Backend
+    seconds_per_image: float = 0.0
+    failures: int = 0  # in a row
+    retired: bool = False
+    refused: bool = False  # by the golden gate: what it gave and gives is not to be trusted
+    endless: bool = False  # a run of it was given up
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image, how long it waited and ran, and how many shared its batch."""
+
+    scored: Scored
+    queue_s: float
+    model_s: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class Job:
+    model: Model
+    image: Pixels
+    deadline: float
+    submitted: float
+    future: Future[Result] = field(default_factory=Future)
+
+
+@dataclass(eq=False)
+class Batch:
+    """A run under way: when it began, and what the device had worked by then."""
+
+    jobs: list[Job]
+    started: float
+    work_before: float
+    lane: int
+    computed_s: float = 0.0
+    given_up: bool = False
