@@ -131,20 +131,24 @@ async def page(
     request: Request,
     line: Annotated[str | None, Query(description="title of the screen")] = None,
     kiosk: Annotated[str | None, Query(description="there: the live screen alone")] = None,
+    camera: Annotated[str | None, Query(description="the live screen of one camera")] = None,
+    recipe: Annotated[str | None, Query(description="the live screen of one recipe")] = None,
+    language: Annotated[str | None, Query(description="en or de")] = None,
+    theme: Annotated[str | None, Query(description="light or dark")] = None,
 ) -> HTMLResponse:
     """The operator's page: the live screen and the other views. Its script reads the parameters."""
-    return await _page(request, "index.html")
+    return await _page(request)
 
 
 @router.get("/try", include_in_schema=False)
 async def try_page(request: Request) -> HTMLResponse:
-    """The page on which a picture can be dropped."""
-    return await _page(request, "try.html")
+    """The operator's page, where it begins with the view on which an image can be dropped."""
+    return await _page(request)
 
 
-async def _page(request: Request, name: str) -> HTMLResponse:
+async def _page(request: Request) -> HTMLResponse:
     """A page whose addresses are relative to `/`, or to the prefix in front of the service."""
-    html = await asyncio.to_thread((WEB / name).read_text)
+    html = await asyncio.to_thread((WEB / "index.html").read_text)
     prefix = station_of(request).settings.root_path
     if not prefix:
         return HTMLResponse(html)

@@ -16,7 +16,7 @@ from service.http.problems import openapi_responses
 from service.images.decoding import encode
 from service.images.heatmap import draw_overlay, preview
 from service.station.exporting import pixels_of
-from service.station.feed import View
+from service.station.feed import Entry, View
 from service.station.problem import ProblemError
 
 router = APIRouter(tags=["live"])
@@ -29,8 +29,8 @@ _STATE_EVERY_S = 1.0
 async def events(request: Request) -> StreamingResponse:
     """Server-sent events: `inspection` for each part, the newest 24 first; `state` every second.
 
-    An `inspection` has what the records have of the part. A `state` says whether the station is ready, and the parts
-    by verdict since the last reset and in this shift.
+    from service.station.exporting import pixels_of
+    from service.station.feed import Entry, View
     """
     station = station_of(request)
     station.access.require(request, "inspect")
@@ -67,7 +67,7 @@ async def _stream(station: Station) -> AsyncIterator[bytes]:
     with station.feed.look_on() as parts:
         yield _event("state", _state(station))
         for entry in list(station.feed.newest):
-            yield _event("inspection", entry)
+            yield _event("inspection", _shown(station, entry))
         # A server that shuts down waits for its open connections: pages must not be among them.
         while not station.drain.begun:
             try:
@@ -76,7 +76,9 @@ async def _stream(station: Station) -> AsyncIterator[bytes]:
                 yield _event("state", _state(station))
                 continue
             waiting = [entry, *(parts.get_nowait() for _ in range(parts.qsize()))]
-            yield b"".join(_event("inspection", one) for one in waiting) + _event("state", _state(station))
+            yield b"".join(_event("inspection", _shown(station, one)) for one in waiting) + _event(
+                "state", _state(station)
+            )
 
 
 def _state(station: Station) -> dict[str, object]:
@@ -88,6 +90,10 @@ def _state(station: Station) -> dict[str, object]:
         "counters": station.counters.totals(),
         "shift": shift_reply(station),
     }
+
+
+def _shown(station: Station, entry: Entry) -> Entry:
+    return entry | {"image": station.feed.view(str(entry["inspection_id"])) is not None}
 
 
 def _event(name: str, data: object) -> bytes:

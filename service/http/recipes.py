@@ -52,13 +52,19 @@ async def recipes(request: Request) -> list[RecipeReply]:
         default: str | None = store.default_name()
     except UnknownRecipeError:
         default = None
-    return [_with_folder(replies[name], shelves.get(name, Shelf([], {})), default) for name in sorted(replies)]
+    shadows = {name: recipe.version for name, recipe in list(store.shadows.items())}
+    return [
+        _with_folder(replies[name], shelves.get(name, Shelf([], {}))).model_copy(
+            update={"default": name == default, "shadow": shadows.get(name)}
+        )
+        for name in sorted(replies)
+    ]
 
 
-def _with_folder(reply: RecipeReply, shelf: Shelf, default: str | None) -> RecipeReply:
+def _with_folder(reply: RecipeReply, shelf: Shelf) -> RecipeReply:
     found = {"versions": shelf.names, "faulty": shelf.faults, "ignored": shelf.ignored}
     newer = shelf.newer_than(reply.version) if reply.version else []
-    return reply.model_copy(update={**found, "newer": newer, "default": reply.recipe == default})
+    return reply.model_copy(update={**found, "newer": newer})
 
 
 @router.post("/recipes/{recipe}/activate")

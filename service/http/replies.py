@@ -96,9 +96,23 @@ class InspectionReply(BaseModel):
     replayed: bool = False
 
 
+class CalibrationReply(BaseModel):
+    """What the version's thresholds did on the parts that they were tried on; the intervals are of 95 %."""
+
+    good_images: int
+    false_rejects: int
+    false_reject_interval: tuple[float, float]
+    defect_images: int
+    defect_source: Literal["none", "simulated", "labelled"]
+    escapes: int
+    escape_interval: tuple[float, float]
+    warning: str | None
+
+
 class RecipeReply(BaseModel):
     """A recipe, and what its folder holds: `newer` are versions that serve when they are activated, `faulty` those that
-    cannot, with the reason, `ignored` other folders; `why` says who chose the version that serves.
+    cannot, with the reason, `ignored` other folders; `why` says who chose the version that serves, `shadow` is the
+    version that sees the same without a say.
     """
 
     recipe: str
@@ -112,10 +126,12 @@ class RecipeReply(BaseModel):
     unfit: str | None = None
     version: str | None = None
     why: str | None = None
+    shadow: str | None = None
     model_sha256: str | None = None
     thresholds: ThresholdsReply | None = None
     quality: QualityLimits | None = None
     limits: LimitsReply | None = None
+    calibration: CalibrationReply | None = None
     keep_mask: bool = False
     golden_images: int = 0
     golden_checked: str | None = None
@@ -202,6 +218,9 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
         thresholds=thresholds_reply(recipe),
         quality=recipe.limits.quality,
         limits=limits_reply(recipe),
+        calibration=CalibrationReply.model_validate(
+            recipe.bundle.manifest.thresholds.calibration, from_attributes=True
+        ),
         keep_mask=recipe.bundle.manifest.keep_mask is not None,
         golden_images=len(recipe.bundle.manifest.golden),
         golden_checked=recipe.checked.isoformat(timespec="seconds"),

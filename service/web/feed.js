@@ -1,6 +1,6 @@
 // The parts as they are decided, from GET events. What is silent for three seconds is gone: the service says something
 // every second.
-import { api } from "./api.js";
+import { api, readPage, withQuery } from "./api.js";
 
 const SILENT_MS = 3000;
 export const KEPT = 24;
@@ -11,24 +11,42 @@ export const now = () => Date.now() / 1000 + ahead;
 
 export let state = { connected: false, ready: false, reason: "", counters: {} };
 
+// The camera and the recipe that this screen is for; empty: all.
+export const chosen = { camera: "", recipe: "" };
+export const cameras = new Set();
+
+const wanted = (entry) => (!chosen.camera || entry.camera_id === chosen.camera) && (!chosen.recipe || entry.recipe === chosen.recipe);
+
+// A screen for one camera begins with that camera's last parts, which may be older than the newest of all.
+export async function choose(camera, recipe) {
+  Object.assign(chosen, { camera, recipe });
+  if (camera) cameras.add(camera);
+  newest.splice(0, newest.length, ...newest.filter(wanted));
+  if (!camera && !recipe) return;
+  const { rows } = await readPage(withQuery("inspections", { camera, recipe, limit: KEPT }));
+  const live = new Map(newest.map((entry) => [entry.inspection_id, entry]));
+  for (const row of rows) if (!live.has(row.inspection_id) && wanted(row)) live.set(row.inspection_id, row);
+  const all = [...live.values()].sort((one, other) => one.time - other.time);
+  newest.splice(0, newest.length, ...all.slice(-KEPT));
+}
+
 export async function follow(listener) {
-  const say = (change) => { state = { ...state, ...change }; listener.state(state); };
+  const tell = (change) => { state = { ...state, ...change }; listener.state(state); };
   for (;;) {
     try {
-      await read(listener, say);
+      await listen(listener, tell);
     } catch {
       // The next attempt tells.
     }
-    say({ connected: false, ready: false });
+    tell({ connected: false, ready: false });
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
 
-async function read(listener, say) {
+async function listen(listener, tell) {
   const stopped = new AbortController();
   const response = await api("events", { signal: stopped.signal });
   if (!response.ok) return;
-  const known = new Set(newest.map((entry) => entry.inspection_id));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
@@ -44,11 +62,12 @@ async function read(listener, say) {
       if (name === "state") {
         const said = JSON.parse(data);
         ahead = said.now - Date.now() / 1000;
-        say({ ...said, connected: true });
+        tell({ ...said, connected: true });
       }
       if (name !== "inspection") continue;
-      const entry = JSON.parse(data);
-      if (known.has(entry.inspection_id)) continue;
+      const entry = { ...JSON.parse(data), live: true };
+      if (entry.camera_id) cameras.add(entry.camera_id);
+      if (!wanted(entry) || newest.some((shown) => shown.inspection_id === entry.inspection_id)) continue;
       newest.push(entry);
       if (newest.length > KEPT) newest.shift();
       listener.inspection(entry);

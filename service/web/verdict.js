@@ -3,10 +3,17 @@ import { make } from "./dom.js";
 import { word } from "./words.js";
 
 export const VERDICTS = ["OK", "REVIEW", "NG", "NOT_INSPECTED"];
-const SHAPES = { OK: "✓", REVIEW: "▲", NG: "✕", NOT_INSPECTED: "∅" };
+const SHAPES = { OK: "✓", REVIEW: "▲", NG: "✕", NOT_INSPECTED: "∅", good: "✓", defect: "✕" };
+const TEXTS = { OK: "ok_text", REVIEW: "review_text", NG: "ng_text", NOT_INSPECTED: "none_text" };
+const COLOURS = { good: "OK", defect: "NG" };
 
 export const shape = (verdict) => SHAPES[verdict];
 
-export function badge(verdict, ...more) {
-  return make("span", { class: `verdict ${verdict}` }, make("span", { "aria-hidden": "true" }, shape(verdict)), ` ${word(verdict)}`, ...more);
+export function badge(verdict) {
+  return make("span", { class: `badge verdict ${COLOURS[verdict] ?? verdict}` }, make("span", { "aria-hidden": "true" }, shape(verdict)), ` ${word(verdict)}`);
+}
+
+// The service's reasons where it has some, or what the verdict means.
+export function explain(entry) {
+  return [...(entry.faults ?? []), entry.detail].filter(Boolean).join("; ") || word(TEXTS[entry.verdict]);
 }

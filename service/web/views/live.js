@@ -1,74 +1,143 @@
 // The live screen: the verdict of the newest part, readable from two metres, and what it rests on.
-import { showPicture } from "../api.js";
-import { make } from "../dom.js";
-import { KEPT, newest, now, state as stateNow } from "../feed.js";
-import { VERDICTS, shape } from "../verdict.js";
-import { language, word } from "../words.js";
+import { read, withQuery } from "../api.js";
+import { button, choice, field, make, say } from "../dom.js";
+import { KEPT, cameras, chosen, newest, now, state as stateNow } from "../feed.js";
+import { Picture } from "../picture.js";
+import { scale } from "../scale.js";
+import { VERDICTS, explain, shape } from "../verdict.js";
+import { clock, count, percent, spoken, word } from "../words.js";
 
-const TEXTS = { OK: "ok_text", REVIEW: "review_text", NG: "ng_text", NOT_INSPECTED: "none_text" };
 // Seconds without a part after which the verdict on the screen is hatched: it is of no part that stands there now.
 const OLD_S = 10;
+// Nothing on a screen may flash more than three times a second, and nobody listens that fast.
+const FLASH_EVERY_MS = 500;
+const SAY_EVERY_MS = 2000;
+const COUNT_EVERY_MS = 5000;
 
 let parts = {};
 let part = null; // what is shown
 let pinned = false; // an older part was chosen on purpose
-let withMap = true;
+let drawing = false;
+let flashed = 0;
+let said = 0;
+let counted = 0;
+let ofCamera = null; // the counts of one camera, which the feed has not
 
 export function enter(root) {
   const p = (parts = {
-    verdict: make("section", { id: "live-verdict", role: "status", "aria-live": "assertive" }),
+    verdict: make("section", { id: "live-verdict" }),
     notice: make("p", { id: "live-notice" }),
     shape: make("span", { id: "live-shape", "aria-hidden": "true" }),
     word: make("span", { id: "live-word" }),
     name: make("p", { id: "live-name" }),
     text: make("p", { id: "live-text" }),
-    scale: make("div", { id: "live-scale", role: "img" }),
-    image: make("img", { id: "live-image", alt: "" }),
-    loupe: make("div", { id: "live-loupe", hidden: true }),
-    boxes: make("div", { id: "live-boxes" }),
-    frame: make("div", { id: "live-frame" }),
-    noImage: make("p", { id: "live-no-image" }),
+    scale: make("div", { id: "live-scale" }),
+    back: button(word("go_live"), unpin, { id: "live-back", hidden: true }),
     strip: make("ol", { id: "live-strip" }),
     counts: make("dl", { id: "live-counts" }),
+    picture: new Picture("live"),
+    choices: make("div", { class: "row", id: "live-choices" }),
   });
   p.verdict.append(p.notice, make("p", { id: "live-big" }, p.shape, p.word), p.name, p.text, p.scale);
-  p.frame.append(p.image, p.boxes, p.loupe);
-  const map = make("button", { id: "live-map", type: "button", "aria-pressed": String(withMap), onclick: toggleMap }, word("show_map"));
-  const back = make("button", { id: "live-back", type: "button", hidden: true, onclick: unpin }, word("go_live"));
-  p.map = map;
-  p.back = back;
   root.append(
     make("div", { id: "live" },
       p.verdict,
-      make("section", { id: "live-picture", "aria-label": word("image") }, make("div", { class: "row" }, map, back), p.frame, p.noImage),
+      make("section", { id: "live-picture", "aria-label": word("image") }, make("div", { class: "row" }, p.picture.map, p.back, p.choices), p.picture.frame, p.picture.none),
       make("section", { id: "live-newest" }, make("h2", {}, word("newest")), p.strip),
       make("section", { id: "live-shift" }, p.counts)),
   );
-  p.frame.addEventListener("pointermove", enlarge);
-  p.frame.addEventListener("pointerleave", () => { p.loupe.hidden = true; });
+  showChoices();
   strip();
   show(newest.at(-1) ?? null);
   state(stateNow);
 }
 
-export function leave() { parts = {}; pinned = false; }
-
-export function inspection(entry) {
-  strip();
-  if (!pinned) show(entry);
+export function leave() {
+  parts.picture?.close();
+  parts = {};
+  pinned = false;
 }
 
-export function state(said) {
+// Parts may come faster than a screen is drawn.
+export function inspection() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    if (!parts.strip) return;
+    strip();
+    if (pinned || !newest.length) return;
+    show(newest.at(-1));
+    flash();
+    announce();
+  });
+}
+
+// The same verdict twice looks like one part: the edge lights up with each.
+function flash() {
+  if (Date.now() - flashed < FLASH_EVERY_MS) return;
+  flashed = Date.now();
+  parts.verdict.classList.remove("flash");
+  void parts.verdict.offsetWidth;
+  parts.verdict.classList.add("flash");
+}
+
+function announce() {
+  if (Date.now() - said < SAY_EVERY_MS) return;
+  said = Date.now();
+  say(`${word(part.verdict)} ${part.part_id ?? ""}`);
+}
+
+async function showChoices() {
+  const found = await read("recipes").catch(() => []);
+  if (!parts.choices) return;
+  const select = (name, values, chosenValue) => choice(name, [["", word("all")], ...values.map((value) => [value, value])], chosenValue);
+  const camera = select("camera", [...cameras].sort(), chosen.camera);
+  const recipe = select("recipe", found.map((one) => one.recipe), chosen.recipe);
+  const change = () => {
+    const query = new URLSearchParams(location.search);
+    for (const one of [camera, recipe]) {
+      if (one.value) query.set(one.name, one.value);
+      else query.delete(one.name);
+    }
+    // The choice is in the address: a screen that starts again shows the same.
+    location.search = query.toString();
+  };
+  camera.addEventListener("change", change);
+  recipe.addEventListener("change", change);
+  parts.choices.replaceChildren(field(word("camera"), camera), field(word("recipe"), recipe));
+}
+
+export function state(told) {
   if (!parts.counts) return;
-  const totals = Object.values(said.counters ?? {});
+  const shift = told.shift;
+  if (chosen.camera && shift) countOfCamera(shift);
+  const all = Object.entries(shift?.recipes ?? told.counters ?? {}).filter(([name]) => !chosen.recipe || name === chosen.recipe).map(([, one]) => one);
+  showCounts(chosen.camera ? ofCamera : all, shift ? new Date(shift.since) : since(all), shift);
+  tick();
+}
+
+const since = (totals) => { const first = totals.map((one) => one.since).filter(Boolean).sort()[0]; return first ? new Date(first) : null; };
+
+function showCounts(totals, from, shift) {
+  if (!totals) return;
   const sum = (name) => totals.reduce((all, one) => all + (one[name] ?? 0), 0);
   const all = sum("total");
-  parts.counts.replaceChildren(...VERDICTS.map((name) => make("div", { class: `verdict ${name}` },
-    make("dt", {}, `${shape(name)} ${word(name)}`),
-    make("dd", {}, String(sum(name)), make("small", {}, all ? ` ${(100 * sum(name) / all).toFixed(1)} %` : "")))));
-  const since = totals.map((one) => one.since).sort()[0];
-  if (since) parts.counts.append(make("div", {}, make("dt", {}, `${word("total")} ${word("since")} ${new Date(since).toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit" })}`), make("dd", {}, String(all))));
-  tick();
+  const times = newest.map((entry) => entry.timings_ms?.total).filter((ms) => ms !== undefined).sort((one, other) => one - other);
+  parts.counts.replaceChildren(
+    ...VERDICTS.map((name) => make("div", { class: `verdict ${name}` },
+      make("dt", {}, `${shape(name)} ${word(name)}`),
+      make("dd", {}, count(sum(name)), make("small", {}, all ? ` ${percent(sum(name) / all)}` : "")))),
+    make("div", {}, make("dt", {}, from ? `${word("total")} ${word("since")} ${clock(from)}` : word("total")), make("dd", {}, count(all))),
+    make("div", {}, make("dt", {}, word("latency")), make("dd", {}, times.length ? `${Math.round(times[times.length >> 1])} ms` : "–")));
+  if (shift) parts.counts.append(make("div", { id: "live-review" }, make("dt", {}, word("to_review")), make("dd", {}, make("a", { href: "#/review" }, count(shift.open_reviews ?? 0)))));
+}
+
+async function countOfCamera(shift) {
+  if (Date.now() - counted < COUNT_EVERY_MS) return;
+  counted = Date.now();
+  const found = await read(withQuery("statistics", { camera: chosen.camera, recipe: chosen.recipe, after: shift.since, by: "camera" })).catch(() => null);
+  ofCamera = found?.groups ?? ofCamera;
 }
 
 // A green OK must not stay on the screen when nothing stands behind it any more.
@@ -80,94 +149,28 @@ export function tick() {
     : old ? `${word("nothing_arrives")} · ${word("last_part")} ${word("ago", spoken(age))}` : "";
   parts.notice.textContent = notice;
   parts.verdict.classList.toggle("hatched", notice !== "");
-  parts.name.textContent = part ? `${part.part_id || word("no_name")} · ${part.recipe ?? ""} · ${word("ago", spoken(age))}` : "";
-}
-
-function spoken(seconds) {
-  if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+  const known = part && [part.part_id || word("no_name"), part.camera_id, part.recipe && `${part.recipe} ${word("version_short", part.version ?? "")}`, word("ago", spoken(age)), part.timings_ms && `${Math.round(part.timings_ms.total)} ms`];
+  parts.name.replaceChildren(...(known ? [make("b", {}, known[0]), make("small", {}, known.slice(1).filter(Boolean).join(" · "))] : []));
 }
 
 function show(entry) {
   part = entry;
   const p = parts;
-  if (!p.verdict) return;
   p.verdict.className = entry ? `verdict ${entry.verdict}` : "";
   p.shape.textContent = entry ? shape(entry.verdict) : "";
   p.word.textContent = entry ? word(entry.verdict) : word("waiting");
-  const why = entry ? [...(entry.faults ?? []), entry.detail].filter(Boolean).join("; ") : "";
-  p.text.textContent = entry ? why || word(TEXTS[entry.verdict]) : "";
+  p.text.textContent = entry ? explain(entry) : "";
   p.back.hidden = !pinned;
-  showScale(entry);
-  showImage(entry);
+  p.scale.replaceChildren(...[scale(entry)].filter(Boolean));
+  if (entry) p.picture.show(entry);
   mark();
   tick();
-}
-
-// Scores crowd near the thresholds: the scale is stretched so that the band between them has a third of it.
-function place(score, { review, reject }) {
-  const points = [[0, 0], [review, 1 / 3], [reject, 2 / 3], [1, 1]];
-  for (let i = 1; i < points.length; i += 1) {
-    const [[from, low], [to, high]] = [points[i - 1], points[i]];
-    if (score <= to) return low + (to > from ? (score - from) / (to - from) : 1) * (high - low);
-  }
-  return 1;
-}
-
-function showScale(entry) {
-  const known = entry?.score !== undefined && entry?.score !== null && entry.thresholds && entry.verdict !== "NOT_INSPECTED";
-  parts.scale.hidden = !known;
-  if (!known) return;
-  const { review, reject } = entry.thresholds;
-  parts.scale.setAttribute("aria-label", `${word("score")} ${entry.score.toFixed(3)}, ${word("review_from")} ${review.toFixed(3)}, ${word("reject_from")} ${reject.toFixed(3)}`);
-  parts.scale.replaceChildren(
-    make("div", { class: "bands" }, make("i", { class: "OK" }), make("i", { class: "REVIEW" }), make("i", { class: "NG" })),
-    make("b", { style: { left: `${(100 * place(entry.score, entry.thresholds)).toFixed(1)}%` } }, entry.score.toFixed(3)),
-    make("span", { style: { left: "33.3%" } }, `▲ ${review.toFixed(3)}`),
-    make("span", { style: { left: "66.6%" } }, `✕ ${reject.toFixed(3)}`));
-}
-
-async function showImage(entry) {
-  const p = parts;
-  p.boxes.replaceChildren();
-  const found = entry ? await showPicture(p.image, `events/${encodeURIComponent(entry.inspection_id)}/${withMap ? "overlay" : "image"}.jpg`).catch(() => false) : false;
-  if (entry !== part || p !== parts) return; // a newer part came meanwhile
-  p.frame.hidden = !found;
-  p.noImage.textContent = entry && !found ? word("no_image") : "";
-  if (!found) return;
-  p.image.alt = `${withMap ? word("map") : word("image")}: ${entry.part_id ?? ""}`;
-  const size = entry.image_size;
-  if (!size) return;
-  p.boxes.replaceChildren(...entry.regions.map((region) => make("i", {
-    style: {
-      left: `${100 * region.x / size[1]}%`, top: `${100 * region.y / size[0]}%`,
-      width: `${100 * region.width / size[1]}%`, height: `${100 * region.height / size[0]}%`,
-    },
-  })));
-}
-
-function enlarge(event) {
-  const box = parts.image.getBoundingClientRect();
-  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-  parts.loupe.hidden = x < 0 || y < 0 || x > box.width || y > box.height;
-  Object.assign(parts.loupe.style, {
-    left: `${x}px`, top: `${y}px`, backgroundImage: `url(${parts.image.src})`,
-    backgroundSize: `${box.width * 4}px ${box.height * 4}px`,
-    backgroundPosition: `${-(x * 4) + 90}px ${-(y * 4) + 90}px`,
-  });
-}
-
-function toggleMap() {
-  withMap = !withMap;
-  parts.map.setAttribute("aria-pressed", String(withMap));
-  showImage(part);
 }
 
 function unpin() { pinned = false; show(newest.at(-1) ?? null); }
 
 function strip() {
-  if (!parts.strip) return;
-  const empty = Array.from({ length: Math.max(0, KEPT - newest.length) }, () => make("li", { class: "empty" }));
+  const empty = Array.from({ length: KEPT - newest.length }, () => make("li", { class: "empty" }));
   parts.strip.replaceChildren(...empty, ...newest.map((entry) => make("li", {}, make("button", {
     type: "button", class: `verdict ${entry.verdict}`, "data-id": entry.inspection_id,
     "aria-label": `${word(entry.verdict)} ${entry.part_id ?? ""}`, title: `${entry.part_id ?? ""} ${entry.recipe ?? ""}`,
@@ -177,5 +180,5 @@ function strip() {
 }
 
 function mark() {
-  for (const button of parts.strip?.querySelectorAll("button") ?? []) button.setAttribute("aria-pressed", String(button.dataset.id === part?.inspection_id));
+  for (const one of parts.strip.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one.dataset.id === part?.inspection_id));
 }
