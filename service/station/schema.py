@@ -127,6 +127,7 @@ CREATE INDEX IF NOT EXISTS by_age ON inspections (era, time);
 CREATE INDEX IF NOT EXISTS by_verdict ON inspections (verdict);
 CREATE INDEX IF NOT EXISTS by_recipe ON inspections (recipe, verdict);
 CREATE INDEX IF NOT EXISTS by_camera ON inspections (camera_id, verdict) WHERE camera_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_version ON inspections (version, verdict) WHERE version IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_part ON inspections (part_id) WHERE part_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_lot ON inspections (lot_id) WHERE lot_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_image ON inspections (image_sha256) WHERE image_sha256 IS NOT NULL;

@@ -20,6 +20,8 @@ _SHOWN = (
     "i.rowid, i.time, i.reply, i.camera_id, i.lot_id, i.metadata, i.layout, i.image_sha256, i.map_sha256, i.open, "
     "i.review"
 )
+# Rows that are looked at one by one.
+_FEW = 2000
 _REVIEW = "review_id, inspection_id, time, by, before, after, defect_type, note, boxes, mask IS NOT NULL"
 
 
@@ -49,9 +51,13 @@ def find(
         last = min(last, cursor - 1)
     if first > last:
         return []
+    few = _few(connection, search)
     # One verdict at a time: an index gives each in order.
     found = merge(
-        *(_of_verdict(connection, search, verdict, (first, last), limit) for verdict in search.verdicts or (None,)),
+        *(
+            _of_verdict(connection, search, verdict, (first, last), limit, few)
+            for verdict in search.verdicts or Verdict
+        ),
         key=lambda row: -row[0],
     )
     return [shown(row) for row in islice(found, limit)]
@@ -118,14 +124,61 @@ def shown_review(row: Sequence[Any]) -> dict[str, Any]:
 
 
 def _of_verdict(
-    connection: sqlite3.Connection, search: Search, verdict: Verdict | None, rows: tuple[int, int], limit: int
+    connection: sqlite3.Connection,
+    search: Search,
+    verdict: Verdict,
+    rows: tuple[int, int],
+    limit: int,
+    few: Sequence[int] | None,
 ) -> list[tuple[Any, ...]]:
     wheres, values = _conditions(search, verdict)
+    if few is None:
+        source, among = f"INDEXED BY {_index(search)}", []
+    else:
+        # The sign keeps SQLite from walking through all rows in their order instead.
+        source, among = "NOT INDEXED", [json.dumps(few)]
+        wheres = ["i.rowid IN (SELECT value FROM json_each(?))", *wheres]
+    order = "i.rowid" if few is None else "+i.rowid"
     return connection.execute(
-        f"SELECT {_SHOWN} FROM inspections AS i WHERE {' AND '.join(['i.rowid BETWEEN ? AND ?', *wheres])} "  # noqa: S608
-        "ORDER BY i.rowid DESC LIMIT ?",
-        [*rows, *values, limit],
+        f"SELECT {_SHOWN} FROM inspections AS i {source} WHERE "  # noqa: S608
+        f"{' AND '.join([*wheres, f'{order} BETWEEN ? AND ?'])} ORDER BY {order} DESC LIMIT ?",
+        [*among, *values, *rows, limit],
     ).fetchall()
+
+
+def _few(connection: sqlite3.Connection, search: Search) -> list[int] | None:
+    """The rows that one of the questions leaves, where they are few enough to look at each."""
+    questions: list[tuple[str, tuple[str, ...]]] = [
+        (f"SELECT rowid FROM inspections INDEXED BY {index} WHERE {column} >= ? AND {column} < ?", _span(value))  # noqa: S608
+        for index, column, value in (("by_part", "part_id", search.part_id), ("by_lot", "lot_id", search.lot))
+        if value is not None and value.endswith("*")
+    ]
+    questions += [
+        ("SELECT inspection FROM metadata WHERE name = ? AND value = ?", item) for item in search.metadata.items()
+    ]
+    if search.reviewed:
+        questions.append(("SELECT rowid FROM inspections INDEXED BY by_review WHERE review IS NOT NULL", ()))
+    for question, values in questions:
+        found = connection.execute(f"{question} LIMIT ?", (*values, _FEW + 1)).fetchall()
+        if len(found) <= _FEW:
+            return [row[0] for row in found]
+    return None
+
+
+def _span(beginning: str) -> tuple[str, str]:
+    """All that begin so: up to the greatest character that UTF-8 has."""
+    return beginning[:-1], beginning[:-1] + "\U0010ffff"
+
+
+def _index(search: Search) -> str:
+    """The index that leaves the fewest rows to look at; SQLite has no figures of how many each one leaves."""
+    exact = {"by_part": search.part_id, "by_lot": search.lot}
+    for name, value in exact.items():
+        if value is not None and not value.endswith("*"):
+            return name
+    given = {"by_open": search.open or None, "by_version": search.version, "by_camera": search.camera}
+    given["by_recipe"] = search.recipe
+    return next((name for name, value in given.items() if value is not None), "by_verdict")
 
 
 def _conditions(search: Search, verdict: Verdict | None) -> tuple[list[str], list[str | float]]:
@@ -137,9 +190,8 @@ def _conditions(search: Search, verdict: Verdict | None) -> tuple[list[str], lis
         if value is None:
             continue
         if column in {"part_id", "lot_id"} and value.endswith("*"):
-            # The greatest character that UTF-8 has: all that begin so are below.
             wheres.append(f"i.{column} >= ? AND i.{column} < ?")
-            values += [value[:-1], value[:-1] + "\U0010ffff"]
+            values += _span(value)
         else:
             wheres.append(f"i.{column} = ?")
             values.append(str(value))
@@ -148,11 +200,12 @@ def _conditions(search: Search, verdict: Verdict | None) -> tuple[list[str], lis
             wheres.append(f"i.time {sign} ?")
             values.append(bound)
     for name, value in search.metadata.items():
-        wheres.append("i.rowid IN (SELECT inspection FROM metadata WHERE name = ? AND value = ?)")
+        wheres.append("EXISTS (SELECT 1 FROM metadata WHERE name = ? AND value = ? AND inspection = i.rowid)")
         values += [name, value]
-    for column, wanted in (("review", search.reviewed), ("open", search.open)):
-        if wanted is not None:
-            wheres.append(f"i.{column} IS {'NOT ' if wanted else ''}NULL")
+    if search.reviewed is not None:
+        wheres.append(f"i.review IS {'NOT ' if search.reviewed else ''}NULL")
+    if search.open is not None:
+        wheres.append("i.open = 1" if search.open else "i.open IS NULL")
     return wheres, values
 
 
