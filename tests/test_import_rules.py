@@ -20,8 +20,8 @@ BREACHES = {
     "service-floors": ("service/bundle/manifest.py", "service.station.cameras"),
     "allow-list": ("training/data/regions.py", "service.settings"),
     "training-floors": ("training/loop/muon.py", "training.bundling.scores"),
-    "methods-apart": ("training/methods/other/method.py", "training.methods.draem.networks"),
-    "one-table": ("training/loop/muon.py", "training.methods.draem.networks"),
+    "methods-apart": ("training/methods/other/method.py", "training.methods.draem.config"),
+    "one-table": ("training/loop/muon.py", "training.methods.draem.config"),
     "no-circles": ("training/data/masks.py", "training.data.folders"),
 }
 

@@ -86,10 +86,17 @@ def prewitt_kernels() -> Tensor:
 
 
 def msgms_distance(reconstruction: Tensor, image: Tensor, prewitt: Tensor) -> Tensor:
-    """Distance `(N, 1, H, W)` in [0, 1] by multi-scale gradient magnitude similarity of `(N, C, H, W)` images.
+    """Distance `(N, 1, H, W)` in [0, 1] by multi-scale gradient magnitude similarity of `(N, C, H, W)` images, smooth:
+    the 21x21 mean of `msgms_map`.
+    """
+    return functional.avg_pool2d(msgms_map(reconstruction, image, prewitt), 21, stride=1, padding=10)
+
+
+def msgms_map(reconstruction: Tensor, image: Tensor, prewitt: Tensor) -> Tensor:
+    """Distance `(N, 1, H, W)` in [0, 1] of each pixel.
 
     RIAD (Zavrtanik et al. 2021, Pattern Recognition 112): at four scales, each half the last, 1 - (2 a b + c) / (a^2 +
-    b^2 + c) of the gradient magnitudes a and b, c = 0.0026; enlarged, averaged over scales and channels, 21x21 mean.
+    b^2 + c) of the gradient magnitudes a and b, c = 0.0026; enlarged, averaged over scales and channels.
     """
     size = image.shape[2:]
     total = torch.zeros_like(image[:, :1])
@@ -100,7 +107,12 @@ def msgms_distance(reconstruction: Tensor, image: Tensor, prewitt: Tensor) -> Te
         similarity = (2 * a * b + 0.0026) / (a * a + b * b + 0.0026)
         distance = 1 - similarity.mean(dim=1, keepdim=True)
         total = total + functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)
-    return functional.avg_pool2d(total / 4, 21, stride=1, padding=10)
+    return total / 4
+
+
+def msgms_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """Mean of `msgms_map`."""
+    return msgms_map(reconstruction, image, _prewitt_on(image.device)).mean()
 
 
 def _gradient(image: Tensor, prewitt: Tensor) -> Tensor:
@@ -109,4 +121,10 @@ def _gradient(image: Tensor, prewitt: Tensor) -> Tensor:
     padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
     kernels = prewitt.repeat(channels, 1, 1, 1)
     both = functional.conv2d(padded, kernels, groups=channels)  # (N, 2C, H, W): x and y of each channel in turn
-    return (both[:, ::2] ** 2 + both[:, 1::2] ** 2).sqrt()
+    # The root of 0 has no gradient to learn from.
+    return (both[:, ::2] ** 2 + both[:, 1::2] ** 2 + 1e-12).sqrt()
+
+
+@cache
+def _prewitt_on(device: torch.device) -> Tensor:
+    return prewitt_kernels().to(device)

@@ -40,8 +40,8 @@ from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import to_onnx
 from training.bundling.quantize import observe, to_qdq
 from training.commands import run as main
-from training.methods.draem.lesson import AnomalyMap
-from training.methods.draem.networks import Draem
+from training.networks.anomaly_map import AnomalyMap
+from training.networks.draem import Draem
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
 

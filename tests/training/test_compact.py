@@ -1,8 +1,8 @@
 import torch
 from torch import Tensor
 
-from training.methods.draem.compact import CompactDraem
-from training.methods.draem.networks import Draem
+from training.networks.compact import CompactDraem
+from training.networks.draem import Draem
 
 
 def _whole_and_compact() -> tuple[Draem, CompactDraem, Tensor]:

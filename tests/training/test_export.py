@@ -26,9 +26,9 @@ from training.bundling.recipe import write_recipe
 from training.data.demo_parts import render_good
 from training.evaluation.metrics import stacked
 from training.evaluation.report import Training
-from training.methods.draem.compact import CompactDraem
-from training.methods.draem.lesson import AnomalyMap
-from training.methods.draem.networks import Draem
+from training.networks.anomaly_map import AnomalyMap
+from training.networks.compact import CompactDraem
+from training.networks.draem import Draem
 
 
 @pytest.fixture(scope="module")

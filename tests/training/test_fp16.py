@@ -13,8 +13,8 @@ from training.bundling.fp16 import to_half
 from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import to_onnx
 from training.data.demo_parts import render_defect
-from training.methods.draem.lesson import AnomalyMap
-from training.methods.draem.networks import Draem
+from training.networks.anomaly_map import AnomalyMap
+from training.networks.draem import Draem
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import to_onnx
 from training.commands import run as main
 from training.commands.bench import network_of
-from training.methods.draem.lesson import AnomalyMap
-from training.methods.draem.networks import Draem
+from training.networks.anomaly_map import AnomalyMap
+from training.networks.draem import Draem
 
 
 @pytest.fixture(scope="module")

@@ -40,9 +40,9 @@ from training.bundling.quantize import (
 )
 from training.commands import run as main
 from training.data.demo_parts import render_good, write_dataset
-from training.methods.draem.compact import CompactDraem
-from training.methods.draem.lesson import AnomalyMap
-from training.methods.draem.networks import Draem
+from training.networks.anomaly_map import AnomalyMap
+from training.networks.compact import CompactDraem
+from training.networks.draem import Draem
 
 SIZE = 64
 

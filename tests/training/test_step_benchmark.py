@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from training.benchmarks.step import main, make_batches, plain_losses, run_steps
-from training.methods.draem.compact import CompactDraem
 from training.methods.draem.lesson import draem_losses
-from training.methods.draem.networks import Draem
+from training.networks.compact import CompactDraem
+from training.networks.draem import Draem
 
 
 def test_plain_losses_are_our_losses_written_otherwise() -> None:

@@ -12,12 +12,12 @@ from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import to_onnx
 from training.losses import gaussian_window, msgms_distance, prewitt_kernels, ssim_map
 from training.methods.draem.config import preset
-from training.methods.draem.lesson import AnomalyMap
 from training.methods.draem.variants import (
     DiscriminativeAlone,
     ReconstructiveAlone,
     build_network,
 )
+from training.networks.anomaly_map import AnomalyMap
 
 TINY = {"size": 64, "reconstructive_width": 4, "discriminative_width": 4, "compact": False}
 

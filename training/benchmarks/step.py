@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.loop.memory import keep_freed_memory
-from training.methods.draem.compact import CompactDraem
 from training.methods.draem.lesson import draem_losses
-from training.methods.draem.networks import Draem
+from training.networks.compact import CompactDraem
+from training.networks.draem import Draem
 from training.simulation.simulator import AnomalySimulator, Batch, SimulatorConfig
 from training.simulation.textures import procedural_textures
 

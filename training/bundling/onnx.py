@@ -73,8 +73,9 @@ def fold_batch_norm(graph: InspectionGraph) -> InspectionGraph:
     for block in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
         for i, layer in enumerate(block):
             convolution = block[i - 1]
-            if isinstance(layer, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
-                block[i - 1] = fuse_conv_bn_eval(convolution, layer)
+            if isinstance(layer, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d):
+                transposed = isinstance(convolution, nn.ConvTranspose2d)
+                block[i - 1] = fuse_conv_bn_eval(convolution, layer, transpose=transposed)
                 block[i] = nn.Identity()
     return folded
 

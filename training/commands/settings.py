@@ -41,12 +41,12 @@ Flags = TypeVar("Flags", bound=MethodFlags)
 def with_settings(
     request: type[Flags], method: Method[Any], preset: str, *, without: Collection[str] = ()
 ) -> type[Flags]:
-    """The request with the presets and settings of `method`; defaults are those of `preset`, or of the first.
+    """The request with the presets and settings of `method`; defaults are those of the one like `preset`.
 
     Settings `without` flags stay as the preset has them.
     """
     names = tuple(method.presets)
-    default = preset if preset in names else names[0]
+    default = preset_like(method, preset)
     added: dict[str, Any] = {
         "method": (Literal[tuple(METHODS)], Field(method.name, description=_METHOD)),
         "preset": (Literal[names], Field(default, description=_PRESET)),
@@ -54,6 +54,11 @@ def with_settings(
     taken = {*without, *request.model_fields}
     added |= {name: one for name, one in _fields(method.preset(default)).items() if name not in taken}
     return create_model(request.__name__, __base__=request, __doc__=request.__doc__, **added)
+
+
+def preset_like(method: Method[Any], name: str) -> str:
+    """The method's preset of this name, or its own of that kind: `paper`, `riad-paper`; its first where it has none."""
+    return next((one for one in method.presets if one in (name, f"{method.name}-{name}")), next(iter(method.presets)))
 
 
 def setting_names(method: Method[Any]) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def train(
     Continues from the run's checkpoint where there is one: the same losses as without the interruption, to the bit on
     the same machine and thread count. SIGTERM and SIGINT save a checkpoint, then raise InterruptedRunError.
     """
-    steps = config.steps or config.epochs * math.ceil(photos / config.batch)
+    steps = config.steps_for(photos)
     if config.batch % distributed.world():
         raise TrainingError(f"--batch {config.batch} cannot be shared by {distributed.world()} processes")
     if run.compiled and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -174,8 +174,10 @@ def learning_rate(config: LoopSettings, step: int, steps: int) -> float:
     """Rate at `step` of `steps`.
 
     multistep: x0.2 at 80 % and 90 % (authors' code); multistep-text: x0.1 at 4/7 and 6/7, epochs 400 and 600 of 700
-    (paper's text); onecycle: linear warm-up and cosine to 0.
+    (paper's text); onecycle: linear warm-up and cosine to 0; constant: `lr` throughout.
     """
+    if config.schedule == "constant":
+        return config.lr
     done = step / steps
     if config.schedule == "multistep-text":
         return config.lr * 0.1 ** ((7 * step >= 4 * steps) + (7 * step >= 6 * steps))
@@ -189,7 +191,9 @@ def learning_rate(config: LoopSettings, step: int, steps: int) -> float:
 def _optimizer(config: LoopSettings, network: nn.Module) -> torch.optim.Optimizer:
     if config.optimizer == "muon":
         return Muon(network, config.lr, config.weight_decay)
-    return torch.optim.Adam(network.parameters(), config.lr)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), config.lr)
+    return torch.optim.Adam(network.parameters(), config.lr, weight_decay=config.weight_decay)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.methods.draem.networks import Draem
 from training.methods.protocol import CheckpointError
+from training.networks.draem import Draem
 
 Part = Literal["reconstructive", "discriminative"]
 

@@ -5,20 +5,20 @@ One is in every row, `paper` too: the photos held out for calibration are not tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from training.loop.settings import LoopSettings
+from training.methods.simulated import FAST_LOOP, FAST_SIMULATION, SimulatedSettings
 from training.settings import setting
 from training.simulation.simulator import SimulatorConfig
 
 
 @dataclass(frozen=True)
-class TrainConfig(LoopSettings):
+class TrainConfig(SimulatedSettings):
     reconstructive_width: int = setting(128, "channels of the reconstructive network's first stage", 1, 4096)
     discriminative_width: int = setting(64, "channels of the discriminative network's first stage", 1, 4096)
     compact: bool = setting(
-        False, "no stage of full resolution: networks of 2x2 pixel blocks, see training/methods/draem/compact.py"
+        False, "no stage of full resolution: networks of 2x2 pixel blocks, see training/networks/compact.py"
     )
     networks: Literal["both", "reconstructive", "discriminative"] = setting("both", "one alone only for ablations")
     distance: Literal["ssim", "msgms"] = setting(
@@ -34,28 +34,16 @@ class TrainConfig(LoopSettings):
     l2_weight: float = setting(1.0, "of the L2 loss; 0 removes it")
     ssim_weight: float = setting(1.0, "of the SSIM loss; 0 removes it")
     focal_weight: float = setting(1.0, "of the focal loss; 0 removes it")
-    max_textures: int = setting(0, "decoded textures kept in memory; 0: all", 0)
-    simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
 
 
-_NARROW_SIMULATOR = SimulatorConfig(
-    anomaly_probability=0.7, match_grey=True, own_texture=0.3, mask_combination=True, visible_min=0.03
-)
 # A sixteenth and a quarter of the paper's widths, no stage of full resolution: 76 times less arithmetic.
 _NARROW: dict[str, Any] = {
+    **FAST_LOOP,
+    **FAST_SIMULATION,
     "anomaly_prior": 0.01,
     "compact": True,
     "reconstructive_width": 8,
     "discriminative_width": 16,
-    "lr": 2e-3,
-    "optimizer": "muon",
-    "schedule": "onecycle",
-    "weight_decay": 1e-4,
-    "batch": 4,
-    "bf16": True,
-    "score": "windows",
-    "max_textures": 1500,
-    "simulator": _NARROW_SIMULATOR,
 }
 
 # Where the paper's text says otherwise than the authors' code. It gives no range for the mask's threshold.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.methods.draem.networks import double_conv, init_weights, up
+from training.networks.draem import double_conv, init_weights, up
 
 BLOCK = 2
 

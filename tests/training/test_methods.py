@@ -1,0 +1,132 @@
+"""Every method goes from photos to a verdict over HTTP, in the shapes that every runtime takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from bundles import wait_until_loaded
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.backends.engines import Library, parse
+from service.backends.graphs import OnnxModel
+from service.bundle.folder import Bundle, read_bundle
+from service.bundle.manifest import InputSpec
+from service.images.decoding import Pixels
+from service.settings import Settings
+from training.bundling.graph import InspectionGraph, score_with_torch
+from training.bundling.onnx import opened, to_onnx
+from training.bundling.quantize import observe, to_qdq
+from training.commands import run as main
+from training.data.demo_parts import write_dataset
+from training.loop.runs import Run
+from training.methods import METHODS
+from training.methods.protocol import TrainingSet
+from training.settings import changed
+
+SIZE = 64
+SPEC = InputSpec(height=SIZE, width=SIZE)
+# Beside the size: what makes each method small.
+LOOP = {"steps": 3, "batch": 2}
+SMALL: dict[str, dict[str, int]] = {
+    "reconstruction": {"width": 4, **LOOP},
+    "discriminative": {"width": 4, **LOOP},
+    "riad": {"width": 4, **LOOP},
+    "bozic": {"width": 2, **LOOP},
+    "us": {"width": 2, **LOOP},
+}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "parts"
+    write_dataset(folder, good=8, test_good=2, defects_per_kind=1, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def folder(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and run of a training with the method of the folder's name."""
+    name = request.param
+    folder = tmp_path_factory.mktemp("methods") / name
+    flags = {"size": SIZE, **SMALL[name]}
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    places = ["--models", str(folder / "models"), "--run", str(folder / "run"), "--version", "1"]
+    assert main(["train", "--method", name, "--data", str(parts), *places, *words]) == 0
+    return folder
+
+
+def _graph(name: str, folder: Path) -> InspectionGraph:
+    """Hardly trained, or fitted, on noise."""
+    method = METHODS[name]
+    settings = changed(next(iter(method.presets.values())), {"size": SIZE, "bf16": False, **SMALL[name]})
+    good = torch.randint(90, 130, (6, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0)).byte()
+    network = method.fit(settings, TrainingSet(good, good), Run(folder), torch.device("cpu"))
+    return InspectionGraph(network, score=settings.score).eval()
+
+
+def _images() -> list[Pixels]:
+    return list(np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8))
+
+
+def _bundle(folder: Path) -> Bundle:
+    return read_bundle(folder / "models" / "parts" / "1")
+
+
+@pytest.mark.slow
+def test_from_photos_to_a_verdict(folder: Path) -> None:
+    bundle = _bundle(folder)
+    method = METHODS[folder.name]
+    assert bundle.manifest.method == method.name
+    config = bundle.manifest.training.config
+    assert config is not None
+    assert method.recorded(config).preset == next(iter(method.presets))
+    assert bundle.manifest.metrics is not None
+    assert (bundle.manifest.training.pretrained is not None) == (folder.name == "us")
+    stats = folder / "run" / "stats.jsonl"
+    lines = stats.read_text().splitlines() if stats.exists() else []
+    assert len(lines) == SMALL[folder.name]["steps"]
+    settings = Settings(records_dir=None, models_dir=folder / "models", backend="ort-cpu")
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        wait_until_loaded(client)  # the golden gate let it through
+        for golden in bundle.manifest.golden:
+            picture = bundle.file(golden.image).read_bytes()
+            reply = client.post("/inspect", content=picture, headers={"Content-Type": "image/png"}).json()
+            assert abs(reply["score"] - golden.score) < 1e-4
+            assert reply["verdict"] == bundle.manifest.thresholds.band(reply["score"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(name: str, tmp_path: Path) -> None:
+    graph, images = _graph(name, tmp_path), _images()
+    expected = score_with_torch(graph, images)
+    with opened(to_onnx(graph, SIZE), SPEC) as backend:
+        maps, scores = backend.run(np.stack(images))
+    for place, one in enumerate(expected):
+        assert one.anomaly_map.shape == (SIZE, SIZE)
+        assert 0 <= one.anomaly_map.min() <= one.anomaly_map.max() <= 1
+        np.testing.assert_allclose(maps[place], one.anomaly_map, atol=1e-4)
+        assert abs(scores[place] - one.score) < 1e-4
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_tensorrt_takes_the_graph_and_its_int8(name: str, tmp_path: Path) -> None:
+    tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
+    single = to_onnx(_graph(name, tmp_path), SIZE)
+    convolutions = [node.name for node in onnx.load_from_string(single).graph.node if node.op_type == "Conv"]
+    for model in (single, to_qdq(single, observe(single, _images()), convolutions, "int8")):
+        errors: list[str] = []
+        parse(OnnxModel(name, model), SPEC, Library(tensorrt_rtx), errors)
+        assert not errors
+
+
+def test_a_preset_belongs_to_one_method_and_the_papers_is_among_them() -> None:
+    names = [name for method in METHODS.values() for name in method.presets]
+    assert len(names) == len(set(names))
+    for name in SMALL:
+        assert f"{name}-paper" in METHODS[name].presets
+        assert next(iter(METHODS[name].presets)) == f"{name}-edge", "what is trained where nobody names a preset"
