@@ -58,7 +58,7 @@ COMMANDS: dict[str, Command] = {
 
 # The laboratory is in the checkout, not in what is installed.
 if find_spec("training.experiments"):
-    from training.commands import ablate, reproduce
+    from training.commands import ablate, compare, reproduce
 
     COMMANDS |= {
         "ablate": Command(
@@ -69,10 +69,15 @@ if find_spec("training.experiments"):
             ("data", "textures", "imagenet", "only", "method", "preset", "seed", "out"),
             "draem",
         ),
+        "compare": Command(
+            lambda *_: compare.Compare,
+            compare.run,
+            ("data", "textures", "methods", "steps", "seeds", "minutes", "intervals", "serve_winner", "out"),
+        ),
         "reproduce": Command(
             lambda method, preset: with_settings(reproduce.Reproduce, method, preset or "paper"),
             reproduce.run,
-            ("dataset", "data", "categories", "textures", "method", "preset", "seed", "out"),
+            ("dataset", "data", "categories", "split", "textures", "method", "preset", "seed", "out"),
             "draem",
         ),
     }

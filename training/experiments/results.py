@@ -31,11 +31,13 @@ def run_queue(
     file: Path,
     settings: dict[str, JsonValue],
     tabulate: Callable[[Mapping[str, Row]], str],
+    go_on: Callable[[], bool] = lambda: True,
 ) -> str:
     """Run the jobs whose rows `file` has not, keeping it and the table beside it (.md) up to date; returns the table.
 
     `settings` are kept with the rows, and a file of other settings is refused. A job that fails leaves its row out and
-    the next one starts; at the end ResultsError names those. Only InterruptedRunError stops the queue at once.
+    the next one starts; at the end ResultsError names those. Only InterruptedRunError stops the queue at once; none
+    starts where `go_on` says so.
     """
     # Through JSON, so that what is read back compares equal.
     settings = json.loads(json.dumps(settings))
@@ -44,6 +46,9 @@ def run_queue(
     for number, (key, job) in enumerate(jobs.items(), 1):
         if key in rows:
             continue
+        if not go_on():
+            tqdm.write(f"{len(jobs) - number + 1} of {len(jobs)} are left: the same command goes on", file=sys.stderr)
+            break
         tqdm.write(f"{key}: {number} of {len(jobs)}", file=sys.stderr)
         try:
             rows[key] = job()

@@ -1,0 +1,146 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import training.commands.compare
+from service.bundle.folder import read_bundle
+from training.commands import run as main
+from training.data.demo_parts import write_dataset
+from training.data.folders import DataError, good_images
+from training.data.labels import labelled_images
+from training.evaluation.ranking import auroc, defects_found, good_sorted_right, interval
+from training.experiments.compare import recommend
+from training.experiments.compare_table import tabulate
+from training.experiments.public_split import link_split
+from training.experiments.results import Row
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Named like a category of the paper."""
+    folder = tmp_path_factory.mktemp("data") / "bottle"
+    write_dataset(folder, good=10, test_good=3, defects_per_kind=1, seed=0)
+    return folder
+
+
+def test_two_percent_of_the_ones_decide_what_becomes_of_the_others() -> None:
+    good, defects = np.arange(100.0), np.arange(50.0, 150.0)
+    # Two good parts of 100, 98 and 99, may be rejected: defects above 97 are found.
+    assert defects_found(good, defects) == pytest.approx(0.52)
+    # Two defects, 50 and 51, may be missed: good parts under 52 are sorted right.
+    assert good_sorted_right(good, defects) == pytest.approx(0.52)
+    assert defects_found(np.zeros(10), np.zeros(10)) == 0, "a defect like any good part is not found"
+    assert defects_found(good[:10], np.array([9.5, 3.0])) == 0.5, "of few good parts none may be rejected"
+
+
+def test_auroc_counts_pairs_and_halves_ties() -> None:
+    rng = np.random.default_rng(0)
+    good, defects = rng.integers(0, 9, 40).astype(float), rng.integers(3, 12, 30).astype(float)
+    expected = roc_auc_score(np.arange(70) >= 40, np.concatenate((good, defects)))
+    assert auroc(good, defects) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_interval_holds_the_figure_and_narrows_with_more_parts() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (20, 500):
+        group = (rng.normal(0, 1, count), rng.normal(1, 1, count))
+        low, high = interval([group], auroc)
+        assert low < auroc(*group) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 3
+
+
+def _row(good: float, defect: float, **more: float) -> Row:
+    """Of ten good parts and ten defects: one good part in ten scores `good`, all defects `defect`."""
+    figures = {"image_auroc": 0.9, "pixel_auroc": 0.8, "pixel_ap": 0.5, "pro": 0.7, "escape_rate": 0.1}
+    scores = {"good_scores": [*[0.1] * 9, good], "defect_scores": [defect] * 10}
+    return {"rendered": {**figures, **more, "pg2": 1.0, "pb2": 0.9, **scores}, "minutes": 2.0, "mb": 3.1}
+
+
+def test_the_best_on_rendered_defects_is_taken_and_the_faster_of_equals() -> None:
+    rows = {"a": [_row(0.9, 0.5)], "b": [_row(0.2, 0.5)], "c": [_row(0.1, 0.4)]}
+    name, reason = recommend(rows, {"a": 1.0, "b": 9.0, "c": 5.0})
+    assert name == "c"
+    assert "image AUROC 100.00 on rendered defects" in reason
+    labelled = {**rows, "a": [{**rows["a"][0], "labelled": _row(0.1, 0.9)["rendered"]}]}
+    assert recommend(labelled, {"a": 1.0, "b": 9.0, "c": 5.0}) == (name, reason), "test images choose nothing"
+    assert recommend(rows, {"a": 1.0, "b": 4.0, "c": 5.0})[0] == "b"
+
+
+def test_the_table_has_the_papers_figures_where_it_has_the_category_and_blanks_where_nothing_was_run() -> None:
+    titles = {"draem": "DRÆM", "riad": "RIAD", "mean": "mean photo"}
+    rows = {"draem/0": _row(0.2, 0.5), "draem/1": _row(0.2, 0.5, image_auroc=0.92), "mean/0": _row(0.9, 0.5)}
+    lines = tabulate("bottle", titles, rows, {"draem": 12.3}, intervals=False).splitlines()
+    assert "labelled" not in lines[0], "there are none"
+    assert lines[2].startswith("| draem: DRÆM | 91.00 ± 1.41 | 80.00 ± 0.00 |")
+    assert lines[2].endswith("| 12.3 | 3.1 | 2.0 | 2 | 99.2 | 99.1 | 86.5 |")
+    assert lines[3] == f"| riad: RIAD |{'  |' * 11} 99.9 | 98.4 | 76.4 |"
+    assert lines[4].endswith("|  | 3.1 | 2.0 | 1 |  |  |  |")
+    assert "99.2" not in tabulate("flange", titles, rows, {}, intervals=False)
+    assert "[100.0, 100.0]" in tabulate("flange", titles, rows, {}, intervals=True)
+
+
+@pytest.mark.slow
+def test_methods_are_compared_once_and_the_winner_is_served(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.json"
+    command = ["compare", "--data", str(parts), "--out", str(out), "--size", "64", "--steps", "3"]
+    names = ["--methods", "discriminative", "bozic"]
+    assert main([*command, *names, "--minutes", "1e-9"]) == 0
+    assert "2 of 2 are left: the same command goes on" in capsys.readouterr().err
+    assert not out.exists()
+
+    assert main([*command, *names, "--models", str(tmp_path / "models"), "--serve-winner"]) == 0
+    shown = capsys.readouterr().out
+    rows = json.loads(out.read_text())["rows"]
+    assert set(rows) == {"discriminative/0", "bozic/0"}
+    held_out = {len(row["rendered"]["good_scores"]) for row in rows.values()}
+    assert held_out == {2}, "all are judged on the same photos"
+    labelled = labelled_images(parts)
+    for row in rows.values():
+        assert len(row["labelled"]["defect_scores"]) == sum(image.is_defect for image in labelled)
+        assert 0 <= row["rendered"]["pb2"] <= 1
+    text = (tmp_path / "rows.md").read_text()
+    assert text.strip() in shown
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    (served,) = (tmp_path / "models" / "bottle").iterdir()
+    assert f"Take {read_bundle(served).manifest.method}: " in text
+
+    # Killed after the bundles were written and before the rows were: they are read, not made again.
+    out.unlink()
+    monkeypatch.setattr(training.commands.compare, "train", lambda job: pytest.fail("trained again"))
+    assert main([*command, *names, "--models", str(tmp_path / "models"), "--serve-winner"]) == 0
+    assert json.loads(out.read_text())["rows"] == rows
+    assert main([*command, "--methods", "bozik"]) == 1
+    assert "--methods bozik: choose among draem" in capsys.readouterr().err
+
+
+def test_a_published_split_is_a_folder_of_links(parts: Path, tmp_path: Path) -> None:
+    photos = [path.name for path in good_images(parts)]
+    # The demo's photos of both folders have the same names.
+    data = tmp_path / "bottle"
+    shutil.copytree(parts, data)
+    for photo in (data / "test" / "good").iterdir():
+        photo.rename(photo.with_name(f"test_{photo.name}"))
+    names = tmp_path / "names.txt"
+    chosen = [photos[0], "test_000.png"]
+    names.write_text("\n".join(chosen) + "\n")
+    for _ in range(2):  # made again over itself
+        folder = link_split(data, names, tmp_path / "split" / "bottle")
+    assert [path.name for path in good_images(folder)] == sorted(chosen)
+    tested = labelled_images(folder)
+    assert sum(not image.is_defect for image in tested) == len(photos) + 3 - 2
+    defects = [(image.defect, image.path.name) for image in tested if image.is_defect]
+    assert defects == [(i.defect, i.path.name) for i in labelled_images(parts) if i.is_defect]
+
+    names.write_text("other.png\n")
+    with pytest.raises(DataError, match=r"1 of 1 are no good photos of .*, other\.png first"):
+        link_split(data, names, tmp_path / "other")
+    with pytest.raises(DataError, match="a second good photo named so"):
+        link_split(parts, names, tmp_path / "other")

@@ -1,0 +1,143 @@
+"""`python -m training compare`: which method is best on these photos, and into service with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle.files import replace_file
+from service.bundle.folder import Bundle, read_bundle, write_bundle
+from training.bundling.order import RecipeOrder
+from training.commands.recipe_flags import PHOTOS
+from training.commands.settings import preset_like
+from training.commands.training_job import TrainingJob, train
+from training.errors import UserError
+from training.experiments import compare, compare_table
+from training.experiments.results import ResultsError, Row, run_queue
+from training.methods import METHODS
+from training.settings import RecipeSettings, changed
+
+
+class Compare(BaseModel):
+    """Train every method on the same photos and put their figures beside each other; stop it when you like, the same
+    command goes on.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    data: Annotated[Path, Field(description=PHOTOS)]
+    methods: Annotated[tuple[str, ...], Field(description="these only; without it all")] = ()
+    minutes: Annotated[float | None, Field(gt=0, description="no training begins after so many minutes")] = None
+    steps: Annotated[
+        int, Field(ge=0, description="optimiser steps of each method that learns in steps; 0: as its preset says")
+    ] = 0
+    seeds: Annotated[tuple[int, ...], Field(min_length=1, description="one training of each method with each")] = (0,)
+    size: Annotated[int, Field(ge=32, le=4096, description="pixels: images are resized to size x size")] = 256
+    textures: Annotated[
+        Path | None, Field(description="folder of texture images, e.g. DTD; procedural ones without it")
+    ] = None
+    device: Annotated[str, Field(description="auto (a GPU where there is one), cpu, cuda or cuda:N")] = "auto"
+    intervals: Annotated[bool, Field(description="bootstrap 95 % intervals of what is made of scores alone")] = False
+    serve_winner: Annotated[bool, Field(description="put the recommended bundle into the folder of the bundles")] = (
+        False
+    )
+    models: Annotated[Path, Field(description="folder of the bundles")] = Path("models")
+    out: Annotated[Path, Field(description="JSON file of the rows; table, plot and trainings go beside it")]
+
+    @property
+    def recipe(self) -> str:
+        return self.data.resolve().name
+
+    @property
+    def work(self) -> Path:
+        return self.out.with_suffix(".runs")
+
+    def settings(self, name: str, seed: int) -> RecipeSettings:
+        """The method's CPU-sized preset with what was given."""
+        values = {"seed": seed, "size": self.size, **({"steps": self.steps} if self.steps else {})}
+        made: RecipeSettings = changed(METHODS[name].preset(preset_like(METHODS[name], "edge")), values)
+        return made
+
+    def bundle(self, name: str, seed: int) -> Path:
+        return self.work / "models" / self.recipe / f"{name}-{seed}"
+
+    def job(self, name: str, seed: int) -> TrainingJob:
+        settings = self.settings(name, seed)
+        order = RecipeOrder(
+            recipe=self.recipe,
+            method=name,
+            data=self.data,
+            models=self.work / "models",
+            version=f"{name}-{seed}",
+            score=settings.score,
+            seed=seed,
+        )
+        textures = self.textures if METHODS[name].textures else None
+        return TrainingJob(settings, self.work / f"{name}-{seed}", order, textures, self.device)
+
+
+def run(request: Compare) -> int:
+    names = request.methods or tuple(METHODS)
+    if unknown := [name for name in names if name not in METHODS]:
+        raise UserError(f"--methods {' '.join(unknown)}: choose among {', '.join(METHODS)}")
+    ends = time.monotonic() + 60 * request.minutes if request.minutes else float("inf")
+    jobs = {f"{name}/{seed}": partial(_row, request, name, seed) for seed in request.seeds for name in names}
+    textures = request.textures.resolve().name if request.textures else "procedural"
+    kept: Row = {"data": request.recipe, "size": request.size, "steps": request.steps, "textures": textures}
+    rows: dict[str, Row] = {}
+    failures = ""
+    try:
+        run_queue(jobs, request.out, kept, partial(_kept, rows, request), go_on=lambda: time.monotonic() < ends)
+    except ResultsError as error:
+        failures = str(error)
+    if rows:
+        print(_told(request, rows))
+    if failures:
+        raise ResultsError(failures)
+    return 0
+
+
+def _row(request: Compare, name: str, seed: int) -> Row:
+    if not request.bundle(name, seed).exists():
+        train(request.job(name, seed))
+    return compare.judge(read_bundle(request.bundle(name, seed)), request.data)
+
+
+def _kept(rows: dict[str, Row], request: Compare, done: Mapping[str, Row]) -> str:
+    rows.clear()
+    rows.update(done)
+    return _table(request, rows, {})
+
+
+def _told(request: Compare, rows: dict[str, Row]) -> str:
+    """Table and plot beside the rows, with what was timed; the recommendation, and the winner into service."""
+    bundles: dict[str, Bundle] = {}
+    for key in rows:
+        name, seed = key.rsplit("/", 1)
+        bundles.setdefault(name, read_bundle(request.bundle(name, int(seed))))
+    speed = compare.milliseconds(bundles)
+    winner, reason = compare.recommend(compare_table.grouped(rows), speed)
+    text = f"{_table(request, rows, speed)}\n\nTake {winner}: {reason}."
+    replace_file(request.out.with_suffix(".md"), text + "\n")
+    compare_table.plot(rows, speed, request.out.with_suffix(".png"))
+    if request.serve_winner:
+        text += f"\nbundle {_serve(bundles[winner], request.models).path}"
+    return text
+
+
+def _table(request: Compare, rows: dict[str, Row], speed: dict[str, float]) -> str:
+    titles = {name: method.title for name, method in METHODS.items()}
+    return compare_table.tabulate(request.recipe, titles, rows, speed, intervals=request.intervals)
+
+
+def _serve(bundle: Bundle, models: Path) -> Bundle:
+    """Into the folder of the bundles, in one step; one that is there already stays."""
+    there = models / bundle.manifest.recipe / bundle.manifest.version
+    if there.exists():
+        return read_bundle(there)
+    return write_bundle(models, bundle.manifest, {name: bundle.read(name) for name in bundle.manifest.files})
