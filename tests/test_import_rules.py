@@ -22,7 +22,7 @@ BREACHES = {
     "training-floors": ("training/loop/muon.py", "training.bundling.scores"),
     "methods-apart": ("training/methods/other/method.py", "training.methods.draem.config"),
     "one-table": ("training/loop/muon.py", "training.methods.draem.config"),
-    "no-circles": ("training/data/masks.py", "training.data.folders"),
+    "no-circles": ("training/data/folders.py", "training.data.masks"),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from bundles import wait_until_loaded
@@ -20,7 +19,7 @@ from service.images.decoding import Pixels
 from service.settings import Settings
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.onnx import opened, to_onnx
-from training.bundling.quantize import observe, to_qdq
+from training.bundling.quantize import layers_of, observe, to_qdq
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
 from training.loop.runs import Run
@@ -117,8 +116,7 @@ def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(name: st
 def test_tensorrt_takes_the_graph_and_its_int8(name: str, tmp_path: Path) -> None:
     tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
     single = to_onnx(_graph(name, tmp_path), SIZE)
-    convolutions = [node.name for node in onnx.load_from_string(single).graph.node if node.op_type == "Conv"]
-    for model in (single, to_qdq(single, observe(single, _images()), convolutions, "int8")):
+    for model in (single, to_qdq(single, observe(single, _images()), layers_of(single), "int8")):
         errors: list[str] = []
         parse(OnnxModel(name, model), SPEC, Library(tensorrt_rtx), errors)
         assert not errors

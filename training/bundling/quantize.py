@@ -8,6 +8,7 @@ looks for, so layers that hurt stay in float: those that do most damage alone, l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -92,7 +93,7 @@ def quantize(model: bytes, calibration: Sequence[Pixels], parts: Labelled, activ
     """
     even = even_channels(model, calibration)
     ranges = observe(even, calibration)
-    costs = macs(onnx.load_from_string(even))
+    costs = layers_of(even)
     exact = list(map(runner(even), parts.images))
     before = figures(parts, exact)
 
@@ -123,6 +124,17 @@ def quantize(model: bytes, calibration: Sequence[Pixels], parts: Labelled, activ
         if holds(again):
             tried, kept = again, fewer
     return Quantized(tried.model, kept)
+
+
+def layers_of(model: bytes) -> dict[str, int]:
+    """Convolutions that may be in INT8, with what they compute: those whose weights no other one reads.
+
+    A filter that several share is a formula's, such as the gradients of MSGMS, and was not learned.
+    """
+    proto = onnx.load_from_string(model)
+    readers = Counter(node.input[1] for node in proto.graph.node if node.op_type == "Conv")
+    weights = {node.name: node.input[1] for node in proto.graph.node if node.op_type == "Conv"}
+    return {name: cost for name, cost in macs(proto).items() if readers[weights[name]] == 1}
 
 
 @dataclass(frozen=True)
