@@ -123,6 +123,8 @@ def _told(request: Compare, rows: dict[str, Row]) -> str:
     speed = compare.milliseconds(bundles)
     winner, reason = compare.recommend(compare_table.grouped(rows), speed)
     text = f"{_table(request, rows, speed)}\n\nTake {winner}: {reason}."
+    if unfit := bundles[winner].manifest.unfit:
+        text += f" It is unfit for service all the same: {unfit}."
     replace_file(request.out.with_suffix(".md"), text + "\n")
     compare_table.plot(rows, speed, request.out.with_suffix(".png"))
     if request.serve_winner:
