@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from service.bundle.files import folder_sync
 from service.bundle.litter import is_litter
-from service.bundle.manifest import MANIFEST, BundleError, FileEntry, Manifest, Precision, parse_manifest
+from service.bundle.manifest import MANIFEST, MOST_BYTES, BundleError, FileEntry, Manifest, Precision, parse_manifest
 
 _CHANGED = "the file was changed or damaged: copy the bundle again"
 
@@ -88,9 +89,16 @@ def read_manifest_bytes(path: Path) -> bytes:
     if path.is_symlink() or file.is_symlink():
         raise BundleError(f"{file}: symbolic links are refused in bundles")
     try:
-        return file.read_bytes()
+        # Nobody may ever write to a pipe that stands there, and all recipes would wait for it.
+        with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise BundleError(f"{file}: not a regular file: remove it, or copy the bundle again")
+            data = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror})") from error
+    if len(data) > MOST_BYTES:
+        raise BundleError(f"{file}: no manifest is longer than {MOST_BYTES} bytes: copy the bundle again")
+    return data
 
 
 def litter_in(bundle: Bundle) -> list[str]:

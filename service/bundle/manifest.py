@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # A manifest holds a score a held-out photo and two lines a file: a thousand times less than this.
-_MOST_BYTES = 32 * 1024 * 1024
+MOST_BYTES = 32 * 1024 * 1024
 
 # How a picture gets to the size of the network; service.images.resizing has both.
 Kernel = Literal["area", "linear"]
@@ -237,8 +237,8 @@ class Manifest(_Strict):
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """The manifest in `data`; raises BundleError, with `where` in front, for anything but one sound JSON object."""
-    if len(data) > _MOST_BYTES:
-        raise BundleError(f"{where}: {len(data)} bytes: no manifest is longer than {_MOST_BYTES}")
+    if len(data) > MOST_BYTES:
+        raise BundleError(f"{where}: {len(data)} bytes: no manifest is longer than {MOST_BYTES}")
     try:
         # First, for it bounds how deep the JSON may be nested.
         manifest = Manifest.model_validate_json(data)

@@ -1,6 +1,7 @@
 """Which version serves: damage, copies, litter and clocks never change it without a word."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -54,6 +55,26 @@ def _load(models: Path, batcher: Batcher, **options: object) -> RecipeStore:
 
 def _created(bundle: Path, created: str) -> None:
     (bundle / MANIFEST).write_bytes(_with((bundle / MANIFEST).read_bytes(), created=created))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "gigabytes", "folder"])
+def test_what_stands_in_the_place_of_a_manifest_stops_no_other_recipe(
+    tmp_path: Path, batcher: Batcher, kind: str
+) -> None:
+    """A pipe that nobody writes to would be waited for, and a file without an end takes the memory."""
+    make_bundle(tmp_path, "sound")
+    file = make_bundle(tmp_path, "odd").path / MANIFEST
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        with file.open("wb") as stream:
+            stream.truncate(2**40)
+    store = _load(tmp_path, batcher)
+    assert list(store.ready) == ["sound"]
+    assert str(file) in store.failed["odd"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
