@@ -84,7 +84,9 @@ async def inspect(
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
     layout = str(raw or "")
     asked = await order.hold(
-        station.triggers.ask(order.recipe.name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout)
+        station.triggers.ask(
+            order.recipe.name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout, part=order.part
+        )
     )
     if asked.before is not None:
         return order.answer(replay(asked.before))

@@ -177,7 +177,9 @@ async def infer(
     if asked.inputs[0].name == "image":
         order = replace(order, recipe=_of_any_shape(recipe), adapt=_of_any_shape)
     trigger = await order.hold(
-        station.triggers.ask(recipe.name, x_trigger_id, pictures[0].sent, order.deadline, judge=order.judge)
+        station.triggers.ask(
+            recipe.name, x_trigger_id, pictures[0].sent, order.deadline, judge=order.judge, part=order.part
+        )
     )
     if trigger.before is not None:
         return order.answer(_replay(asked, trigger.before))

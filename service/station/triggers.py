@@ -97,13 +97,14 @@ class Triggers:
         *,
         judge: Callable[[], Judge],
         layout: str = "",
+        part: str | None = None,
     ) -> AsyncIterator[Asked]:
         """The answer that a trigger got before for this picture, or room for the one given in this block, which others
         wait for. Without one (an error) the next request with this trigger is inspected.
 
         `picture` is as it was sent; bare pixels in another `layout` are another picture. `judge` tells what serves at
-        the moment. Raises ProblemError where the trigger was answered for another picture or by another judge, or the
-        answer is not there by `deadline` (time.monotonic).
+        the moment. Raises ProblemError where the trigger was answered for another picture or part, or by another judge,
+        or the answer is not there by `deadline` (time.monotonic).
         """
         if trigger_id is None:
             yield Asked(None)
@@ -124,6 +125,13 @@ class Triggers:
                         "trigger_reused",
                         f"trigger {trigger_id!r} was answered for another picture of recipe {recipe!r}: give every "
                         f"picture an X-Trigger-Id of its own; one comes free {self._hours:g} hours after its answer",
+                    )
+                # A camera that is frozen sends the same picture of the next part.
+                if last.reply.get("part_id") != part:
+                    raise ProblemError(
+                        "trigger_reused",
+                        f"trigger {trigger_id!r} was answered for part {last.reply.get('part_id')!r}, not {part!r}: "
+                        "give every part an X-Trigger-Id of its own",
                     )
                 self._require_valid(recipe, trigger_id, last, judge())
                 asked.before = last.reply

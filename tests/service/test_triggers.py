@@ -68,6 +68,20 @@ def test_a_trigger_never_gives_the_answer_of_another_picture(models: Path, tmp_p
         assert client.post("/inspect", content=GOOD, headers=HEADERS).headers["x-replayed"] == "true"
 
 
+@pytest.mark.parametrize(("first", "then"), [("A17", "A18"), (None, "A18"), ("A17", None)])
+def test_a_trigger_never_gives_the_answer_of_another_part(
+    client: TestClient, first: str | None, then: str | None
+) -> None:
+    """The camera is frozen and the counter began again: picture and trigger are the same."""
+    parts = [HEADERS | ({} if part is None else {"X-Part-Id": part}) for part in (first, then)]
+    assert client.post("/inspect", content=GOOD, headers=parts[0]).json()["verdict"] == "OK"
+    assert client.post("/inspect", content=GOOD, headers=parts[0]).headers["x-replayed"] == "true"
+    refused = assert_problem(client.post("/inspect", content=GOOD, headers=parts[1]), 409, "trigger_reused")
+    assert f"answered for part {first!r}, not {then!r}" in str(refused["detail"])
+    tensor = {"headers": {**parts[1], "Content-Type": "application/json"}, "json": bytes_input([GOOD])}
+    assert_problem(client.post(INFER, **tensor), 409, "trigger_reused")  # type: ignore[arg-type]
+
+
 def test_bare_pixels_in_another_layout_are_another_picture(client: TestClient) -> None:
     headers = {"Content-Type": "application/octet-stream", "X-Trigger-Id": "raw"}
     pixels = {"width": 60, "height": 80, "pixel_format": "Mono8"}
