@@ -38,7 +38,8 @@ class OrtBackend:
                 anomaly_map, score = session.run(["anomaly_map", "score"], {"image": images})
             except Exception as error:
                 raise BackendError(f"ONNX Runtime failed: {error}") from error
-        return anomaly_map, score
+        # Its arrays are of the session's own memory, and a map that is kept would keep all of that.
+        return anomaly_map.copy(), score.copy()
 
     def close(self) -> None:
         del self._lanes

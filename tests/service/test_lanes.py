@@ -57,3 +57,11 @@ def test_runs_side_by_side_do_not_mix_their_images(models: Path, choice: Backend
             expected_maps, expected_scores = brightness(image)
             np.testing.assert_allclose(maps, expected_maps, atol=1e-5)
             np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["ort-cpu", "openvino"])
+def test_what_a_run_gives_keeps_nothing_of_the_runtime(models: Path, choice: BackendChoice) -> None:
+    """A map that is kept for a while would keep all memory of a model that was replaced."""
+    backend = open_backend(read_bundle(models / "part" / "1"), choice, precision="fp32", threads=2)
+    for array in backend.run(np.zeros((1, SIZE, SIZE, 3), np.uint8)):
+        assert array.base is None
