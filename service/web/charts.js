@@ -1,5 +1,5 @@
 // Charts as SVG, in the colours of the page; their figures are in a table beside them.
-import { draw, make } from "./dom.js";
+import { draw, make, scrolling } from "./dom.js";
 
 const WIDTH = 720;
 const HEIGHT = 200;
@@ -73,6 +73,6 @@ export function histogram(label, edges, series, [first, last] = [edges[0], edges
 }
 
 export function figures(caption, head, rows) {
-  return make("details", {}, make("summary", {}, caption), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, make("table", { class: "list" },
+  return make("details", {}, make("summary", {}, caption), scrolling(caption, make("table", { class: "list" },
     make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name)))), make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", {}, cell))))))));
 }

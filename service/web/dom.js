@@ -28,6 +28,9 @@ export function choice(name, options, chosen) {
 export const facts = (pairs) => make("dl", { class: "facts" }, ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
   .map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 
+// A table that is wider than the screen is moved by itself, by keyboard too.
+export const scrolling = (label, table) => make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
+
 export const trouble = (error) => make("p", { class: "trouble", role: "alert" }, error.message ?? String(error));
 
 // For a screen reader: not on the screen.

@@ -1,7 +1,7 @@
 // The thresholds of a recipe as handles on the histogram of its recorded scores, and what others would have done.
 import { read, send, withQuery } from "./api.js";
 import { INNER, histogram } from "./charts.js";
-import { button, confirmed, draw, field, make, trouble } from "./dom.js";
+import { button, confirmed, draw, field, make, scrolling, trouble } from "./dom.js";
 import { count, figure, word } from "./words.js";
 
 const WAIT_MS = 200;
@@ -64,10 +64,10 @@ export function thresholds(recipe, changed) {
     const row = (title, now, then, better) => make("tr", {}, make("th", { scope: "row" }, title), make("td", {}, count(now)), make("td", {}, count(then)),
       make("td", { class: then === now ? "" : then > now === better ? "better" : "worse" }, then === now ? "=" : `${then > now ? "+" : "−"}${count(Math.abs(then - now))}`));
     const { reviewed } = found;
-    sum.replaceChildren(make("p", {}, word("what_if_of", count(found.parts), found.version)), make("table", { class: "list" },
+    sum.replaceChildren(make("p", {}, word("what_if_of", count(found.parts), found.version)), scrolling(word("difference"), make("table", { class: "list" },
       make("thead", {}, make("tr", {}, ...["", word("now"), word("then"), word("difference")].map((head) => make("th", { scope: "col" }, head)))),
       make("tbody", {}, row(word("passed"), found.now.OK, found.then.OK, true), row(word("to_look_at"), found.now.REVIEW, found.then.REVIEW, false), row(word("rejected"), found.now.NG, found.then.NG, false),
-        row(word("escapes_of", count(reviewed.defects)), reviewed.escapes_now, reviewed.escapes_then, false), row(word("rejects_of", count(reviewed.good)), reviewed.rejects_now, reviewed.rejects_then, false))));
+        row(word("escapes_of", count(reviewed.defects)), reviewed.escapes_now, reviewed.escapes_then, false), row(word("rejects_of", count(reviewed.good)), reviewed.rejects_now, reviewed.rejects_then, false)))));
   }
 
   function handleOf(which, svg) {

@@ -140,7 +140,9 @@ CHECKS = {
     "small": SMALL_TARGETS,
     "nameless": NAMELESS,
     "faint": FAINT,
-    "wider than the screen": "() => document.documentElement.scrollWidth > innerWidth ? [innerWidth] : []",
+    "wider than the screen": """() => document.documentElement.scrollWidth <= innerWidth ? []
+      : [...document.querySelectorAll('main *')].filter((element) => !element.closest('.scroll, .row, #views')
+          && element.getBoundingClientRect().right > innerWidth).map((element) => element.outerHTML.slice(0, 100))""",
 }
 
 

@@ -56,9 +56,9 @@ def review(page: Page) -> None:
     expect(page.locator("#mark")).to_have_attribute("width", "256")
     box = page.locator("#mark").bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.move(box["x"] + 0.34 * box["width"], box["y"] + 0.73 * box["height"])
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.55 * box["height"])
+    page.mouse.move(box["x"] + 0.56 * box["width"], box["y"] + 0.88 * box["height"])
     page.mouse.up()
 
 

@@ -1,6 +1,6 @@
 // History: every recorded part, found by name, time, verdict, camera, recipe or lot; one part with its reviews.
 import { download, read, readPage, withQuery } from "../api.js";
-import { button, choice, facts, field, make, trouble } from "../dom.js";
+import { button, choice, facts, field, make, scrolling, trouble } from "../dom.js";
 import { Picture, sizeOf } from "../picture.js";
 import { scale } from "../scale.js";
 import { VERDICTS, badge, explain } from "../verdict.js";
@@ -57,7 +57,7 @@ async function showRows(list, values, mine) {
   const body = make("tbody");
   const more = make("div", { class: "row" });
   const table = make("table", { class: "list" }, make("thead", {}, make("tr", {}, ...["time", "verdict", "part", "recipe", "camera", "lot", "score", "last_review"].map((name) => make("th", { scope: "col" }, word(name))))), body);
-  list.replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": word("view_history") }, table), more);
+  list.replaceChildren(scrolling(word("view_history"), table), more);
   const load = async (cursor) => {
     try {
       const { rows, next } = await readPage(withQuery("inspections", { ...asked(values), cursor, limit: PAGE }));

@@ -1,6 +1,6 @@
 // Recipes: which version serves and why, its report, the versions beside it, and the thresholds it judges by.
 import { read, send, withQuery } from "../api.js";
-import { button, confirmed, facts, make, trouble } from "../dom.js";
+import { button, confirmed, facts, make, scrolling, trouble } from "../dom.js";
 import { report } from "../report.js";
 import { thresholds } from "../thresholds.js";
 import { clock, count, percent, word } from "../words.js";
@@ -97,5 +97,5 @@ function versions(recipe, change) {
     return make("tr", {}, make("th", { scope: "row" }, version), make("td", {}, state), make("td", {}, make("div", { class: "row" }, make("a", { class: "link-button", href: `#/recipes/${name}/${own}` }, word("report")), ...actions)));
   });
   const ignored = Object.entries(recipe.ignored).map(([folder, why]) => make("tr", {}, make("th", { scope: "row" }, folder), make("td", { colspan: "2" }, `⚠ ${why}`)));
-  return make("div", { class: "scroll" }, make("table", { class: "list versions" }, make("tbody", {}, ...rows.reverse(), ...ignored)));
+  return scrolling(word("versions"), make("table", { class: "list versions" }, make("tbody", {}, ...rows.reverse(), ...ignored)));
 }

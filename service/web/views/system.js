@@ -1,6 +1,6 @@
 // System: what runs, how full the disk is, what is degraded; the counters of the shift.
 import { read, send, withQuery } from "../api.js";
-import { button, confirmed, facts, make, trouble } from "../dom.js";
+import { button, confirmed, facts, make, scrolling, trouble } from "../dom.js";
 import { VERDICTS } from "../verdict.js";
 import { bytes, clock, count, figure, word } from "../words.js";
 
@@ -39,7 +39,7 @@ function show(state, counters, access) {
       [word("disk_free"), bytes(records.disk_free_bytes)], [word("to_write"), count(records.queue)], [word("chain"), records.chain && `${count(records.chain.length)} · ${String(records.chain.head).slice(0, 12)}`]]) : make("p", { class: "quiet" }, word("no_records"))),
     ...state.recipes.map((one) => make("section", {}, make("h2", {}, `${one.recipe} ${one.version}`), facts([[word("backend"), `${one.backend.name} · ${one.backend.provider} · ${one.backend.precision}`],
       [word("per_image"), `${figure(one.ms_per_image, 1)} ms`], [word("checked"), one.golden_checked && clock(one.golden_checked)], [word("model"), one.model_sha256.slice(0, 12)], [word("why"), one.why]]))),
-    make("section", { class: "wide" }, make("h2", {}, word("counters")), make("div", { class: "scroll" }, make("table", { class: "list" },
+    make("section", { class: "wide" }, make("h2", {}, word("counters")), scrolling(word("counters"), make("table", { class: "list" },
       make("thead", {}, make("tr", {}, ...[word("recipe"), word("total"), ...VERDICTS.map((name) => word(name)), word("since"), ""].map((name) => make("th", { scope: "col" }, name)))),
       make("tbody", {}, ...Object.entries(counters).map(([recipe, one]) => make("tr", {}, make("th", { scope: "row" }, recipe || word("unknown_recipe")), make("td", {}, count(one.total)), ...VERDICTS.map((name) => make("td", {}, count(one[name] ?? 0))),
         make("td", {}, one.since ? new Date(one.since).toLocaleString() : ""), make("td", {}, button(word("reset"), (event) => reset(event, recipe))))))))),
