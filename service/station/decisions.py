@@ -133,6 +133,12 @@ class Ledger:
             lines = file.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             lines = []
+        except OSError as error:
+            # With a key it says which decisions are the last: without it an earlier one could be put back.
+            if key is not None:
+                raise
+            log.error("%s: earlier decisions cannot be read there: %s", file, error)
+            lines = []
         for number, line in enumerate(lines, 1):
             self._take(number, line)
 
@@ -160,7 +166,8 @@ class Ledger:
         try:
             entry = json.loads(line)
             about, seal, after, mac = entry["about"], entry["seal"], entry["after"], entry.pop("mac", "")
-            genuine = self._key is None or hmac.compare_digest(self._mac_of(entry), mac)
+            readable = isinstance(about, str) and isinstance(seal, str | None)
+            genuine = readable and (self._key is None or hmac.compare_digest(self._mac_of(entry), mac))
         except (ValueError, TypeError, KeyError, AttributeError):
             genuine = False
         if not genuine:

@@ -216,6 +216,23 @@ def test_a_ledger_that_was_cut_off_or_damaged_is_gone_on_with(
     assert "not written by this service" in caplog.text
 
 
+@pytest.mark.parametrize("line", ['{"about": [], "seal": null, "after": ""}', '{"about": "x", "seal": {}, "after": 1}'])
+def test_a_ledger_written_by_hand_ends_no_start(tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str) -> None:
+    file = tmp_path / "decisions.jsonl"
+    file.write_text(line + "\n")
+    Decisions(ledger=file)
+    assert f"{file}:1: not written by this service" in caplog.text
+
+
+def test_a_ledger_that_cannot_be_read_ends_the_start_where_decisions_are_sealed_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Decisions(ledger=tmp_path)
+    assert f"{tmp_path}: earlier decisions cannot be read there" in caplog.text
+    with pytest.raises(OSError, match="Is a directory"):
+        Decisions(ledger=tmp_path, key=bytes(32))
+
+
 def test_a_ledger_that_cannot_be_written_loses_no_decision(
     tmp_path: Path, batcher: Batcher, caplog: pytest.LogCaptureFixture
 ) -> None:
