@@ -98,10 +98,12 @@ class LogWriter(logging.Handler):
                     if self._closed:
                         return
                     self._change.wait()
-                line = self._lines.popleft()
-            written = self._write(line)
+                # All that came meanwhile in one go: each line on its own would cost its request a change of threads.
+                lines = b"".join(self._lines)
+                self._lines.clear()
+            written = self._write(lines)
             with self._change:
-                self._waiting -= len(line)
+                self._waiting -= len(lines)
                 lost, self._lost = (self._lost, 0) if written and not self._lines else (0, self._lost)
                 self._change.notify_all()
             if lost:

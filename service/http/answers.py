@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from service.station.problem import ProblemError
 
 class TimelyAnswer(Response):
     """`answer`, unless the request is older than `seconds` before its first byte: then a problem. What `settle` does,
-    to count, record and log, is done once that byte is written.
+    to count, record and log, is done once its last byte is written.
     """
 
     def __init__(self, answer: Response, seconds: float, settle: list[Callable[[], None]]) -> None:
@@ -31,7 +32,12 @@ class TimelyAnswer(Response):
 
         async def send_and_settle(message: Message) -> None:
             await send(message)
-            if message["type"] == "http.response.start":
+            if message["type"] != "http.response.body" or message.get("more_body"):
+                return
+            try:
+                # The event loop writes before it goes on here, and here before it reads the client's next request.
+                await asyncio.sleep(0)
+            finally:
                 for settle in self._settle:
                     settle()
 

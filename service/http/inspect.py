@@ -7,13 +7,12 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import TypeAdapter
 
 from service.http.accept import wanted_picture
 from service.http.orders import CameraId, DeadlineMs, LotId, PartId, TriggerId, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
 from service.http.refusals import note_refusal
-from service.http.replies import InspectionReply, json_reply, picture_reply, replay, stored
+from service.http.replies import InspectionReply, as_json, json_reply, picture_reply, replay, stored
 from service.http.uploads import FIELD, RAW_TYPES, read_image, read_images, refuse_text
 from service.images.decoding import PixelFormat, decode, decode_raw
 from service.station.inspection import HeatmapMode
@@ -26,7 +25,6 @@ RecipeName = Annotated[
     str | None, Query(min_length=1, description="recipe; may be left out where there is one or a default")
 ]
 _MAX_BATCH_FILES = 64
-_BATCH = TypeAdapter(list[InspectionReply | ProblemBody])
 _IMAGE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "array", "items": _IMAGE}}}
 _REQUEST_BODY = {
@@ -114,21 +112,21 @@ async def inspect_batch(
     order = take_order(request, recipe, x_deadline_ms, part=x_part_id, lot=x_lot_id)
     images = await order.read(partial(read_images, max_files=_MAX_BATCH_FILES))
 
-    async def one(data: bytes) -> InspectionReply | ProblemBody:
+    async def one(data: bytes) -> dict[str, Any]:
         try:
             refuse_text(data)
             (inspection,) = await order.inspect([partial(decode, data, max_pixels=order.station.settings.max_pixels)])
         except ProblemError as problem:
             order.station.metrics.errors.labels(problem.code).inc()
             note_refusal(request, problem)
-            return problem_body(problem, request.state.request_id)
+            return problem_body(problem, request.state.request_id).model_dump(mode="json")
         return order.conclude(inspection, data)
 
-    async def all_of_them() -> list[InspectionReply | ProblemBody]:
+    async def all_of_them() -> list[dict[str, Any]]:
         return list(await asyncio.gather(*(one(data) for data in images)))
 
     replies = await while_connected(request, all_of_them())
-    return order.answer(Response(_BATCH.dump_json(replies), media_type="application/json"))
+    return order.answer(Response(as_json(replies), media_type="application/json"))
 
 
 def _raw_layout(width: int | None, height: int | None, pixel_format: PixelFormat | None) -> dict[str, Any]:

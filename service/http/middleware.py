@@ -24,13 +24,13 @@ log = logging.getLogger("draem_inspect")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": POLICY,
-}
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", POLICY.encode()),
+)
 
 
 class RequestContext:
@@ -61,13 +61,15 @@ class RequestContext:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                for name, value in _SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    *(header for header in _SECURITY_HEADERS if header[0] not in given),
+                ]
                 # A kept connection would be lost with the process: the next request has to find another one.
                 if self._drain.begun:
-                    headers["Connection"] = "close"
+                    MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
         # Here and not in an exception handler of the app: Starlette runs that outside of this, without the headers.

@@ -18,7 +18,7 @@ from service.http.answers import TimelyAnswer
 from service.http.context import Station, choose_recipe, station_of
 from service.http.identifiers import read_identifier
 from service.http.metadata import read_metadata
-from service.http.replies import InspectionReply, inspection_reply, stored
+from service.http.replies import inspection_reply, stored
 from service.http.uploads import arrival
 from service.images.decoding import Pixels
 from service.station.feed import View
@@ -93,7 +93,7 @@ class Order:
         image: bytes | Pixels,
         trigger: Trigger | None = None,
         layout: Mapping[str, Any] | None = None,
-    ) -> InspectionReply:
+    ) -> dict[str, Any]:
         """The reply to a finished inspection, which is counted, recorded and logged once it goes out; `image` is what
         is kept of its picture, bare pixels with their `layout`: see Record.
         """
@@ -113,7 +113,7 @@ class Order:
     def _settle(
         self,
         inspection: Inspection,
-        reply: InspectionReply,
+        reply: dict[str, Any],
         image: bytes | Pixels,
         trigger: Trigger | None,
         layout: Mapping[str, Any] | None,
@@ -122,7 +122,7 @@ class Order:
         record = stored(reply)
         now = time.time()
         if self.station.records is not None:
-            doubtful = reply.verdict is not Verdict.OK or self.station.sample.take()
+            doubtful = inspection.verdict is not Verdict.OK or self.station.sample.take()
             keep = {"none": False, "failed": doubtful, "all": True}[self.station.settings.record_images]
             self.station.records.add(
                 Record(
@@ -142,7 +142,9 @@ class Order:
         view = View(image, inspection.anomaly_map, inspection.recipe.limits.thresholds.pixel, layout)
         seen = {"camera_id": self.camera, "lot_id": self.lot, "metadata": self.metadata}
         self.station.feed.publish(record | seen | {"time": now, "image_size": inspection.image_size}, view)
-        log.info("inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply.timings_ms["total"]})
+        log.info(
+            "inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply["timings_ms"]["total"]}
+        )
 
 
 def take_order(

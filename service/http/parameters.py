@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import get_args, get_origin
+from typing import NamedTuple, get_args, get_origin
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
@@ -49,21 +49,44 @@ async def refuse_unread(request: Request) -> None:
     A coroutine, though it waits for nothing: a function would go to another thread.
     """
     route: APIRoute = request.scope["route"]
-    known = {field.alias: field for dependant in _all(route.dependant) for field in dependant.query_params}
-    several = {name for name, field in known.items() if _is_list(field.field_info.annotation)}
-    refuse_unknown("query parameter", (name for name, _ in request.query_params.multi_items()), known, several)
-    _refuse_headers(request, {field.alias for dependant in _all(route.dependant) for field in dependant.header_params})
+    reads = _reads(route)
+    refuse_unknown(
+        "query parameter", (name for name, _ in request.query_params.multi_items()), reads.query, reads.lists
+    )
+    _refuse_headers(request, reads.headers)
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
         raise ProblemError(
             "unsupported_media_type",
             f"Content-Encoding {request.headers['content-encoding'][:_QUOTED]!r}: send the bytes as they are",
         )
-    takes_body = route.body_field is not None or "requestBody" in (route.openapi_extra or {})
-    if not takes_body and (request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers):
+    if not reads.body and (request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers):
         raise ProblemError(
             "invalid_request",
-            f"{request.method} {request.url.path} reads no body: {_choice('query parameter', known)}",
+            f"{request.method} {request.url.path} reads no body: {_choice('query parameter', reads.query)}",
         )
+
+
+class _Reads(NamedTuple):
+    """What a route reads, by name: of the query, those of it that may come several times, headers; whether a body."""
+
+    query: tuple[str, ...]
+    lists: frozenset[str]
+    headers: frozenset[str]
+    body: bool
+
+
+def _reads(route: APIRoute) -> _Reads:
+    # With the route, which is as old as its app: routes cannot be the keys of a table.
+    found: _Reads | None = vars(route).get("_reads")
+    if found is None:
+        query = {field.alias: field for dependant in _all(route.dependant) for field in dependant.query_params}
+        found = vars(route)["_reads"] = _Reads(
+            tuple(query),
+            frozenset(name for name, field in query.items() if _is_list(field.field_info.annotation)),
+            frozenset(field.alias for dependant in _all(route.dependant) for field in dependant.header_params),
+            route.body_field is not None or "requestBody" in (route.openapi_extra or {}),
+        )
+    return found
 
 
 def refuse_unknown(kind: str, sent: Iterable[str], known: Iterable[str], several: Iterable[str] = ()) -> None:
@@ -98,7 +121,7 @@ def _all(dependant: Dependant) -> Iterator[Dependant]:
         yield from _all(inner)
 
 
-def _refuse_headers(request: Request, read: set[str]) -> None:
+def _refuse_headers(request: Request, read: frozenset[str]) -> None:
     seen = Counter(request.headers.keys())
     for name, times in seen.items():
         if name in read or name in _EVERYWHERE or (name.startswith(METADATA) and "x-lot-id" in read):

@@ -139,51 +139,60 @@ class RecipeReply(BaseModel):
 
 def inspection_reply(
     inspection: Inspection, request_id: str, part_id: str | None, camera_id: str | None
-) -> InspectionReply:
+) -> dict[str, Any]:
+    """What an InspectionReply says, as JSON values: making a model of each costs as much as the rest of the answer."""
     recipe, picture = inspection.recipe, inspection.heatmap
-    return InspectionReply(
-        inspection_id=str(uuid.uuid4()),
-        request_id=request_id,
-        part_id=part_id,
-        camera_id=camera_id,
-        recipe=recipe.name,
-        version=recipe.version,
-        model_sha256=recipe.model_sha256,
-        verdict=inspection.verdict,
-        score=inspection.score,
-        faults=inspection.faults,
-        thresholds=thresholds_reply(recipe),
-        limits=limits_reply(recipe),
-        regions=inspection.regions,
-        heatmap=None
+    return {
+        "inspection_id": str(uuid.uuid4()),
+        "request_id": request_id,
+        "part_id": part_id,
+        "camera_id": camera_id,
+        "recipe": recipe.name,
+        "version": recipe.version,
+        "model_sha256": recipe.model_sha256,
+        "verdict": str(inspection.verdict),
+        "score": inspection.score,
+        "faults": inspection.faults,
+        "thresholds": thresholds_reply(recipe).model_dump(),
+        "limits": limits_reply(recipe).model_dump(),
+        "regions": [dict(vars(region)) for region in inspection.regions],
+        "heatmap": None
         if picture is None
-        else HeatmapReply(
-            format=picture.format, media_type=picture.media_type, data=base64.b64encode(picture.data).decode()
-        ),
-        backend=backend_reply(recipe),
-        timings_ms={stage: round(1000 * value, 3) for stage, value in inspection.seconds.items()},
-    )
+        else {
+            "format": picture.format,
+            "media_type": picture.media_type,
+            "data": base64.b64encode(picture.data).decode(),
+        },
+        "backend": backend_reply(recipe).model_dump(),
+        "timings_ms": {stage: round(1000 * value, 3) for stage, value in inspection.seconds.items()},
+        "replayed": False,
+    }
 
 
-def stored(reply: InspectionReply) -> dict[str, Any]:
+def stored(reply: dict[str, Any]) -> dict[str, Any]:
     """A reply as it is kept: without its picture."""
-    return reply.model_dump(mode="json", exclude={"heatmap"}) | {"heatmap": None}
+    return reply | {"heatmap": None}
 
 
-def json_reply(reply: InspectionReply) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json", headers=_result_headers(stored(reply)))
+def as_json(reply: object) -> bytes:
+    """Replies as JSON; raises ValueError for a number that JSON has not."""
+    return json.dumps(reply, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def picture_reply(reply: InspectionReply, picture: Heatmap | None) -> Response:
+def json_reply(reply: dict[str, Any]) -> Response:
+    return Response(as_json(reply), media_type="application/json", headers=_result_headers(reply))
+
+
+def picture_reply(reply: dict[str, Any], picture: Heatmap | None) -> Response:
     if picture is None:
         raise ValueError("a picture was asked for and none was drawn")
-    return Response(picture.data, media_type=picture.media_type, headers=_result_headers(stored(reply)))
+    return Response(picture.data, media_type=picture.media_type, headers=_result_headers(reply))
 
 
 def replay(reply: dict[str, Any]) -> Response:
     """A stored reply as the answer to the same trigger: JSON, whatever the first one was, and marked."""
     headers = _result_headers(reply) | {"X-Replayed": "true"}
-    return Response(json.dumps(reply | {"replayed": True}), media_type="application/json", headers=headers)
+    return Response(as_json(reply | {"replayed": True}), media_type="application/json", headers=headers)
 
 
 def _result_headers(reply: dict[str, Any]) -> dict[str, str]:

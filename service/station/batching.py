@@ -83,7 +83,10 @@ class Batcher:
         self._work_s = 0.0
         self._work_at = clock()
         self._closing = False
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        # One for each thread: a wake-up costs a core its work, and one that finds nothing to do costs the same.
+        self._wakes = [threading.Condition(self._lock) for _ in range(MAX_LANES)]
+        self._asleep: set[int] = set()
         self._lost = 0
         self._threads = [self._start(lane) for lane in range(MAX_LANES)]
 
@@ -103,7 +106,7 @@ class Batcher:
         To be called every second. What counts is the time in which this process computed: one that was stopped, or that
         others leave no core to, has no run that hangs.
         """
-        with self._changed:
+        with self._lock:
             now, computed = self._clock(), self._computed()
             step, self._computed_at = computed - self._computed_at, computed
             for batch in list(self._running):
@@ -123,7 +126,7 @@ class Batcher:
                     with suppress(InvalidStateError):
                         job.future.set_exception(BackendError(_endless(model)))
                 self._threads[batch.lane] = self._start(batch.lane)
-            self._changed.notify_all()
+            self._wake()
 
     def hung_s(self) -> float | None:
         """How long the device has been at one batch, where that is far too long. Waits for no lock."""
@@ -144,27 +147,27 @@ class Batcher:
         ClosedError while shutting down. The future raises DeadlinePassedError or BackendError. An idle device is
         always tried: an estimate spoilt by one stall would refuse every image, and no run would ever correct it.
         """
-        with self._changed:
+        with self._lock:
             now = self._admit(model, deadline)
             job = Job(model, image, deadline, now)
             self._jobs.append(job)
-            self._changed.notify_all()
+            self._wake()
         return job.future
 
     def submit_batch(self, model: Model, images: Sequence[Pixels]) -> list[Future[Result]]:
         """Queue up to `largest_batch` images at once, without a deadline: one run has them all, where nobody else
         sends to this model. Raises as `submit`.
         """
-        with self._changed:
+        with self._lock:
             now = self._admit(model, math.inf)
             jobs = [Job(model, image, math.inf, now) for image in images]
             self._jobs.extend(jobs)
-            self._changed.notify_all()
+            self._wake()
         return [job.future for job in jobs]
 
     def retire(self, model: Model) -> bool:
         """Keep `model` warm no more. False where a run of it is under way: then its memory must not be taken away."""
-        with self._changed:
+        with self._lock:
             model.retired = True
             if self._last is not None and self._last.model is model:
                 self._last = None
@@ -172,7 +175,7 @@ class Batcher:
 
     def admit(self, model: Model, deadline: float) -> None:
         """Raises what `submit` would raise now: an image that cannot make its deadline need not be read or decoded."""
-        with self._changed:
+        with self._lock:
             self._admit(model, deadline)
 
     def _admit(self, model: Model, deadline: float) -> float:
@@ -199,13 +202,14 @@ class Batcher:
 
     def close(self, hung_s: float = 5.0) -> None:
         """Finish what is queued, then stop; a device that hangs for `hung_s` is given up and its images with it."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            for wake in self._wakes:
+                wake.notify()
         until = time.monotonic() + hung_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        with self._changed:
+        with self._lock:
             for job in [*self._jobs, *(job for batch in self._running for job in batch.jobs)]:
                 if not job.future.done():
                     job.future.set_exception(BackendError(f"{job.model.backend.name} hangs"))
@@ -215,7 +219,7 @@ class Batcher:
         """Seconds until the device could begin with an image for `model` that came now; raises ClosedError while
         shutting down.
         """
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise ClosedError("the service is shutting down")
             return self._expected_wait(model, self._clock())
@@ -250,21 +254,39 @@ class Batcher:
         yield_to_requests()
         given_up = False
         while not given_up:
-            with self._changed:
+            with self._lock:
                 batch, tick = None, False
                 while batch is None:
                     if self._jobs and lane < self._lanes_free():
                         batch, tick = self._take(lane), False
+                        self._wake()
                     elif self._closing and not self._jobs:
-                        self._changed.notify_all()
                         return
                     # One thread is enough to keep the device warm.
-                    elif not self._changed.wait(self._idle_tick_s if lane == 0 else None):
+                    elif not self._sleep(lane, self._idle_tick_s if lane == 0 else None):
                         batch, tick = self._take_last(lane), True
             (self._tick if tick else self._run)(batch)
-            with self._changed:
+            with self._lock:
                 if given_up := batch.given_up:
                     self._lost -= 1
+
+    def _sleep(self, lane: int, seconds: float | None) -> bool:
+        """Wait for work that this lane may take; False where none came in time. Caller holds the lock."""
+        self._wake()
+        self._asleep.add(lane)
+        try:
+            return self._wakes[lane].wait(seconds)
+        finally:
+            self._asleep.discard(lane)
+
+    def _wake(self) -> None:
+        """Wake one thread for the first job, where one sleeps that may take it; caller holds the lock."""
+        if not self._jobs or not self._asleep:
+            return
+        lane = min(self._asleep)
+        if lane < self._lanes_free():
+            self._asleep.discard(lane)
+            self._wakes[lane].notify()
 
     def _lanes_free(self) -> int:
         """Lanes, counted from 0, that may take the first job: all of its backend's, or none while so many are busy."""
@@ -357,10 +379,9 @@ class Batcher:
 
     def _finish(self, batch: Batch) -> tuple[float, float]:
         """Seconds that a batch ran, and its share of the device's work; another may begin."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             self._count_work(now)
             if not batch.given_up:
                 self._running.remove(batch)
-            self._changed.notify_all()
             return now - batch.started, self._work_s - batch.work_before

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from service.station.batching import OverloadedError
 from service.station.verdicts import DeadlinePassedError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 # Weight of the newest picture in the running estimate of seconds per picture.
 _NEWEST = 0.2
@@ -43,15 +45,28 @@ class Codec:
         if pending >= self._threads and late > 0:
             raise OverloadedError(f"{pending} pictures are being decoded already", max(late, 0.001))
 
-    async def decode(self, deadline: float, decoder: Callable[[], T]) -> T:
-        """Run `decoder` in the pool; raises OverloadedError at once, DeadlinePassedError where it waited too long.
+    async def decode(self, deadline: float, decoder: Callable[[], T], then: Callable[[T], Future[R]]) -> tuple[T, R]:
+        """Run `decoder` in the pool and there, on the way to the device, `then`: the event loop is woken once, by what
+        `then` promised. Raises OverloadedError at once, DeadlinePassedError where it waited too long.
 
-        Where the caller is cancelled a decode that has begun goes on, and is pending until its thread is free.
+        Where the caller is cancelled so is the promise; a decode that has begun goes on, and is pending until its
+        thread is free.
         """
         self.admit(deadline)
         waiting = [decoder]
+        done: Future[tuple[T, R]] = Future()
 
-        def run() -> T:
+        def run() -> None:
+            if done.cancelled():
+                return
+            try:
+                decoded = decode()
+                _hand_over(decoded, then(decoded), done)
+            except BaseException as error:
+                with suppress(InvalidStateError):
+                    done.set_exception(error)
+
+        def decode() -> T:
             started = self._clock()
             if started > deadline:
                 raise DeadlinePassedError("the deadline passed while the picture was waiting to be decoded")
@@ -66,7 +81,9 @@ class Codec:
         future.add_done_callback(self._pending.discard)
         # What is cancelled stays in the pool's queue until its turn comes: not with its picture.
         future.add_done_callback(lambda _: waiting.clear())
-        return await asyncio.wrap_future(future)
+        # Cancelled only where it has not begun.
+        done.add_done_callback(lambda _: future.cancel())
+        return await asyncio.wrap_future(done)
 
     async def draw(self, work: Callable[[], T]) -> T:
         """Run `work` in the drawing pool."""
@@ -75,3 +92,26 @@ class Codec:
     def close(self) -> None:
         self._decoding.shutdown()
         self._drawing.shutdown()
+
+
+def _hand_over(decoded: T, promise: Future[R], done: Future[tuple[T, R]]) -> None:
+    """Let `done` end as `promise` does, and `promise` be cancelled with it."""
+    # Emptied at the end: pictures must not live until the garbage collector finds a circle.
+    running = [promise]
+
+    def finish(promise: Future[R]) -> None:
+        running.clear()
+        with suppress(InvalidStateError):
+            if promise.cancelled():
+                done.cancel()
+            elif (error := promise.exception()) is not None:
+                done.set_exception(error)
+            else:
+                done.set_result((decoded, promise.result()))
+
+    def cancel(_: Future[tuple[T, R]]) -> None:
+        for one in running[:]:
+            one.cancel()
+
+    done.add_done_callback(cancel)
+    promise.add_done_callback(finish)

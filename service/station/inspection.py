@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from service.station.problem import ProblemError
 from service.station.runs import Result
 from service.station.tracing import trace_inspection
 from service.station.verdicts import DeadlinePassedError, Evidence, UntrustedResultError, Verdict, judge
+
+T = TypeVar("T")
 
 # Gives the picture, RGB uint8 (H, W, 3), or raises ImageError; runs in the pool.
 Decoder = Callable[[], Pixels]
@@ -149,19 +151,19 @@ class Inspector:
             inspection.seconds["total"] = total
             result = {**attributes, "verdict": str(inspection.verdict), "score": inspection.score}
             trace_inspection(inspection.seconds, started, result)
-            self._metrics.deadline_used.labels(recipe.name).observe(total / (deadline - started))
+            self._metrics.of_deadline(recipe.name).observe(total / (deadline - started))
         return found
 
     def count(self, inspection: Inspection) -> None:
         """Add an answered picture to the metrics and to the parts by verdict."""
         recipe = inspection.recipe
         for stage, value in inspection.seconds.items():
-            self._metrics.seconds.labels(recipe.name, stage).observe(value)
-        self._metrics.verdicts.labels(recipe.name, inspection.verdict).inc()
+            self._metrics.of_stage(recipe.name, stage).observe(value)
+        self._metrics.of_verdict(recipe.name, inspection.verdict).inc()
         for fault in inspection.faults:
             self._metrics.faults.labels(recipe.name, fault.split(":")[0]).inc()
         if inspection.verdict is not Verdict.NOT_INSPECTED:
-            self._metrics.scores.labels(recipe.name).observe(inspection.score)
+            self._metrics.of_scores(recipe.name).observe(inspection.score)
         self._counters.add(recipe.name, recipe.version, inspection.verdict, inspection.score, inspection.faults)
 
     @contextmanager
@@ -183,20 +185,33 @@ class Inspector:
     ) -> list[Inspection]:
         """Each stage for all pictures, then the next; adds to `seconds` what the finished stages took."""
         clock = time.monotonic()
-        prepare = [partial(self._prepare, decoder, recipe, mode, camera is not None) for decoder in decoders]
-        pictures = await asyncio.gather(*(self._codec.decode(deadline, work) for work in prepare))
-        seconds["decode"] = time.monotonic() - clock
+
+        def prepare(decoder: Decoder) -> _Picture:
+            picture = self._prepare(decoder, recipe, mode, camera is not None)
+            # Of several pictures the last one's stays.
+            seconds["decode"] = time.monotonic() - clock
+            return picture
+
+        def submit(picture: _Picture) -> Future[Result | None]:
+            return cast(Future[Result | None], self._batcher.submit(recipe.model, picture.resized, deadline))
+
+        # Alone, a picture goes to the device straight from the thread that decoded it. Several go there together, when
+        # the last is decoded, and share a batch.
+        alone = len(decoders) == 1
+        work = [self._codec.decode(deadline, partial(prepare, one), submit if alone else _later) for one in decoders]
+        decoded = await _together(work)
+        pictures = [picture for picture, _ in decoded]
+        results = [result for _, result in decoded if result is not None]
+        if not alone:
+            results = await self._run_all([picture.resized for picture in pictures], recipe, deadline)
+        seconds["queue"] = time.monotonic() - clock - seconds["decode"]
 
         clock = time.monotonic()
-        results = await self._run_all([picture.resized for picture in pictures], recipe, deadline)
-        seconds["queue"] = time.monotonic() - clock
-
-        clock = time.monotonic()
-        judged = await asyncio.gather(
-            *(
-                self._conclude(picture, recipe, result, mode, deadline)
+        judged = await _together(
+            [
+                self._conclude(picture, result, recipe, mode, deadline)
                 for picture, result in zip(pictures, results, strict=True)
-            )
+            ]
         )
         seconds["postprocess"] = time.monotonic() - clock
         if time.monotonic() > deadline:
@@ -233,13 +248,12 @@ class Inspector:
         return found
 
     async def _conclude(
-        self, picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
+        self, picture: _Picture, result: Result, recipe: Recipe, mode: HeatmapMode, deadline: float
     ) -> tuple[Verdict, list[Region], Heatmap | None]:
-        work = partial(_postprocess, picture, recipe, result, mode, deadline)
-        # Nothing to label or to draw: the verdict takes less than the way to another thread and back.
-        if mode == "none" and np.all(result.scored.anomaly_map < recipe.limits.thresholds.pixel):
-            return work()
-        return await self._codec.draw(work)
+        # Nothing to label or to draw: the verdict takes less than the way to another thread and back. NaN is not below.
+        if mode == "none" and result.scored.anomaly_map.max(initial=0.0) < recipe.limits.thresholds.pixel:
+            return _judge(picture, result, recipe, deadline), [], None
+        return await self._codec.draw(partial(_postprocess, picture, recipe, result, mode, deadline))
 
     async def _run_all(self, images: Sequence[Pixels], recipe: Recipe, deadline: float) -> list[Result]:
         futures: list[Future[Result]] = []
@@ -270,7 +284,7 @@ class Inspector:
         quality = measure(image, resized)
         limits = recipe.limits.quality
         faults = find_faults(quality, limits)
-        self._metrics.brightness.labels(recipe.name).observe(brightness_ratio(quality, limits))
+        self._metrics.of_brightness(recipe.name).observe(brightness_ratio(quality, limits))
         watched_digest = digest(resized) if watched else None
         quality_s = time.monotonic() - clock
         return _Picture(
@@ -315,12 +329,35 @@ class Inspector:
         task.add_done_callback(self._comparing.discard)
 
 
+def _later(_: _Picture) -> Future[Result | None]:
+    """No result yet: the picture goes to the device with others."""
+    promise: Future[Result | None] = Future()
+    promise.set_result(None)
+    return promise
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, in order; where one fails nobody would get those of the others, and they are cancelled."""
+    if len(work) == 1:
+        return [await work[0]]
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _judge(picture: _Picture, result: Result, recipe: Recipe, deadline: float) -> Verdict:
+    evidence = Evidence(result.scored.anomaly_map, result.scored.score, picture.faults, deadline, time.monotonic())
+    return judge(evidence, recipe.limits.thresholds, recipe.shape)
+
+
 def _postprocess(
     picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
 ) -> tuple[Verdict, list[Region], Heatmap | None]:
     thresholds = recipe.limits.thresholds
-    evidence = Evidence(result.scored.anomaly_map, result.scored.score, picture.faults, deadline, time.monotonic())
-    verdict = judge(evidence, thresholds, recipe.shape)
+    verdict = _judge(picture, result, recipe, deadline)
     regions = find_regions(result.scored.anomaly_map, thresholds.pixel, picture.size, min_area=thresholds.min_area)
     if mode == "auto":
         mode = "none" if verdict is Verdict.OK else "overlay"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary
 
@@ -13,6 +14,8 @@ STAGES = ("read", "decode", "quality", "queue", "model", "postprocess", "total")
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Series of which the way to them is kept.
+_REMEMBERED = 1024
 
 
 class Metrics:
@@ -124,6 +127,12 @@ class Metrics:
             ["recipe", "version", "backend", "provider", "precision", "model_sha256"],
             registry=self.registry,
         )
+        # Looking a series up costs more than counting.
+        self.of_stage = lru_cache(_REMEMBERED)(self.seconds.labels)
+        self.of_verdict = lru_cache(_REMEMBERED)(self.verdicts.labels)
+        self.of_scores = lru_cache(_REMEMBERED)(self.scores.labels)
+        self.of_deadline = lru_cache(_REMEMBERED)(self.deadline_used.labels)
+        self.of_brightness = lru_cache(_REMEMBERED)(self.brightness.labels)
 
     def show_recipes(self, store: RecipeStore) -> None:
         """Make the families of recipes tell of exactly those in `store`."""

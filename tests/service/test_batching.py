@@ -278,7 +278,7 @@ def test_a_batch_that_is_queued_at_once_is_one_run(make_batcher: Callable[..., B
 
 def test_whether_the_device_hangs_is_told_without_a_lock(make_batcher: Callable[..., Batcher]) -> None:
     batcher = make_batcher()
-    with batcher._changed, ThreadPoolExecutor(1) as thread:
+    with batcher._lock, ThreadPoolExecutor(1) as thread:
         assert thread.submit(batcher.hung_s).result(30) is None
 
 

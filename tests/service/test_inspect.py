@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from service.http.problems import PROBLEMS, ProblemBody
 from service.http.replies import InspectionReply
 from service.settings import Settings
 from service.station.recipes import RecipeStore
+from service.station.verdicts import Verdict, judge
 
 GOOD, DOUBTFUL, BAD = png(gray(51)), png(gray(102)), png(gray(204))
 
@@ -277,13 +279,13 @@ def test_a_picture_under_way_gets_no_verdict_from_a_recipe_that_fails_its_golden
         wait_until_loaded(client)
         store: RecipeStore = client.app_state["station"].recipes
 
-        def check_meanwhile(*_: object, **__: object) -> list[object]:
+        def check_meanwhile(*given: Any) -> Verdict:
             wrong.set()
             with pytest.raises(GoldenError):
                 store.verify("part")
-            return []
+            return judge(*given)
 
-        monkeypatch.setattr("service.station.inspection.find_regions", check_meanwhile)
+        monkeypatch.setattr("service.station.inspection.judge", check_meanwhile)
         assert_problem(post(client, GOOD), 500, "untrusted_result")
         assert_problem(post(client, GOOD), 409, "recipe_not_ready")
 
@@ -416,7 +418,7 @@ def test_an_unexpected_error_is_a_problem_without_details(client: TestClient, mo
     def bug(*arguments: object) -> None:
         raise RuntimeError("secret of the implementation")
 
-    monkeypatch.setattr("service.station.inspection.find_regions", bug)
+    monkeypatch.setattr("service.station.inspection.judge", bug)
     response = post(client, GOOD)
     assert_problem(response, 500, "internal_error")
     assert "secret" not in response.text
