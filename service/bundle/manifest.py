@@ -242,7 +242,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         # First, for it bounds how deep the JSON may be nested.
         manifest = Manifest.model_validate_json(data)
-        json.loads(data, object_pairs_hook=_without_repeats, parse_constant=_no_number, parse_float=_finite)
+        require_strict_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "manifest"
@@ -250,6 +250,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: {error}") from error
     return manifest
+
+
+def require_strict_json(data: bytes) -> None:
+    """Raises ValueError where a name stands twice in an object, one of them passed over, or a number is none."""
+    json.loads(data, object_pairs_hook=_without_repeats, parse_constant=_no_number, parse_float=_finite)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

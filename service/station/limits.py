@@ -18,7 +18,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from service.bundle.manifest import Manifest, Name, QualityLimits, Thresholds, UnitInterval
+from service.bundle.manifest import (
+    Manifest,
+    Name,
+    QualityLimits,
+    Thresholds,
+    UnitInterval,
+    require_strict_json,
+)
 from service.station.decisions import DecisionError, Decisions
 
 # Fields of the file that are no limits.
@@ -112,13 +119,14 @@ def read_limits(folder: Path, manifest: Manifest, decisions: Decisions) -> Limit
             decisions.require_none(file, about)
             return Limits.of(manifest)
         change = StoredChange.model_validate_json(data)
+        require_strict_json(data)
         decisions.require_seal(file, about, change.text, change.seal)
         if change.version != manifest.version:
             raise LimitsError(f"it is of version {change.version}")
         return Limits.of(manifest, change)
     except DecisionError as error:
         raise LimitsError(f"{error}; or {_reset(manifest)}") from error
-    except (ValidationError, LimitsError) as error:
+    except (ValueError, LimitsError) as error:
         reason = _first(error) if isinstance(error, ValidationError) else str(error)
         raise LimitsError(f"{file}: {reason}: repair it, or {_reset(manifest)}") from error
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from replies import assert_problem, post
 
 from service.app import create_app
+from service.bundle.folder import read_manifest
 from service.http.access import new_key
 from service.settings import Settings
 from service.station.decisions import Decisions
@@ -105,6 +106,15 @@ def test_a_change_survives_a_restart_and_belongs_to_its_version(models: Path) ->
         assert (reply["version"], reply["thresholds"]["review"]) == ("2", 0.5)
         assert client.post("/recipes/part/activate", params={"version": "1"}).json()["limits"]["source"] == "manifest"
         assert client.post("/recipes/part/rollback").json()["thresholds"]["review"] == 0.5
+
+
+def test_a_limit_that_stands_twice_in_the_file_is_none(models: Path) -> None:
+    """Of two values one would be passed over, perhaps the one that was meant."""
+    stored = {"version": "1", "changed": "2026-01-02T12:00:00Z", "by": "Ada"}
+    text = json.dumps(stored)[:-1] + ', "review": 0.01, "review": 0.02}'
+    (models / "part" / "LIMITS-1.json").write_text(text)
+    with pytest.raises(LimitsError, match=r"LIMITS-1\.json: 'review' stands there twice: repair it"):
+        read_limits(models / "part", read_manifest(models / "part" / "1"), Decisions())
 
 
 @pytest.mark.parametrize(
