@@ -72,7 +72,7 @@ def test_each_verdict_fills_its_panel_with_a_shape_and_a_word(chromium: Browser,
             assert box is not None
             assert box["height"] >= 90
         # Not inspected is as loud as a reject: the same panel, whatever the verdict.
-        assert min(sizes.values()) >= 0.95 * max(sizes.values())
+        assert min(sizes.values()) >= 0.95 * max(sizes.values()), sizes
 
 
 def test_a_part_of_the_strip_is_shown_until_the_newest_is_wanted_again(
