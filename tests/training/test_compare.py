@@ -118,7 +118,7 @@ def test_methods_are_compared_once_and_the_winner_is_served(
     assert main([*command, *names, "--models", str(tmp_path / "models"), "--serve-winner"]) == 0
     assert json.loads(out.read_text())["rows"] == rows
     assert main([*command, "--methods", "bozik"]) == 1
-    assert "--methods bozik: choose among draem" in capsys.readouterr().err
+    assert "--methods bozik: choose among fusion, draem, " in capsys.readouterr().err
 
 
 def test_a_published_split_is_a_folder_of_links(parts: Path, tmp_path: Path) -> None:
