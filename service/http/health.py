@@ -107,7 +107,8 @@ async def reset_counters(
 async def metrics(
     request: Request,
     names: Annotated[
-        list[str] | None, Query(alias="name[]", description="only these series, as Prometheus asks")
+        list[str] | None,
+        Query(alias="name[]", include_in_schema=False, description="only these series, as Prometheus asks"),
     ] = None,
 ) -> Response:
     """Prometheus text format."""

@@ -63,6 +63,11 @@ class ReviewSent(BaseModel):
     mask: str | None = None
 
 
+# OpenAPI has no place for definitions inside of a body's schema.
+_REVIEW_SCHEMA = ReviewSent.model_json_schema()
+_REVIEW_SCHEMA["properties"]["boxes"]["items"] = _REVIEW_SCHEMA.pop("$defs")["BoxSent"]
+
+
 async def read_search(
     part_id: Annotated[str | None, Query(description="`SN-47*`: all that begin so")] = None,
     camera: str | None = None,
@@ -166,9 +171,7 @@ async def overlay(request: Request, inspection_id: str) -> Response:
     "/inspections/{inspection_id}/reviews",
     status_code=201,
     tags=["review"],
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": ReviewSent.model_json_schema()}}}
-    },
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _REVIEW_SCHEMA}}}},
 )
 async def review(request: Request, inspection_id: str) -> dict[str, Any]:
     """Say what a part is. The answer comes once the review is on the disk; a later one counts instead of this one."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import gray, png
+from fakes import wait_for
 from fastapi.testclient import TestClient
 from processes import running_service
 
@@ -78,6 +79,8 @@ def test_json_logs_have_one_object_a_line_with_the_request_id(models: Path, tmp_
     with running_service(models, tmp_path / "log", log_format="json") as (_, client):
         headers = {"Content-Type": "image/png", "X-Request-Id": "line-4.17"}
         reply = client.post("/inspect", content=png(gray(204)), headers=headers).json()
+        # The reply does not wait for its line.
+        wait_for(lambda: "line-4.17" in (tmp_path / "log").read_text())
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     (inspected,) = [line for line in lines if line["event"] == "inspected"]
     assert (inspected["request_id"], inspected["verdict"], inspected["score"]) == ("line-4.17", "NG", reply["score"])
