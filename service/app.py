@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -282,7 +283,8 @@ async def _load(station: Station, trials: Trials) -> None:
     if why := store.why_not_ready():
         log.error("not ready: %s", why)
     elif station.settings.banner:
-        _print_banner(station)
+        # A terminal that nobody reads must not stop the station.
+        await asyncio.to_thread(sys.stderr.write, _banner(station))
 
 
 async def _keep_checking(station: Station, trials: Trials) -> None:
@@ -349,7 +351,8 @@ async def _follow(station: Station) -> None:
             log.error("recipe %s is not ready: %s", name, store.failed.get(name))
 
 
-def _print_banner(station: Station) -> None:
+def _banner(station: Station) -> str:
+    """Where the station is and what to try: lines to copy, so no log lines."""
     store, settings = station.recipes, station.settings
     recipe = store.ready.get(settings.default_recipe or "") or next(iter(store.ready.values()))
     golden = recipe.bundle.manifest.golden
@@ -357,10 +360,11 @@ def _print_banner(station: Station) -> None:
     host = "localhost" if settings.host in {"127.0.0.1", "0.0.0.0", "::"} else settings.host  # noqa: S104
     host = f"[{host}]" if ":" in host else host
     address = f"{'http' if settings.tls_cert is None else 'https'}://{host}:{settings.port}{settings.root_path}"
-    log.info("open %s in a browser, or try:", address)
-    log.info("curl -s -F image=@%s '%s/inspect?recipe=%s'", image, address, recipe.name)
-    log.info(
-        "curl -s -F image=@%s -H 'Accept: image/png' -o heatmap.png '%s/inspect?recipe=%s'", image, address, recipe.name
+    curl = f"curl -s -F image=@{image}"
+    return (
+        f"\nopen {address} in a browser, or try:\n\n"
+        f"  {curl} '{address}/inspect?recipe={recipe.name}'\n"
+        f"  {curl} -H 'Accept: image/png' -o heatmap.png '{address}/inspect?recipe={recipe.name}'\n\n"
     )
 
 
