@@ -30,8 +30,8 @@ DAMAGES = {
     "garbage": lambda data: bytes(reversed(data)),
     "not UTF-8": lambda data: data.replace(b"draem", b"dr\xffem"),
     "nested": lambda data: b"[" * 100_000,
-    "NaN": lambda data: data.replace(b'"training": {}', b'"training": {"loss": NaN}'),
-    "infinite": lambda data: data.replace(b'"training": {}', b'"training": {"loss": 1e999}'),
+    "NaN": lambda data: data.replace(b'"metrics": null', b'"metrics": {"loss": NaN}'),
+    "infinite": lambda data: data.replace(b'"metrics": null', b'"metrics": {"loss": 1e999}'),
     "twice": lambda data: data.replace(b'"recipe"', b'"version": "0", "recipe"'),
 }
 
