@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST = $(VENV)/bin/python -m pytest
 PRESET ?= station
 
 .PHONY: serve test test-avx2 train demo
@@ -16,8 +17,14 @@ test: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/python -m pytest $(addprefix --ignore ,$(HELM_TESTS))
-	$(VENV)/bin/python -m pytest $(HELM_TESTS)
+	@echo "Two halves side by side, a core each; the second half is shown when both are done."; \
+	export OMP_NUM_THREADS=1; \
+	$(PYTEST) tests --ignore tests/service $(addprefix --ignore ,$(HELM_TESTS)) >$(VENV)/tests.log 2>&1 & other=$$!; \
+	$(PYTEST) tests/service; first=$$?; \
+	wait $$other; second=$$?; \
+	cat $(VENV)/tests.log; \
+	exit $$((first || second))
+	$(PYTEST) $(HELM_TESTS)
 
 # The tests as on a CPU without AVX-512, VNNI and bfloat16, for PyTorch, OpenVINO and OpenCV; ONNX Runtime cannot be held.
 test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2

@@ -1,5 +1,6 @@
 """The Makefile says what is missing before it installs anything."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[2]
+_STAMPS = ("venv/.venv", "venv/.service", "venv/.training", "venv/.dev")
 
 
 def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,3 +50,18 @@ def test_no_advice_names_a_distribution_that_no_index_has() -> None:
             if file.suffix in {".py", ".md", ".yaml", ".html"}:
                 assert "draem-inspect[" not in file.read_text(), file
     assert "draem-inspect[" not in (_ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 1)])
+def test_the_tests_fail_where_one_of_their_halves_does(tmp_path: Path, first: int, second: int) -> None:
+    """Everything is installed, by the stamps, and answers what it is told to."""
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    python = f'case "$*" in *"pytest tests/service"*) exit {first};; *"--ignore tests/service"*) exit {second};; esac'
+    for name, script in {"ruff": "exit 0", "mypy": "exit 0", "lint-imports": "exit 0", "python": python}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    for age, name in enumerate(("pyproject.toml", "constraints.txt", *_STAMPS)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (age, age))
+    assert (_make(tmp_path, "test").returncode == 0) is (first == second == 0)
