@@ -55,6 +55,9 @@ class Database:
             log.error(
                 "%s was moved or deleted: what it had is gone from the records, new ones go to a new file", self._file
             )
+            # The deleted log is still open here; beside a reader, the end of a connection would not save it.
+            with suppress(sqlite3.Error):
+                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self.disconnect()
         if self._writer is None:
             self._writer = self._connect()
