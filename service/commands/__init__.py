@@ -16,10 +16,22 @@ from pydantic import BaseModel
 
 from service.backends.base import BackendError
 from service.bundle.manifest import BundleError
-from service.commands import build_engine, fetch, inspect, keys, limits, qualify, records, replay, versions
+from service.commands import (
+    build_engine,
+    compare_versions,
+    fetch,
+    inspect,
+    keys,
+    limits,
+    qualify,
+    records,
+    replay,
+    versions,
+)
 from service.flags import FlagError, add_flags, read_flags
 from service.station.database import RecordsError
 from service.station.decisions import DecisionError
+from service.station.limits import LimitsError
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Command:
 
 # What a person can correct.
 _CORRIGIBLE = (
-    *(FlagError, BackendError, BundleError, DecisionError, RecordsError, OSError, ValueError),
+    *(FlagError, BackendError, BundleError, DecisionError, LimitsError, RecordsError, OSError, ValueError),
     *(httpx2.HTTPError, sqlite3.Error),
 )
 
@@ -44,6 +56,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command(versions.Verify, versions.run_verify),
     "shadow": Command(versions.Shadow, versions.run_shadow),
     "default": Command(versions.Default, versions.run_default),
+    "compare-versions": Command(compare_versions.CompareVersions, compare_versions.run),
     "limits": Command(limits.Limits, limits.run),
     "records": Command(records.Records, records.run),
     "replay": Command(replay.Replay, replay.run),

@@ -45,6 +45,7 @@ class Station:
     # Inspections need the threads that these use: a change of a recipe, or a look through the records, takes one.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    comparing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def station_of(request: Request) -> Station:

@@ -27,11 +27,7 @@ _STATE_EVERY_S = 1.0
 
 @router.get("/events", response_class=StreamingResponse, responses=openapi_responses())
 async def events(request: Request) -> StreamingResponse:
-    """Server-sent events: `inspection` for each part, the newest 24 first; `state` every second.
-
-    from service.station.exporting import pixels_of
-    from service.station.feed import Entry, View
-    """
+    """Server-sent events: `inspection` for each part, the newest 24 first; `state` every second."""
     station = station_of(request)
     station.access.require(request, "inspect")
     if station.feed.full:

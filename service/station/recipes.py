@@ -65,12 +65,12 @@ class RecipeStore:
         self._models_dir = models_dir
         self._batcher = batcher
         self._on_refused = on_refused
-        self._decisions = decisions or Decisions()
+        self.decisions = decisions or Decisions()
         self._forbid_older = forbid_older
         self._folder = ModelsFolder(models_dir)
-        self._default = DefaultRecipe(default, models_dir, self._decisions)
+        self._default = DefaultRecipe(default, models_dir, self.decisions)
         self._loader = Loader(
-            batcher, open_model, check_bundle, self._decisions, self._folder.tell, serve_unfit=serve_unfit
+            batcher, open_model, check_bundle, self.decisions, self._folder.tell, serve_unfit=serve_unfit
         )
         self._changing = threading.Lock()
         self.ready: dict[str, Recipe] = {}
@@ -127,7 +127,7 @@ class RecipeStore:
             try:
                 active = self._active(folder)
                 if active is None or active.name != version:
-                    active = write_active(folder, version, last, by, self._decisions)
+                    active = write_active(folder, version, last, by, self.decisions)
             except (DecisionError, OSError) as error:
                 self._loader.close(recipe.model)
                 raise ActivationError(str(error)) from error
@@ -167,7 +167,7 @@ class RecipeStore:
         """Activate the version that served before the present one, also where that one could not be loaded."""
         self._require_known(name)
         try:
-            active = read_active(self._models_dir / name, self._decisions)
+            active = read_active(self._models_dir / name, self.decisions)
         except (DecisionError, OSError) as error:
             raise ActivationError(str(error)) from error
         if active is None or active.before is None:
@@ -226,7 +226,7 @@ class RecipeStore:
         """Judge the pictures of a recipe's version in service by other limits from now on; raises LimitsError."""
         with self._changing:
             recipe = self.get(name)
-            limits = change_limits(self._models_dir / name, recipe.bundle.manifest, change, by, self._decisions)
+            limits = change_limits(self._models_dir / name, recipe.bundle.manifest, change, by, self.decisions)
             self.ready[name] = replace(recipe, limits=limits)
             return self.ready[name]
 
@@ -236,8 +236,8 @@ class RecipeStore:
             self._require_known(name)
             recipe, folder = self.ready.get(name), self._models_dir / name
             try:
-                version = recipe.version if recipe else chosen_version(folder, self.shelf(name), self._decisions)[0]
-                reset_limits(folder, version, by, self._decisions)
+                version = recipe.version if recipe else chosen_version(folder, self.shelf(name), self.decisions)[0]
+                reset_limits(folder, version, by, self.decisions)
                 if recipe:
                     self.ready[name] = replace(recipe, limits=Limits.of(recipe.bundle.manifest))
             except Exception as error:
@@ -347,7 +347,7 @@ class RecipeStore:
     def _active(self, folder: Path) -> Choice | None:
         """The choice that is written down, if it can be believed."""
         try:
-            return read_active(folder, self._decisions)
+            return read_active(folder, self.decisions)
         except (DecisionError, OSError):
             return None
 
@@ -356,7 +356,7 @@ class RecipeStore:
         folder = self._models_dir / name
         self._folder.trying(name)
         try:
-            version, active = chosen_version(folder, shelf, self._decisions)
+            version, active = chosen_version(folder, shelf, self.decisions)
             recipe = self._loader.open(folder / version)
         except ClosedError:
             raise
@@ -372,7 +372,7 @@ class RecipeStore:
     def _remember(self, folder: Path, version: str) -> str:
         """Write down what was served first: a version that is damaged, or appears, later must not change it."""
         try:
-            return str(write_active(folder, version, None, "the first start, as the newest", self._decisions))
+            return str(write_active(folder, version, None, "the first start, as the newest", self.decisions))
         except (DecisionError, OSError) as error:
             return f"the newest; not kept, so that the next start decides again: {error}"
 

@@ -10,14 +10,14 @@ const BLIND = 0.5;
 
 let shown = 0;
 
-export async function enter(root, [name, version]) {
+export async function enter(root, [name, version, what]) {
   const mine = (shown += 1);
   const column = make("div", { class: "column" });
   root.append(column);
   try {
     const found = await read("recipes");
     if (mine !== shown) return;
-    if (version) await showReport(column, name, version, mine);
+    if (version) await showReport(column, name, version, what === "comparison" ? what : "report", mine);
     else if (found.length) show(column, found, found.find((one) => one.recipe === name) ?? found.find((one) => one.default) ?? found[0], mine);
     else column.append(make("p", {}, word("no_recipes")));
   } catch (error) {
@@ -27,10 +27,15 @@ export async function enter(root, [name, version]) {
 
 export function leave() { shown += 1; }
 
-async function showReport(column, name, version, mine) {
-  column.append(make("div", { class: "row" }, make("a", { class: "link-button", href: `#/recipes/${encodeURIComponent(name)}` }, `‹ ${name}`)));
-  const page = await report(`recipes/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/report.html`);
-  if (mine === shown) column.append(page);
+async function showReport(column, name, version, what, mine) {
+  const waiting = make("p", { role: "status" }, word(what === "comparison" ? "comparing" : "working"));
+  column.append(make("div", { class: "row" }, make("a", { class: "link-button", href: `#/recipes/${encodeURIComponent(name)}` }, `‹ ${name}`)), waiting);
+  try {
+    const page = await report(`recipes/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/${what}.html`);
+    if (mine === shown) column.append(page);
+  } finally {
+    waiting.remove();
+  }
 }
 
 // Everything that makes the recipe unfit to be relied on, in words.
@@ -92,7 +97,7 @@ function versions(recipe, change) {
     const fault = recipe.faulty[version];
     const active = version === recipe.version;
     const state = active ? word("in_service") : fault ? `⚠ ${fault}` : version === recipe.shadow ? word("shadow") : recipe.newer.includes(version) ? word("newer") : "";
-    const actions = active || fault ? [] : [change(word("activate"), withQuery(`recipes/${name}/activate`, { version }), word("activate_question", version, recipe.recipe)),
+    const actions = active || fault ? [] : [...(recipe.version ? [make("a", { class: "link-button", href: `#/recipes/${name}/${own}/comparison` }, word("compare"))] : []), change(word("activate"), withQuery(`recipes/${name}/activate`, { version }), word("activate_question", version, recipe.recipe)),
       ...(version === recipe.shadow ? [] : [change(word("try_shadow"), withQuery(`recipes/${name}/shadow`, { version }))])];
     return make("tr", {}, make("th", { scope: "row" }, version), make("td", {}, state), make("td", {}, make("div", { class: "row" }, make("a", { class: "link-button", href: `#/recipes/${name}/${own}` }, word("report")), ...actions)));
   });

@@ -30,7 +30,7 @@ export default {
   false_rejects: "Gute Teile im Ausschuss", escapes: "Durchgelassene Fehler", of: "{} von {} (95 %: {})", defects_none: "keine Fehler", defects_simulated: "gezeichnete Fehler", defects_labelled: "markierte Fehler",
   recipe_unfit: "Dieses Rezept ist untauglich und prüft nichts", serves_unfit: "Dieses Rezept ist im Dienst, obwohl es untauglich ist", recipe_blind: "Dieses Rezept ist blind: durchgelassen hat es {} von {} ({}).", newer_not_active: "Neuer und nicht aktiv: {}",
   versions: "Versionen", in_service: "im Dienst", newer: "neuer", shadow: "Schatten", report: "Bericht", activate: "Aktivieren", try_shadow: "Als Schatten mitlaufen", end_shadow: "Schatten beenden",
-  rollback: "Zurück zur vorigen", verify: "Nachrechnen", make_default: "Zur Vorgabe machen", activate_question: "Ab jetzt Version {} von {} benutzen? Zuerst wird sie auf ihren Referenzbildern nachgerechnet.",
+  compare: "Vergleichen", comparing: "Vergleich auf aufgezeichneten Bildern …", rollback: "Zurück zur vorigen", verify: "Nachrechnen", make_default: "Zur Vorgabe machen", activate_question: "Ab jetzt Version {} von {} benutzen? Zuerst wird sie auf ihren Referenzbildern nachgerechnet.",
   rollback_question: "Wieder die Version von {} benutzen, die vorher im Dienst war?",
   thresholds: "Schwellen", scores: "Aufgezeichnete Werte", limits_own: "Es gelten die Schwellen der Version.", limits_changed: "Geändert {} von {}", reset_limits: "Zurück zu denen der Version",
   reset_question: "Wieder die Schwellen der Version von {} benutzen?", apply_question: "Ab jetzt: prüfen ab {}, Ausschuss ab {} für {}. Die Änderung übersteht Neustarts.",

@@ -30,7 +30,7 @@ export default {
   false_rejects: "Good parts rejected", escapes: "Defects that pass", of: "{} of {} (95 %: {})", defects_none: "no defects", defects_simulated: "rendered defects", defects_labelled: "labelled defects",
   recipe_unfit: "This recipe is unfit and inspects nothing", serves_unfit: "This recipe serves though it is unfit", recipe_blind: "This recipe is blind: it passed {} of {} {}.", newer_not_active: "Newer and not active: {}",
   versions: "Versions", in_service: "in service", newer: "newer", shadow: "Shadow", report: "Report", activate: "Activate", try_shadow: "Run as shadow", end_shadow: "End the shadow",
-  rollback: "Roll back", verify: "Verify", make_default: "Make it the default", activate_question: "Serve version {} of {} from now on? It is checked on its golden images first.",
+  compare: "Compare", comparing: "Comparing on recorded images …", rollback: "Roll back", verify: "Verify", make_default: "Make it the default", activate_question: "Serve version {} of {} from now on? It is checked on its golden images first.",
   rollback_question: "Serve the version of {} that served before?",
   thresholds: "Thresholds", scores: "Recorded scores", limits_own: "The thresholds are those of the version.", limits_changed: "Changed {} by {}", reset_limits: "Back to the version's own",
   reset_question: "Go back to the thresholds of the version of {}?", apply_question: "From now on: review from {}, reject from {} for {}. The change is kept over restarts.",
