@@ -17,8 +17,8 @@ from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import to_onnx
 from training.data.demo_parts import render_good
 from training.methods.draem.checkpoints import load_official
-from training.methods.protocol import CheckpointError
 from training.networks.anomaly_map import AnomalyMap
+from training.weight_files import CheckpointError
 
 
 def _save_states(folder: Path, rec_width: int, seg_width: int) -> tuple[Path, Path]:

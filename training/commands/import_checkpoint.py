@@ -18,7 +18,8 @@ from training.commands.train import tell
 from training.data.folders import good_images
 from training.evaluation.report import Training
 from training.methods import METHODS
-from training.methods.protocol import CheckpointError, Method
+from training.methods.protocol import Method
+from training.weight_files import CheckpointError
 
 
 class ImportCheckpoint(RecipeFlags, PlaceFlags):

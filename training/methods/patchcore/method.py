@@ -5,7 +5,7 @@ The image score is the largest distance; the paper weights it by the neighbours 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from training.features.distances import NearestPatch
 from training.features.embedding import Standardised, embeddings_of, features_of
 from training.features.map import DistanceMap
-from training.features.trunk import PRETRAINED, load_trunk
+from training.features.trunks import TrunkChoice, load_trunk, pretrained_of
 from training.loop.runs import Run
 from training.methods.patchcore.coreset import farthest_points
 from training.methods.protocol import Method, TrainingSet
@@ -26,11 +26,12 @@ _MOST_PATCHES = 100_000  # that the bank is chosen from, drawn by the seed where
 @dataclass(frozen=True)
 class PatchcoreConfig(RecipeSettings):
     bank: int = setting(2048, "good patches in the bank: time and memory of an inspection grow with it", 16, 65536)
+    features: TrunkChoice = field(default_factory=TrunkChoice)
 
 
 def fit(config: PatchcoreConfig, data: TrainingSet, run: Run, device: torch.device) -> nn.Module:
     """The map of the distances to the nearest patch of the bank."""
-    trunk = load_trunk().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trunk = load_trunk(config.features).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = features_of(trunk, data.good, device)
     standardised = Standardised(features).to(device)
     embeddings = embeddings_of(standardised, features, device)
@@ -49,5 +50,5 @@ PATCHCORE = Method(
     title="PatchCore on EfficientNet-lite0: distances to the nearest of a bank of good patches",
     presets={"coreset": PatchcoreConfig(preset="coreset", score="peak")},
     fit=fit,
-    pretrained=PRETRAINED,
+    pretrained=lambda config: pretrained_of(config.features),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from training.features.trunks import TrunkChoice
 from training.loop.settings import LoopSettings
 from training.methods.simulated import FAST_LOOP
 from training.settings import setting
@@ -16,6 +17,7 @@ class UsConfig(LoopSettings):
     validation: float = setting(
         0.2, "share of the training photos that only the moments of the errors come from", 0.05, 0.5
     )
+    features: TrunkChoice = field(default_factory=TrunkChoice)
 
 
 PRESETS = {

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.features.trunk import CHANNELS, PRETRAINED, load_trunk
+from service.bundle.manifest import Pretrained
+from training.features.trunk import Features
+from training.features.trunks import load_trunk, pretrained_of
 from training.loop.fit import generator_of, train
 from training.loop.runs import Run
 from training.methods.protocol import Method, TrainingSet
 from training.methods.us.config import PRESETS, UsConfig
-from training.methods.us.network import Features, Students, Teacher, UsMap, errors_of
+from training.methods.us.network import StudentFeatures, Students, Teacher, UsMap, errors_of
 
-_STRIDES = tuple(f"stride_{4 * 2**place}" for place in range(len(CHANNELS)))
+_STRIDES = tuple(f"stride_{4 * 2**place}" for place in range(3))
 
 
 class Taught(NamedTuple):
@@ -34,7 +36,7 @@ class UsLesson:
         self.generator = generator
 
     def network(self) -> nn.Module:
-        return Students(self.config.width, self.config.students)
+        return Students(self.teacher.trunk.channels, self.config.width, self.config.students)
 
     def draw(self, count: int) -> Taught:
         index = torch.randint(0, len(self.good), (count,), generator=self.generator)
@@ -42,11 +44,11 @@ class UsLesson:
         with torch.no_grad():
             return Taught(photos, self.teacher(photos))
 
-    def forward(self, network: nn.Module, batch: Taught) -> Features:
-        said: Features = network(batch.photos.contiguous(memory_format=torch.channels_last))
+    def forward(self, network: nn.Module, batch: Taught) -> StudentFeatures:
+        said: StudentFeatures = network(batch.photos.contiguous(memory_format=torch.channels_last))
         return said
 
-    def losses(self, outputs: Features, batch: Taught) -> dict[str, Tensor]:
+    def losses(self, outputs: StudentFeatures, batch: Taught) -> dict[str, Tensor]:
         """Every student's own error: what they agree on must not be learned from each other."""
         pairs = zip(_STRIDES, outputs, batch.wanted, strict=True)
         return {
@@ -54,7 +56,7 @@ class UsLesson:
             for stride, said, wanted in pairs
         }
 
-    def columns(self, outputs: Features, batch: Taught) -> list[Tensor]:
+    def columns(self, outputs: StudentFeatures, batch: Taught) -> list[Tensor]:
         """The photo, and at the finest stride the students' error, of the largest one."""
         error, _ = errors_of(batch.wanted[0], outputs[0].detach().float())
         return [batch.photos, functional.interpolate(error / error.amax(), size=batch.photos.shape[2:])]
@@ -65,7 +67,7 @@ def fit(config: UsConfig, data: TrainingSet, run: Run, device: torch.device) -> 
     order = torch.randperm(len(good), generator=torch.Generator().manual_seed(config.seed)).to(device)
     count = max(1, round(config.validation * len(good)))
     unseen, learned = good[order[:count]], good[order[count:]]
-    teacher = Teacher(load_trunk()).to(device)
+    teacher = Teacher(load_trunk(config.features)).to(device)
     teacher.standardise(learned)
     lesson = UsLesson(config, teacher, learned, generator_of(config.seed))
     students = train(config, lesson, lesson.generator, run, photos=len(learned), device=device)
@@ -75,7 +77,15 @@ def fit(config: UsConfig, data: TrainingSet, run: Run, device: torch.device) -> 
 
 
 def _untrained(config: UsConfig) -> nn.Module:
-    return UsMap(Teacher(load_trunk()), Students(config.width, config.students))
+    trunk = load_trunk(config.features)
+    return UsMap(Teacher(trunk), Students(trunk.channels, config.width, config.students))
+
+
+def _teacher(config: UsConfig) -> Pretrained:
+    weights = pretrained_of(config.features)
+    return weights.model_copy(
+        update={"name": f"{weights.name} as the teacher, in place of one distilled from ResNet-18"}
+    )
 
 
 US = Method(
@@ -83,8 +93,6 @@ US = Method(
     title="Uninformed Students; teacher: EfficientNet-lite0 in place of one distilled from ResNet-18",
     presets=PRESETS,
     fit=fit,
-    pretrained=PRETRAINED.model_copy(
-        update={"name": "EfficientNet-lite0 as the teacher, in place of one distilled from ResNet-18"}
-    ),
+    pretrained=_teacher,
     network=_untrained,
 )

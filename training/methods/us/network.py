@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.features.trunk import CHANNELS, Trunk
+from training.features.trunk import Features, Trunk
 
-# Of strides 4, 8 and 16: (N, C, H/4, W/4), …
-Features = tuple[Tensor, ...]
+# What each of M students says at strides 4, 8 and 16: (N, M, C, H/4, W/4), …
+StudentFeatures = tuple[Tensor, ...]
+_STRIDES = 3
 
 
 class Student(nn.Module):
     """RGB `(N, 3, H, W)` in [0, 1] -> what the teacher would say, at each stride. No normalisation, as in the paper."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, channels: tuple[int, int, int], width: int) -> None:
         super().__init__()
         w = width
         self.stages = nn.ModuleList(
@@ -30,10 +31,10 @@ class Student(nn.Module):
                 nn.Sequential(*_layer(4 * w, 8 * w, 3, 2), *_layer(8 * w, 8 * w, 3)),
             )
         )
-        widths = zip((2 * w, 4 * w, 8 * w), CHANNELS, strict=True)
-        self.heads = nn.ModuleList(nn.Conv2d(wide, channels, 1) for wide, channels in widths)
+        widths = zip((2 * w, 4 * w, 8 * w), channels, strict=True)
+        self.heads = nn.ModuleList(nn.Conv2d(wide, wanted, 1) for wide, wanted in widths)
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         said = []
         for stage, head in zip(self.stages, self.heads, strict=True):
             x = stage(x)
@@ -44,11 +45,11 @@ class Student(nn.Module):
 class Students(nn.Module):
     """What each of them says, at each stride `(N, M, C, h, w)`."""
 
-    def __init__(self, width: int, count: int) -> None:
+    def __init__(self, channels: tuple[int, int, int], width: int, count: int) -> None:
         super().__init__()
-        self.students = nn.ModuleList(Student(width) for _ in range(count))
+        self.students = nn.ModuleList(Student(channels, width) for _ in range(count))
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Tensor) -> StudentFeatures:
         said = [student(x) for student in self.students]
         return tuple(torch.stack(stride, dim=1) for stride in zip(*said, strict=True))
 
@@ -59,21 +60,22 @@ class Teacher(nn.Module):
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
         self.trunk = trunk
-        for place, channels in enumerate(CHANNELS):
+        for place, channels in enumerate(trunk.channels):
             self.register_buffer(f"mean_{place}", torch.zeros(1, channels, 1, 1))
             self.register_buffer(f"deviation_{place}", torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Features:
-        return tuple(
+        fine, middle, coarse = (
             (feature - self.get_buffer(f"mean_{place}")) / self.get_buffer(f"deviation_{place}")
             for place, feature in enumerate(self.trunk(x))
         )
+        return fine, middle, coarse
 
     @torch.no_grad()
     def standardise(self, photos: Tensor) -> None:
         """Take mean and deviation of good photos uint8 `(N, 3, S, S)`, which lie where the trunk does."""
-        total = [torch.zeros(2, channels, dtype=torch.float64) for channels in CHANNELS]
-        count = [0] * len(CHANNELS)
+        total = [torch.zeros(2, channels, dtype=torch.float64) for channels in self.trunk.channels]
+        count = [0] * _STRIDES
         for part in torch.split(photos, 8):
             for place, feature in enumerate(self.trunk(part.float() / 255)):
                 values = feature.double().transpose(0, 1).flatten(1)  # (C, N h w)
@@ -101,7 +103,7 @@ class UsMap(nn.Module):
         self.teacher = teacher
         self.students = students
         # Of error and variance at each stride: mean and deviation over good photos.
-        self.register_buffer("moments", torch.tensor([[[0.0, 1.0]] * 2] * len(CHANNELS)))
+        self.register_buffer("moments", torch.tensor([[[0.0, 1.0]] * 2] * _STRIDES))
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ class UsMap(nn.Module):
             for one, moments in zip(pair, self.moments[place], strict=True):
                 found = found + (one - moments[0]) / moments[1]
             total = total + functional.interpolate(found, size=x.shape[2:], mode="bilinear", align_corners=False)
-        return (total[:, 0] / len(CHANNELS)).clamp(min=0)
+        return (total[:, 0] / _STRIDES).clamp(min=0)
 
     def errors(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Error and variance `(N, 1, h, w)` at each stride."""
@@ -126,7 +128,7 @@ class UsMap(nn.Module):
         """Take moments and scale of good photos uint8 `(N, 3, S, S)` that no student has learned from."""
         parts = [part.float() / 255 for part in torch.split(photos, 8)]
         seen = [self.errors(part) for part in parts]
-        for place in range(len(CHANNELS)):
+        for place in range(_STRIDES):
             for which in range(2):
                 values = torch.cat([errors[place][which].double().flatten() for errors in seen])
                 self.moments[place, which] = torch.stack((values.mean(), values.std().clamp(min=1e-6)))
