@@ -177,6 +177,8 @@ class TrainingRecord(_Strict):
     calibrated_on_training_photos: bool = False
     good_photos: int | None = None
     photos_sha256: str | None = None
+    # Inspections of the line whose images were learned from: they say nothing about what was learned.
+    line_parts: list[str] | None = None
     textures: int | Literal["procedural"] | None = None
     pretrained: Pretrained | None = None
     device: str | None = None

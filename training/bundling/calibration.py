@@ -25,6 +25,7 @@ def calibrate(
     false_reject_rate: float,
     trained_on: bool = False,
     min_area: int = 0,
+    weights: NDArray[np.float64] | None = None,
 ) -> Thresholds:
     """Thresholds such that at most `false_reject_rate` of future good parts are expected at or above reject.
 
@@ -34,21 +35,25 @@ def calibrate(
     pixel threshold; `simulated`, rendered defects, only tell the escape rate, they choose nothing.
     Good photos that the network was `trained_on` score lower than new ones: then a warning is all that is promised.
     Regions of fewer than `min_area` pixels are not reported; the verdict does not depend on that.
+    `weights` `(n,)`: how many of the line's parts each good part stands for, where not all had the same chance.
     """
     good_maps, good_scores = stacked(good)
-    ordered = np.sort(good_scores.astype(np.float64))
-    reject = _upper_limit(ordered, false_reject_rate)
-    review = min(reject, _upper_limit(ordered, min(0.5, REVIEW_TO_REJECT * false_reject_rate), extrapolate=False))
-    needed = photos_needed(false_reject_rate)
+    order = np.argsort(good_scores, kind="stable")
+    ordered = good_scores.astype(np.float64)[order]
+    stands_for = np.ones(len(ordered)) if weights is None else weights[order]
+    reject = _upper_limit(ordered, stands_for, false_reject_rate)
+    review_rate = min(0.5, REVIEW_TO_REJECT * false_reject_rate)
+    review = min(reject, _upper_limit(ordered, stands_for, review_rate, extrapolate=False))
+    needed, count_like = photos_needed(false_reject_rate), counts_like(stands_for)
     warnings = []
     if trained_on:
         warnings.append(
             "the network was trained on the photos that set the thresholds: they are too low, and more good parts will "
             "be rejected than was asked for; calibrate on photos that it has not seen"
         )
-    if len(ordered) < needed:
+    if count_like < needed:
         warnings.append(
-            f"{len(ordered)} held-out good photos cannot show a false-reject rate of {false_reject_rate:.3g}: at least "
+            f"{count_like} held-out good photos cannot show a false-reject rate of {false_reject_rate:.3g}: at least "
             f"{needed} are needed; thresholds were extrapolated, check them on the line before trusting them"
         )
     calibration = Calibration(
@@ -58,7 +63,7 @@ def calibrate(
         false_reject_interval=(0.0, 1.0),
         defect_images=len(simulated),
         defect_source="simulated" if simulated else "none",
-        good_scores=[round(min(1.0, float(score)), 6) for score in ordered],
+        good_scores=[round(min(1.0, float(score)), 6) for score in _spread(ordered, stands_for)],
         warning="; ".join(warnings) or None,
     )
     thresholds = Thresholds(
@@ -73,7 +78,7 @@ def calibrate(
     escapes = in_bands(stacked(simulated)[1], thresholds)["OK"]
     counted = {
         "false_rejects": rejects,
-        "false_reject_interval": clopper_pearson(rejects, len(good)),
+        "false_reject_interval": clopper_pearson(_rejected_like(ordered, stands_for, reject), count_like),
         "escapes": escapes,
         "escape_interval": clopper_pearson(escapes, len(simulated)),
     }
@@ -98,10 +103,35 @@ def why_unfit(calibration: Calibration, most_escapes: float) -> str | None:
     )
 
 
-def _upper_limit(ordered: NDArray[np.float64], rate: float, *, extrapolate: bool = True) -> float:
-    rank = math.ceil((len(ordered) + 1) * (1 - rate))
+def counts_like(weights: NDArray[np.float64]) -> int:
+    """How many parts, drawn alike, parts of such weights are worth: all of them where all weigh the same."""
+    return int(weights.sum() / weights.max()) if len(weights) else 0
+
+
+def _upper_limit(
+    ordered: NDArray[np.float64], weights: NDArray[np.float64], rate: float, *, extrapolate: bool = True
+) -> float:
+    """Weighted split conformal prediction (Tibshirani et al. 2019); a new part weighs as much as the heaviest here."""
+    needed = (weights.sum() + weights.max()) * (1 - rate)
+    rank = int(np.searchsorted(np.cumsum(weights), needed)) + 1
     limit = float(ordered[min(rank, len(ordered)) - 1])
     if rank > len(ordered) and extrapolate:
-        limit += limit - float(np.median(ordered))
+        limit += limit - _median(ordered, weights)
     # The limit itself is still good: the verdict compares with >=.
     return min(1.0, float(np.nextafter(np.float32(limit), np.float32(2))))
+
+
+def _median(ordered: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    return float(np.median(_spread(ordered, weights)))
+
+
+def _spread(ordered: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As many scores as there are, spread as those of the parts that they stand for."""
+    reached = np.cumsum(weights) / weights.sum()
+    places = np.searchsorted(reached, (np.arange(len(ordered)) + 0.5) / len(ordered))
+    return ordered[np.minimum(places, len(ordered) - 1)]
+
+
+def _rejected_like(ordered: NDArray[np.float64], weights: NDArray[np.float64], reject: float) -> int:
+    share = float(weights[ordered >= reject].sum() / weights.sum())
+    return math.ceil(share * counts_like(weights) - 1e-9)

@@ -15,7 +15,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.flags import FlagError, Group, add_flags, read_flags
-from training.commands import bench, collect, demo_data, evaluate, export, import_checkpoint, queue, train
+from training.commands import (
+    bench,
+    collect,
+    demo_data,
+    evaluate,
+    export,
+    import_checkpoint,
+    queue,
+    recalibrate,
+    train,
+)
 from training.commands.outcome import attempt
 from training.commands.settings import MethodFlags, setting_names, with_settings
 from training.methods import METHODS
@@ -52,6 +62,7 @@ COMMANDS: dict[str, Command] = {
         "draem",
     ),
     "collect": Command(lambda *_: collect.Collect, collect.run),
+    "recalibrate": Command(lambda *_: recalibrate.Recalibrate, recalibrate.run),
     "demo-data": Command(lambda *_: demo_data.DemoData, demo_data.run),
 }
 

@@ -1,6 +1,7 @@
-"""From the records of a station to a data set in MVTec layout: parts that people reviewed, with masks of the defects.
+"""The records of a station as training sees them: parts that people reviewed, with masks of the defects.
 
-Reads the tables `inspections` and `reviews` of service/station/schema.py; the newest review of a part counts.
+Reads the tables `inspections` and `reviews` of service/station/schema.py; the newest review of a part counts. `collect`
+makes a data set in MVTec layout of them:
 
     train/good, test/good        parts reviewed as good; one in five is for the test
     test/KIND                    parts reviewed as defect, by the kind that the review names
@@ -14,8 +15,8 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,56 @@ _VERSION = 3
 _KIND = "defect"
 _TEST_SHARE = 5
 _REVIEWED = """
-SELECT i.inspection_id, i.image_sha256, i.layout, r.after, r.defect_type, r.boxes, r.mask
+SELECT i.inspection_id, i.image_sha256, i.layout, i.version, i.verdict, r.after, r.defect_type, r.boxes, r.mask
 FROM inspections AS i JOIN reviews AS r ON r.rowid =
     (SELECT max(rowid) FROM reviews WHERE inspection_id = i.inspection_id)
 WHERE (:recipe IS NULL OR i.recipe = :recipe) AND i.review IS NOT NULL ORDER BY i.rowid
 """
+_ALL = "SELECT version, verdict, count(*) FROM inspections WHERE recipe = ? AND score IS NOT NULL GROUP BY 1, 2"
+
+# The version and the verdict that a part got: parts of one stratum had the same chance to be looked at.
+Stratum = tuple[str | None, str]
+
+
+@dataclass(frozen=True)
+class ReviewedPart:
+    """A part that a person looked at: `kind` is the folder's name of a defect, None for a good part."""
+
+    records: Path
+    name: str
+    sha256: str
+    layout: Mapping[str, Any] | None
+    stratum: Stratum
+    kind: str | None
+    boxes: Sequence[Mapping[str, int]] = ()
+    drawn: bytes | None = None
+
+    def pixels(self) -> Pixels:
+        """Its image, RGB uint8 `(H, W, 3)`; raises ImageError, and UserError where it is not what was inspected."""
+        try:
+            data = (self.records / "images" / self.sha256[:2] / self.sha256).read_bytes()
+        except FileNotFoundError:
+            raise ImageError("empty_image", "its image is gone") from None
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise UserError(
+                f"{self.records}: image {self.sha256} is not what was inspected: python -m service records verify"
+            )
+        bare = self.layout is not None and "pixel_format" in self.layout
+        return decode_raw(data, **self.layout) if self.layout and bare else decode(data)
+
+    def mask(self, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """Where the defect is, 0 or 255, of the image's size (H, W); None where the review does not say."""
+        if self.drawn is not None:
+            drawn = decode(self.drawn)[:, :, 0]
+            if drawn.shape != size:
+                drawn = np.asarray(cv2.resize(drawn, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+            return drawn
+        if not self.boxes:
+            return None
+        marked = np.zeros(size, np.uint8)
+        for box in self.boxes:
+            marked[box["y"] : box["y"] + box["height"], box["x"] : box["x"] + box["width"]] = 255
+        return marked
 
 
 @dataclass(frozen=True)
@@ -50,30 +96,47 @@ class Collected:
     left_out: Counter[str]
 
 
+def reviewed_parts(records: Path, recipe: str | None = None) -> tuple[list[ReviewedPart], Counter[str]]:
+    """Reviewed parts whose image is kept, in the order in which they came, and how many others there are and why."""
+    found: list[ReviewedPart] = []
+    left_out: Counter[str] = Counter()
+    with _opened(records) as connection:
+        for row in connection.execute(_REVIEWED, {"recipe": recipe}):
+            name, sha256, layout, version, verdict, after, defect_type, boxes, mask = row
+            if sha256 is None or not (records / "images" / sha256[:2] / sha256).is_file():
+                left_out["no image is kept"] += 1
+                continue
+            kind = _kind(defect_type) if after == "defect" else None
+            details = json.loads(layout) if layout else None, (version, verdict), kind, json.loads(boxes), mask
+            found.append(ReviewedPart(records, name, sha256, *details))
+    return found, left_out
+
+
+def inspected_parts(records: Path, recipe: str) -> Counter[Stratum]:
+    """All parts of a recipe that got a score, reviewed or not."""
+    with _opened(records) as connection:
+        return Counter({(version, verdict): count for version, verdict, count in connection.execute(_ALL, (recipe,))})
+
+
 def collect(records: Path, out: Path, recipe: str | None = None) -> Collected:
     """Write the reviewed parts of a station to a new folder; raises UserError where there is nothing to collect."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty: name a new folder")
     images: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
+    parts, left_out = reviewed_parts(records, recipe)
     masks = 0
-    for row in _rows(records, recipe):
-        name, sha256, layout, after, defect_type, boxes, mask = row
-        data = _read(records, sha256)
-        if data is None:
-            left_out["no image is kept"] += 1
-            continue
+    for part in parts:
         try:
-            pixels = _decode(data, json.loads(layout) if layout else None)
+            pixels = part.pixels()
         except ImageError as error:
             left_out[f"the image cannot be read: {error}"] += 1
             continue
-        folder = _folder(name) if after == "good" else f"test/{_kind(defect_type)}"
-        _write(out / folder / f"{name}.png", encode(pixels, ".png"))
+        folder = f"test/{part.kind}" if part.kind else _folder(part.name)
+        _write(out / folder / f"{part.name}.png", encode(pixels, ".png"))
         images[folder] += 1
-        marked = _mask(mask, json.loads(boxes), (pixels.shape[0], pixels.shape[1])) if after == "defect" else None
+        marked = part.mask((pixels.shape[0], pixels.shape[1])) if part.kind else None
         if marked is not None:
-            _write(out / "ground_truth" / _kind(defect_type) / f"{name}_mask.png", encode(marked, ".png"))
+            _write(out / "ground_truth" / str(part.kind) / f"{part.name}_mask.png", encode(marked, ".png"))
             masks += 1
     if not images:
         why = ", ".join(f"{count}: {reason}" for reason, count in left_out.items()) or "no part was reviewed"
@@ -81,7 +144,8 @@ def collect(records: Path, out: Path, recipe: str | None = None) -> Collected:
     return Collected(images, masks, left_out)
 
 
-def _rows(records: Path, recipe: str | None) -> Iterator[tuple[Any, ...]]:
+@contextmanager
+def _opened(records: Path) -> Iterator[sqlite3.Connection]:
     file = records / _FILE
     if not file.is_file():
         raise UserError(f"{records}: no records of a station: --records is the folder that INSPECT_RECORDS_DIR names")
@@ -91,23 +155,7 @@ def _rows(records: Path, recipe: str | None) -> Iterator[tuple[Any, ...]]:
             raise UserError(
                 f"{file}: of version {version}, this reads {_VERSION}: start the service of today on it once"
             )
-        yield from connection.execute(_REVIEWED, {"recipe": recipe})
-
-
-def _read(records: Path, sha256: str | None) -> bytes | None:
-    if sha256 is None:
-        return None
-    try:
-        data = (records / "images" / sha256[:2] / sha256).read_bytes()
-    except FileNotFoundError:
-        return None
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{records}: image {sha256} is not what was inspected: python -m service records verify")
-    return data
-
-
-def _decode(data: bytes, layout: dict[str, Any] | None) -> Pixels:
-    return decode_raw(data, **layout) if layout and "pixel_format" in layout else decode(data)
+        yield connection
 
 
 def _folder(name: str) -> str:
@@ -120,21 +168,6 @@ def _kind(defect_type: str | None) -> str:
     """A folder's name for a kind of defect."""
     kind = re.sub(r"[^a-z0-9]+", "_", (defect_type or "").lower()).strip("_") or _KIND
     return f"{_KIND}_{kind}" if kind in GOOD | MASKS else kind
-
-
-def _mask(mask: bytes | None, boxes: list[dict[str, int]], size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """Where the defect is, 0 or 255, of the image's size (H, W); None where the review does not say."""
-    if mask is not None:
-        drawn = decode(mask)[:, :, 0]
-        if drawn.shape != size:
-            drawn = np.asarray(cv2.resize(drawn, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
-        return drawn
-    if not boxes:
-        return None
-    marked = np.zeros(size, np.uint8)
-    for box in boxes:
-        marked[box["y"] : box["y"] + box["height"], box["x"] : box["x"] + box["width"]] = 255
-    return marked
 
 
 def _write(file: Path, data: bytes) -> None:

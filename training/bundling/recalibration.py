@@ -1,0 +1,216 @@
+"""Thresholds from reviewed parts of the line, without a training: a new version of a bundle with the same graph.
+
+People look at doubtful parts and at some that passed, so reviewed good parts score higher than good parts do. Each
+stands for as many as its review was drawn from: the parts of its version and verdict, over those of them reviewed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from service.backends.base import Backend, Scored, score_images
+from service.bundle.folder import Bundle, describe, write_bundle
+from service.bundle.manifest import BundleError, Calibration, Thresholds
+from service.bundle.signing import load_private_key, sign
+from service.comparing.page import to_html
+from service.comparing.versions import Contender, Sample, compare
+from service.images.headers import ImageError
+from service.images.quality import find_faults, measure
+from service.images.resizing import fit
+from training.bundling.calibration import calibrate, counts_like, photos_needed, why_unfit
+from training.bundling.held_out import simulate_defects
+from training.data.recorded import ReviewedPart, Stratum
+from training.errors import UserError
+from training.evaluation.metrics import clopper_pearson
+from training.evaluation.report import REPORT
+
+# Confirmed defects from which on they, and not rendered ones, tell what escapes.
+_ENOUGH_DEFECTS = 20
+_PASSED = "OK"
+# Of a manifest's metrics, what depends on thresholds: it was of those before.
+_OF_THRESHOLDS = ("good_ok_review_ng", "defects_ok_review_ng", "false_reject_", "escape_", "per_")
+
+
+class RecalibrationError(UserError):
+    """The reviewed parts do not give thresholds; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """The new version, its thresholds' sentences, and how many confirmed defects pass that did not pass before."""
+
+    bundle: Bundle
+    notes: list[str]
+    new_escapes: int
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What the bundle makes of the reviewed parts: good ones with what each stands for, and confirmed defects."""
+
+    good: list[ReviewedPart]
+    good_scored: list[Scored]
+    weights: NDArray[np.float64]
+    defects_scored: list[Scored]
+    unfit_images: int
+
+
+def recalibrate(
+    bundle: Bundle,
+    parts: Sequence[ReviewedPart],
+    inspected: Counter[Stratum],
+    backend: Backend,
+    *,
+    false_reject_rate: float,
+    most_escapes: float,
+    version: str,
+    signing_key: Path | None = None,
+) -> Recalibration:
+    """Write a version with thresholds from `parts`; `inspected` is how many there were of each stratum.
+
+    Raises RecalibrationError where the parts cannot show the rate that is promised, BundleError where the version
+    exists or is to be signed.
+    """
+    manifest = bundle.manifest
+    if manifest.signature and signing_key is None:
+        raise BundleError(f"{bundle.path} is signed: give the key to sign the new version with (--sign)")
+    key = None if signing_key is None else load_private_key(signing_key)
+    learned = set(manifest.training.line_parts or ())
+    line = _score(bundle, [part for part in parts if part.name not in learned], inspected, backend)
+    _require_enough(line, false_reject_rate)
+    rendered = [one.picture for one in simulate_defects(_resized(bundle, line.good[:20]), seed=0)]
+    simulated = score_images(backend, rendered)
+    real = len(line.defects_scored) >= _ENOUGH_DEFECTS
+    thresholds = calibrate(
+        line.good_scored,
+        line.defects_scored if real else simulated,
+        false_reject_rate=false_reject_rate,
+        min_area=manifest.thresholds.min_area,
+        weights=line.weights,
+    )
+    if real:
+        known = thresholds.calibration.model_copy(update={"defect_source": "labelled"})
+        thresholds = thresholds.model_copy(update={"calibration": known})
+    of_rendered = _escapes(simulated, thresholds)
+    notes = _notes(line, thresholds, manifest.thresholds, simulated)
+    contenders = [
+        Contender(name, backend, manifest.input, limits, manifest.quality)
+        for name, limits in ((manifest.version, manifest.thresholds), (version, thresholds))
+    ]
+    samples = [Sample(part.name, part.pixels, "defect" if part.kind else "good") for part in parts]
+    compared = compare(manifest.recipe, samples, *contenders)
+    unfit = why_unfit(of_rendered, most_escapes)
+    warnings = [text for text in (thresholds.calibration.warning, unfit) if text]
+    title = f"{version}: thresholds from reviewed parts"
+    contents = {name: bundle.read(name) for name in manifest.files} | {
+        REPORT: to_html(compared, title, notes, warnings)
+    }
+    record = {"of": manifest.version, "good_parts": len(line.good), "count_like": counts_like(line.weights)}
+    changed = manifest.model_copy(
+        update={
+            "version": version,
+            "created": datetime.now(UTC),
+            "thresholds": thresholds,
+            "unfit": unfit,
+            "metrics": _without_verdicts(manifest.metrics),
+            "training": manifest.training.model_copy(update={"recalibrated": record}),
+            "files": describe(contents),
+            "signature": None,
+        }
+    )
+    signed = sign(changed, signing_key) if key and signing_key else changed
+    return Recalibration(write_bundle(bundle.path.parents[1], signed, contents), notes, len(compared.new_escapes))
+
+
+def _score(bundle: Bundle, parts: Sequence[ReviewedPart], inspected: Counter[Stratum], backend: Backend) -> _Line:
+    good: list[ReviewedPart] = []
+    good_scored: list[Scored] = []
+    defects: list[Scored] = []
+    looked_at: Counter[Stratum] = Counter()
+    unfit = 0
+    for part in parts:
+        try:
+            picture = part.pixels()
+        except ImageError:
+            continue
+        resized = fit(picture, bundle.manifest.input)
+        # What no threshold decides on, and what nobody counted among the scored parts.
+        if find_faults(measure(picture, resized), bundle.manifest.quality) or not inspected[part.stratum]:
+            unfit += 1
+            continue
+        (scored,) = score_images(backend, [resized])
+        looked_at[part.stratum] += 1
+        if part.kind:
+            defects.append(scored)
+        else:
+            good.append(part)
+            good_scored.append(scored)
+    weights = np.array([inspected[part.stratum] / looked_at[part.stratum] for part in good])
+    return _Line(good, good_scored, weights, defects, unfit)
+
+
+def _require_enough(line: _Line, rate: float) -> None:
+    count, needed = counts_like(line.weights), photos_needed(rate)
+    if line.good and not any(part.stratum[1] == _PASSED for part in line.good):
+        raise RecalibrationError(
+            f"{len(line.good)} good parts were reviewed, and none of them had passed as OK: they are doubtful ones, "
+            "and would put the thresholds far too high: review a sample of those that pass too (INSPECT_SAMPLE_OK)"
+        )
+    if count < needed:
+        possible = math.ceil(1000 / (count + 1)) / 1000
+        raise RecalibrationError(
+            f"{len(line.good)} reviewed good parts count like {count}, a false-reject rate of {rate:.3g} takes "
+            f"{needed}: review more of those that passed (INSPECT_SAMPLE_OK), or promise --false-reject-rate {possible}"
+        )
+
+
+def _notes(line: _Line, thresholds: Thresholds, before: Thresholds, simulated: Sequence[Scored]) -> list[str]:
+    calibration = thresholds.calibration
+    low, high = calibration.false_reject_interval
+    notes = [
+        f"Promised: at most {calibration.target_false_reject_rate:.3g} of the good parts are rejected, as long as they "
+        f"look like these. {len(line.good)} reviewed good parts tell it; those that passed stand for the others that "
+        f"passed, so that they count like {counts_like(line.weights)} drawn from the line. The 95 % interval of the "
+        f"rate is {low:.3g} to {high:.3g}; the same parts set the thresholds, so only new ones confirm it.",
+        f"Rendered defects on these parts: {_before_and_now(simulated, before, thresholds)} They chose no threshold.",
+    ]
+    if line.defects_scored:
+        notes.append(f"Confirmed defects: {_before_and_now(line.defects_scored, before, thresholds)}")
+    if line.unfit_images:
+        notes.append(f"{line.unfit_images} reviewed parts set nothing: their images are not fit to be judged.")
+    return notes
+
+
+def _before_and_now(defects: Sequence[Scored], before: Thresholds, thresholds: Thresholds) -> str:
+    was, now = _escapes(defects, before), _escapes(defects, thresholds)
+    low, high = now.escape_interval
+    return (
+        f"{was.escapes} of {was.defect_images} passed as OK, now {now.escapes} pass (95 % interval {low:.3g} to "
+        f"{high:.3g})."
+    )
+
+
+def _escapes(defects: Sequence[Scored], thresholds: Thresholds) -> Calibration:
+    escapes = sum(thresholds.band(one.score) == _PASSED for one in defects)
+    interval = clopper_pearson(escapes, len(defects))
+    counted = {"defect_images": len(defects), "escapes": escapes, "escape_interval": interval}
+    return thresholds.calibration.model_copy(update=counted)
+
+
+def _resized(bundle: Bundle, parts: Sequence[ReviewedPart]) -> list[NDArray[np.uint8]]:
+    return [fit(part.pixels(), bundle.manifest.input) for part in parts]
+
+
+def _without_verdicts(metrics: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    if metrics is None:
+        return None
+    return {name: value for name, value in metrics.items() if not name.startswith(_OF_THRESHOLDS)}
