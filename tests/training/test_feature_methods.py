@@ -10,9 +10,11 @@ from fusion_training import photos
 from service.bundle.manifest import InputSpec
 from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import opened, to_onnx
+from training.features.distances import NearestPatch
 from training.loop.runs import Run
 from training.methods import METHODS
 from training.methods.patchcore.coreset import farthest_points
+from training.methods.patchcore.reweighting import ReweightedPatches
 from training.methods.protocol import TrainingSet
 from training.settings import changed
 
@@ -41,6 +43,23 @@ def test_good_photos_lie_below_the_middle_and_a_broken_part_above(name: str, tmp
         exported, exported_scores = backend.run(images.numpy())
     np.testing.assert_allclose(exported, maps.numpy(), atol=1e-4)
     np.testing.assert_allclose(exported_scores, scores.numpy(), atol=1e-4)
+
+
+def test_the_weight_of_an_image_is_the_papers() -> None:
+    """Equation 7 of Roth et al. 2022, written out patch by patch."""
+    rng = np.random.default_rng(0)
+    good, images = rng.normal(size=(5, 3, 4, 6)), rng.normal(size=(4, 3, 4, 6)) * 1.5
+    images[3] = good[0]  # lies in the bank
+    nearest = NearestPatch(torch.from_numpy(good).float(), torch.arange(0, 60, 2))
+    found = ReweightedPatches(nearest, 4)(torch.from_numpy(images).float()).numpy()
+    bank = good.reshape(60, 6)[::2]
+    for image, distances in zip(images, found, strict=True):
+        apart = np.linalg.norm(image.reshape(12, 1, 6) - bank, axis=2)
+        farthest = int(apart.min(axis=1).argmax())
+        around = np.argsort(np.linalg.norm(bank - bank[apart[farthest].argmin()], axis=1))[:4]
+        weight = 1 - np.exp(apart[farthest].min()) / np.exp(apart[farthest][around]).sum()
+        expected = weight * np.sqrt(0.25 + apart.min(axis=1) ** 2)
+        np.testing.assert_allclose(distances.ravel(), expected, rtol=2e-3)
 
 
 def test_a_coreset_leaves_no_patch_as_far_away_as_a_random_draw_does() -> None:

@@ -30,10 +30,13 @@ class DistanceMap(nn.Module):
         self.scale = float(typical.clamp(min=1e-6)) / math.log(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        distances = _smooth(self.distance(embed(self.standardised(self.trunk(x)))))
-        size = (x.shape[2], x.shape[3])
-        distances = functional.interpolate(distances[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-        return 1 - torch.exp(-distances / self.scale)
+        return self.of_distances(self.distance(embed(self.standardised(self.trunk(x)))), (x.shape[2], x.shape[3]))
+
+    def of_distances(self, distances: Tensor, size: tuple[int, int]) -> Tensor:
+        """The map of `size` that distances `(N, h, w)` give."""
+        smooth = _smooth(distances)[:, None]
+        smooth = functional.interpolate(smooth, size=size, mode="bilinear", align_corners=False)[:, 0]
+        return 1 - torch.exp(-smooth / self.scale)
 
 
 def _smooth(distances: Tensor) -> Tensor:
