@@ -1,8 +1,8 @@
 """Cheaper forms of PaDiM and PatchCore: what each costs and what it is worth, on the same features.
 
-`python -m training.benchmarks forms --data A B`: folders in MVTec layout. Rendered defects on held-out photos may choose
-a form; labelled test images are printed beside them and choose nothing. Milliseconds and bytes are those of the distance
-alone, from patch embeddings on, as ONNX on one thread of ONNX Runtime: the trunk is the same for all.
+`python -m training.benchmarks forms --data A B`: folders in MVTec layout. Rendered defects on held-out photos may
+choose a form; labelled test images are printed beside them and choose nothing. Milliseconds and bytes are those of the
+distance alone, from patch embeddings on, as ONNX on one thread of ONNX Runtime: the trunk is the same for all.
 """
 
 from __future__ import annotations
