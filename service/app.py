@@ -12,13 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import cv2
-from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -37,10 +35,11 @@ from service.http.addresses import Addresses
 from service.http.context import Station, counted_as
 from service.http.docs import add_docs
 from service.http.draining import Drain
+from service.http.failures import Failures
 from service.http.middleware import RequestContext
 from service.http.parameters import PlainFiles, refuse_unread
-from service.http.problems import PROBLEMS, ProblemBody, problem_response
-from service.http.refusals import note_refusal
+from service.http.problems import PROBLEMS, ProblemBody
+from service.http.shortcut import Shortcut
 from service.http.uploads import LARGEST_TOGETHER, Bodies
 from service.settings import Settings
 from service.station.batching import Batcher
@@ -52,7 +51,6 @@ from service.station.feed import Feed
 from service.station.inspection import Inspector
 from service.station.monitoring import Metrics
 from service.station.priority import yield_to_requests
-from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, RecipeStore
 from service.station.records import Records
 from service.station.refusals import Refusals
@@ -103,9 +101,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/web", PlainFiles(directory=Path(__file__).parent / "web"))
     add_docs(app, prefix)
     bodies = Bodies(LARGEST_TOGETHER * settings.max_upload_bytes)
+    failures = Failures(metrics)
+    app.add_middleware(Shortcut, routes=_api_routes(inspect), on_problem=failures.answer)
     app.add_middleware(RequestContext, metrics=metrics, drain=drain, bodies=bodies)
     app.add_middleware(Addresses, prefix=prefix, is_route=partial(_is_route, app))
-    _handle_errors(app, metrics)
+    failures.handle_in(app)
     # Named in the table of problems, used by no route's signature.
     original = app.openapi
 
@@ -125,13 +125,17 @@ def _prefix(settings: Settings) -> str:
     begins = {"docs", "openapi.json", "web"} | {
         route.path.split("/")[1]
         for routes in (inspect, recipe_routes, record_routes, health, open_inference)
-        for route in routes.router.routes
-        if isinstance(route, APIRoute) and "GET" in (route.methods or ())
+        for route in _api_routes(routes)
+        if "GET" in (route.methods or ())
     }
     prefix = settings.root_path
     if prefix and prefix.split("/")[1] in begins:
         raise ValueError(f"INSPECT_ROOT_PATH {prefix} begins like an address of the service: choose another")
     return prefix
+
+
+def _api_routes(routes: ModuleType) -> list[APIRoute]:
+    return [route for route in routes.router.routes if isinstance(route, APIRoute)]
 
 
 def _is_route(app: FastAPI, scope: Scope) -> bool:
@@ -366,32 +370,3 @@ def _banner(station: Station) -> str:
         f"  {curl} '{address}/inspect?recipe={recipe.name}'\n"
         f"  {curl} -H 'Accept: image/png' -o heatmap.png '{address}/inspect?recipe={recipe.name}'\n\n"
     )
-
-
-def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
-    """Every way a request can fail ends in a problem; the log has the details, the client gets no traceback."""
-
-    def respond(request: Request, problem: ProblemError) -> JSONResponse:
-        metrics.errors.labels(problem.code).inc()
-        if problem.code == "overloaded":
-            metrics.refusal_seconds.observe(time.monotonic() - request.state.started)
-        note_refusal(request, problem)
-        return problem_response(problem, getattr(request.state, "request_id", None), request.url.path)
-
-    # Coroutines, though they wait for nothing: functions would go to another thread, and a refusal must be cheap.
-    @app.exception_handler(ProblemError)
-    async def on_problem(request: Request, error: ProblemError) -> JSONResponse:
-        return respond(request, error)
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        details = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
-        return respond(request, ProblemError("invalid_request", details))
-
-    @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        code = codes.get(error.status_code, "invalid_request")
-        response = respond(request, ProblemError(code, f"{request.method} {request.url.path}: {PROBLEMS[code][1]}"))
-        response.headers.update(error.headers or {})
-        return response

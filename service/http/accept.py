@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 _Picture = Literal["png", "jpeg"]
@@ -14,11 +14,14 @@ _OFFERS: tuple[tuple[_Picture | None, tuple[tuple[str, ...], ...]], ...] = (
 )
 
 
-def wanted_picture(accepted: Iterable[str]) -> _Picture | None:
+def wanted_picture(accepted: Sequence[str]) -> _Picture | None:
     """The picture that the `Accept` headers prefer to JSON; None for JSON, also where they ask for neither.
 
     Of several with the same quality the one that is named first; `*/*` is JSON.
     """
+    # What most clients send, and what curl does.
+    if not accepted or accepted == ["*/*"]:
+        return None
     entries = [_entry(entry) for entry in ",".join(accepted).split(",")]
     best: _Picture | None = None
     best_rank = (0.0, 0)

@@ -17,6 +17,7 @@ from service.http.uploads import FIELD, RAW_TYPES, read_image, read_images, refu
 from service.images.decoding import PixelFormat, decode, decode_raw
 from service.station.inspection import HeatmapMode
 from service.station.problem import ProblemError
+from service.station.triggers import Asked
 
 router = APIRouter()
 
@@ -80,12 +81,14 @@ async def inspect(
         refuse_text(data)
     limit = station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
-    layout = str(raw or "")
-    asked = await order.hold(
-        station.triggers.ask(
-            order.recipe.name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout, part=order.part
+    asked = Asked(None)
+    if x_trigger_id is not None:
+        recipe_name, layout = order.recipe.name, str(raw or "")
+        asked = await order.hold(
+            station.triggers.ask(
+                recipe_name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout, part=order.part
+            )
         )
-    )
     if asked.before is not None:
         return order.answer(replay(asked.before))
     (inspection,) = await while_connected(request, order.inspect([decoder], mode))

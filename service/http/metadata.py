@@ -8,12 +8,15 @@ from service.http.identifiers import read_identifier
 from service.http.parameters import METADATA
 from service.station.problem import ProblemError
 
+_METADATA = METADATA.encode()
 _MOST, _LONGEST, _LONGEST_NAME = 16, 128, 64
 
 
 def read_metadata(headers: Headers) -> dict[str, str]:
     """`X-Meta-Order: 4711` is `order`; raises ProblemError where it is more than a record takes."""
-    found = {}
+    found: dict[str, str] = {}
+    if not any(name.startswith(_METADATA) for name, _ in headers.raw):
+        return found
     for name, value in headers.items():
         if not name.startswith(METADATA):
             continue

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -172,20 +172,39 @@ def take_order(
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, cancelled as soon as the client goes away: nobody waits for it."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    limit = asyncio.timeout(None)
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ProblemError("client_disconnected", "the client went away before the result")
-        return working.result()
+        async with limit, _watched(request, limit):
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise ProblemError("client_disconnected", "the client went away before the result") from None
     finally:
-        gone.cancel()
-        working.cancel()
-        # The answer says that the picture is out of the queue: it must be.
-        await asyncio.gather(gone, working, return_exceptions=True)
+        # Where it never began.
+        work.close()
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+@asynccontextmanager
+async def _watched(request: Request, limit: asyncio.Timeout) -> AsyncIterator[None]:
+    """While the block lasts `limit` ends it when the client goes away."""
+
+    def end() -> None:
+        limit.reschedule(0)
+
+    if (connection := request.scope["state"].get("connection")) is not None:
+        with connection.watched(end):
+            yield
+        return
+
+    # Under a server that tells of it in answer to a question alone.
+    async def ask() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        end()
+
+    asking = asyncio.ensure_future(ask())
+    try:
+        yield
+    finally:
+        asking.cancel()

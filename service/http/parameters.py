@@ -39,6 +39,8 @@ _IN_QUERY = ("recipe", "heatmap", "width", "height", "pixelformat", "version", "
 _IN_REPLIES = ("score", "limits", "replayed", "inspectionid", "modelsha256", "faults", "thresholds")
 # Names of the line's own, on the routes that read the lot: X-Meta-Order.
 METADATA = "x-meta-"
+# Bytes of the names of a request's headers up to which it is remembered that they may come.
+_REMEMBERED_BYTES = 1024
 # Characters of a name that is quoted back.
 _QUOTED = 64
 
@@ -50,11 +52,15 @@ async def refuse_unread(request: Request) -> None:
     """
     route: APIRoute = request.scope["route"]
     reads = _reads(route)
-    refuse_unknown(
-        "query parameter", (name for name, _ in request.query_params.multi_items()), reads.query, reads.lists
-    )
-    _refuse_headers(request, reads.headers)
-    if request.headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
+    if request.scope["query_string"]:
+        refuse_unknown(
+            "query parameter", (name for name, _ in request.query_params.multi_items()), reads.query, reads.lists
+        )
+    names = tuple(name for name, _ in request.scope["headers"])
+    # A client sends the same names with every request.
+    check = _refuse_headers if sum(map(len, names)) <= _REMEMBERED_BYTES else _refuse_headers.__wrapped__
+    check(names, reads.headers)
+    if b"content-encoding" in names and (request.headers["content-encoding"].strip().lower() not in {"identity", ""}):
         raise ProblemError(
             "unsupported_media_type",
             f"Content-Encoding {request.headers['content-encoding'][:_QUOTED]!r}: send the bytes as they are",
@@ -121,8 +127,9 @@ def _all(dependant: Dependant) -> Iterator[Dependant]:
         yield from _all(inner)
 
 
-def _refuse_headers(request: Request, read: frozenset[str]) -> None:
-    seen = Counter(request.headers.keys())
+@lru_cache(256)
+def _refuse_headers(names: tuple[bytes, ...], read: frozenset[str]) -> None:
+    seen = Counter(name.decode("latin-1") for name in names)
     for name, times in seen.items():
         if name in read or name in _EVERYWHERE or (name.startswith(METADATA) and "x-lot-id" in read):
             if times > 1:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NoReturn
 
 from uvicorn.config import Config
@@ -59,6 +61,8 @@ class Connection(HttpToolsProtocol):
         self._unread_since: float | None = None
         self._closing_since: float | None = None
         self._problem: ProblemError | None = None
+        self._lost = False
+        self._on_lost: Callable[[], object] | None = None
 
     # As a guest of the doors.
 
@@ -103,6 +107,9 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._doors.leave(self)
         super().connection_lost(exc)
+        self._lost = True
+        if self._on_lost is not None:
+            self._on_lost()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -171,6 +178,19 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._unread_since = None
         super().resume_writing()
+
+    @contextmanager
+    def watched(self, on_lost: Callable[[], object]) -> Iterator[None]:
+        """While the block lasts the client's going away is noticed, and `on_lost` is told of it."""
+        if self._lost:
+            on_lost()
+        # A large body leaves reading paused, and who does not read notices nothing.
+        self.flow.resume_reading()
+        self._on_lost = on_lost
+        try:
+            yield
+        finally:
+            self._on_lost = None
 
     async def writable(self) -> None:
         """Until what is written goes out at once: a client that does not read its answers makes the next one late."""

@@ -142,6 +142,7 @@ def inspection_reply(
 ) -> dict[str, Any]:
     """What an InspectionReply says, as JSON values: making a model of each costs as much as the rest of the answer."""
     recipe, picture = inspection.recipe, inspection.heatmap
+    backend = recipe.model.backend
     return {
         "inspection_id": str(uuid.uuid4()),
         "request_id": request_id,
@@ -153,8 +154,8 @@ def inspection_reply(
         "verdict": str(inspection.verdict),
         "score": inspection.score,
         "faults": inspection.faults,
-        "thresholds": thresholds_reply(recipe).model_dump(),
-        "limits": limits_reply(recipe).model_dump(),
+        "thresholds": _thresholds(recipe),
+        "limits": _limits(recipe),
         "regions": [dict(vars(region)) for region in inspection.regions],
         "heatmap": None
         if picture is None
@@ -163,7 +164,7 @@ def inspection_reply(
             "media_type": picture.media_type,
             "data": base64.b64encode(picture.data).decode(),
         },
-        "backend": backend_reply(recipe).model_dump(),
+        "backend": {"name": backend.name, "provider": backend.provider, "precision": backend.precision},
         "timings_ms": {stage: round(1000 * value, 3) for stage, value in inspection.seconds.items()},
         "replayed": False,
     }
@@ -174,9 +175,13 @@ def stored(reply: dict[str, Any]) -> dict[str, Any]:
     return reply | {"heatmap": None}
 
 
+# json.dumps would make one for each reply.
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
 def as_json(reply: object) -> bytes:
     """Replies as JSON; raises ValueError for a number that JSON has not."""
-    return json.dumps(reply, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(reply).encode()
 
 
 def json_reply(reply: dict[str, Any]) -> Response:
@@ -237,17 +242,24 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
 
 
 def thresholds_reply(recipe: Recipe) -> ThresholdsReply:
-    limits = recipe.limits.thresholds
-    return ThresholdsReply(review=limits.review, reject=limits.reject, pixel=limits.pixel, min_area=limits.min_area)
+    return ThresholdsReply.model_validate(_thresholds(recipe))
 
 
 def limits_reply(recipe: Recipe) -> LimitsReply:
+    return LimitsReply.model_validate(_limits(recipe))
+
+
+def _thresholds(recipe: Recipe) -> dict[str, Any]:
+    limits = recipe.limits.thresholds
+    return {"review": limits.review, "reject": limits.reject, "pixel": limits.pixel, "min_area": limits.min_area}
+
+
+def _limits(recipe: Recipe) -> dict[str, Any]:
     change, sha256 = recipe.limits.change, recipe.limits.sha256
     if change is None:
-        return LimitsReply(source="manifest", sha256=sha256)
-    return LimitsReply(
-        source="changed", sha256=sha256, changed=change.changed.isoformat(timespec="seconds"), by=change.by
-    )
+        return {"source": "manifest", "sha256": sha256, "changed": None, "by": None}
+    changed = change.changed.isoformat(timespec="seconds")
+    return {"source": "changed", "sha256": sha256, "changed": changed, "by": change.by}
 
 
 def backend_reply(recipe: Recipe) -> BackendReply:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from service.http.bodies import read_json
 from service.http.forms import Part, parse_form
@@ -180,13 +180,15 @@ async def read_body(request: Request, limit: int) -> bytes:
     if declared.isdigit() and int(declared) > limit:
         raise ProblemError("body_too_large", f"the body is larger than {limit} bytes")
     chunks: list[bytes] = []
-    try:
-        async for chunk in request.stream():
-            body.grow(len(chunk), limit)
-            chunks.append(chunk)
-    except ClientDisconnect as error:
-        raise ProblemError("client_disconnected", "the client went away while it was sending") from error
-    return b"".join(chunks)
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ProblemError("client_disconnected", "the client went away while it was sending")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        body.grow(len(chunk), limit)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def read_images(request: Request, limit: int, *, max_files: int) -> list[bytes]:
