@@ -25,6 +25,8 @@ from service.images.headers import ImageError
 
 # Up to here each pixel is one of the two that a pixel of the output is made of.
 _LINEAR_SEES = 2
+# From so many rows of the picture for one of the output on, whole rows are worth adding up.
+_ROWS = 6
 
 
 def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
@@ -37,6 +39,8 @@ def resize(pixels: Pixels, height: int, width: int, kernel: Kernel = "area") -> 
     if pixels.shape[:2] == (height, width):
         return pixels
     if kernel == "area":
+        if _pays_by_rows(pixels.shape, height, width):
+            return _area_by_rows(pixels, height, width)
         return resize_area(pixels, height, width).astype(np.uint8, copy=False)
     if pixels.shape[0] > _LINEAR_SEES * height or pixels.shape[1] > _LINEAR_SEES * width:
         raise ImageError(
@@ -46,6 +50,35 @@ def resize(pixels: Pixels, height: int, width: int, kernel: Kernel = "area") -> 
             "again, which makes it with 'area'",
         )
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+
+
+def _pays_by_rows(shape: tuple[int, ...], height: int, width: int) -> bool:
+    # Where pixels are shared out in no axis OpenCV has a way that is faster still.
+    shared = shape[0] % height != 0 or shape[1] % width != 0
+    return shared and shape[1] >= width and shape[0] >= _ROWS * height
+
+
+def _area_by_rows(pixels: Pixels, height: int, width: int) -> Pixels:
+    """`area`, rows first: sums of whole rows, which OpenCV adds up with vector instructions, and parts of those that
+    two rows of the output share. OpenCV's own goes over each pixel by a table. Where a mean lies at one half, one of
+    them may round up and the other down.
+    """
+    rows = np.ascontiguousarray(pixels).reshape(pixels.shape[0], -1)
+    before = rows.shape[0]
+    means = np.empty((height, rows.shape[1]), np.float32)
+    for number in range(height):
+        first, last = -(-number * before // height), (number + 1) * before // height
+        mean = means[number : number + 1]
+        cv2.reduce(rows[first:last], 0, cv2.REDUCE_SUM, mean, cv2.CV_32F)
+        for row, share in (
+            (first - 1, first - number * before / height),
+            (last, (number + 1) * before / height - last),
+        ):
+            if share:
+                cv2.scaleAdd(rows[row : row + 1].astype(np.float32), share, mean, mean)
+    means *= height / before
+    shrunk = cv2.resize(means.reshape(height, -1, 3), (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.convertScaleAbs(shrunk).astype(np.uint8, copy=False)
 
 
 def resize_area(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:

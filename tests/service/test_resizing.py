@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 from bundles import gray, make_bundle, png, wait_until_loaded
 from fastapi.testclient import TestClient
@@ -43,6 +44,28 @@ def test_a_shrink_is_the_mean_over_the_exact_area(height: int, width: int, rows:
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     # OpenCV leaves out shares below a thousandth of a pixel, and rounds.
     assert np.abs(resize(picture, rows, columns) - _area_means(picture, rows, columns)).max() <= 1.01
+
+
+@pytest.mark.parametrize("size", [(401, 300), (640, 333), (1000, 64), (777, 1024)])
+def test_a_large_shrink_is_opencvs_own_but_for_halves(size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    exact = _area_means(picture, 64, 64)
+    found = resize(picture, 64, 64)
+    differs = found != cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(exact - found).max() < 0.51
+    assert (np.abs(exact % 1 - 0.5) < 0.01)[differs].all()
+    # A picture that is a part of another one, and no array of its own.
+    np.testing.assert_array_equal(resize(np.pad(picture, ((0, 0), (5, 9), (0, 0)))[:, 5:-9], 64, 64), found)
+
+
+def test_the_map_does_not_tell_how_a_large_picture_was_shrunk(demo: Path, good: Pixels) -> None:
+    large = cv2.GaussianBlur(_enlarged(good, 2000), (0, 0), 1)
+    session = onnxruntime.InferenceSession(demo / "model.onnx", providers=["CPUExecutionProvider"])
+    shrunk = [resize(large, 256, 256), cv2.resize(large, (256, 256), interpolation=cv2.INTER_AREA)]
+    (one, other), (score, other_score) = session.run(["anomaly_map", "score"], {"image": np.stack(shrunk)})
+    tolerance = read_bundle(demo).manifest.tolerances["fp32"]
+    assert np.abs(one - other).max() <= tolerance.anomaly_map
+    assert abs(score - other_score) <= tolerance.score
 
 
 @pytest.mark.parametrize("size", [(16, 640), (640, 16), (63, 65), (10, 6400)])
