@@ -7,6 +7,7 @@ import resource
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 
 import uvicorn
 
@@ -15,10 +16,11 @@ from service.app import create_app
 from service.flags import FlagError
 from service.http.access import KeyFileError
 from service.http.doors import Doors, most_connections
-from service.http.draining import DrainingServer
-from service.http.protocol import SILENT_S
+from service.http.draining import DrainingServer, Local
+from service.http.protocol import SILENT_S, Connection
 from service.http.tls import TlsFileError, protocol_factory, tls_context
-from service.settings import Settings, add_setting_flags, read_settings
+from service.http.unix_socket import UnixSocket, UnixSocketError
+from service.settings import NO_HOST, Settings, add_setting_flags, read_settings
 from service.station.database import RecordsError
 from service.station.monitoring import Metrics
 
@@ -44,7 +46,8 @@ def main() -> int:
         context = tls_context(settings)
         app = create_app(settings)
         sockets = _sockets(settings)
-    except (KeyFileError, TlsFileError, RecordsError, OSError, ValueError) as error:
+        unix = None if settings.unix_socket is None else UnixSocket(settings.unix_socket)
+    except (KeyFileError, TlsFileError, UnixSocketError, RecordsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     memory.keep_what_is_there()
@@ -65,15 +68,24 @@ def main() -> int:
         # Whom a proxy forwards is nothing that anybody here may claim: see service.http.access.
         proxy_headers=False,
     )
-    server = DrainingServer(config, app.state.drain, settings.drain_grace_s, context)
-    with suppress(KeyboardInterrupt):
-        server.run(sockets)
+    local = None if unix is None else Local(unix, partial(Connection, doors))
+    server = DrainingServer(config, app.state.drain, settings.drain_grace_s, context, local)
+    try:
+        with suppress(KeyboardInterrupt):
+            server.run(sockets)
+    finally:
+        if unix is not None:
+            unix.remove()
     # What uvicorn.run does where the address is taken or the lifespan failed: its log has said why.
     return 0 if server.started else 3
 
 
 def _sockets(settings: Settings) -> list[socket.socket] | None:
     """For `::` a socket that takes IPv4 too, which asyncio's does not; None: uvicorn makes its own."""
+    if settings.host == NO_HOST:
+        if settings.unix_socket is None:
+            raise ValueError("INSPECT_HOST none listens on no TCP port: set INSPECT_UNIX_SOCKET, or an address")
+        return []
     if settings.host != "::":
         return None
     return [socket.create_server(("::", settings.port), family=socket.AF_INET6, dualstack_ipv6=True)]

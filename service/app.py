@@ -41,7 +41,7 @@ from service.http.parameters import PlainFiles, refuse_unread
 from service.http.problems import PROBLEMS, ProblemBody
 from service.http.shortcut import Shortcut
 from service.http.uploads import LARGEST_TOGETHER, Bodies
-from service.settings import Settings
+from service.settings import NO_HOST, Settings
 from service.station.batching import Batcher
 from service.station.counters import Counters
 from service.station.database import RecordsError
@@ -365,6 +365,8 @@ def _banner(station: Station) -> str:
     host = f"[{host}]" if ":" in host else host
     address = f"{'http' if settings.tls_cert is None else 'https'}://{host}:{settings.port}{settings.root_path}"
     curl = f"curl -s -F image=@{image}"
+    if settings.host == NO_HOST:
+        return f"\n  {curl} --unix-socket {settings.unix_socket} 'http://localhost/inspect?recipe={recipe.name}'\n\n"
     return (
         f"\nopen {address} in a browser, or try:\n\n"
         f"  {curl} '{address}/inspect?recipe={recipe.name}'\n"

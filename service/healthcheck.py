@@ -24,14 +24,19 @@ def main() -> int:
     port = port if port.isdigit() else "8000"
     address = (_ANY.get(host, host), int(port))
     tls = bool(os.environ.get("INSPECT_TLS_CERT"))
+    where = f"port {port}"
     try:
-        if tls and os.environ.get("INSPECT_TLS_CLIENT_CA"):
+        if host == "none":
+            where = os.environ.get("INSPECT_UNIX_SOCKET", "")
+            status = _ask_for_life(_UnixConnection(where))
+            said, alive = f"HTTP {status}", status == http.client.OK
+        elif tls and os.environ.get("INSPECT_TLS_CLIENT_CA"):
             said, alive = "it asks for a certificate", _shakes_hands(address)
         else:
             status = _ask(address, tls=tls)
             said, alive = f"HTTP {status}", status == http.client.OK
     except (OSError, http.client.HTTPException) as error:
-        said, alive = f"no answer from port {port}: {error}", False
+        said, alive = f"no answer from {where}: {error}", False
     sys.stdout.write(f"{said}\n")
     return 0 if alive else 1
 
@@ -53,6 +58,21 @@ def _ask(address: tuple[str, int], *, tls: bool) -> int:
         if tls
         else http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
     )
+    return _ask_for_life(connection)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def _ask_for_life(connection: http.client.HTTPConnection) -> int:
     try:
         connection.request("GET", "/livez")
         return connection.getresponse().status

@@ -31,6 +31,8 @@ GROUPS = (
 # of the setting, and is none.
 _SERVICE_LINK = ("tcp://", "udp://", "sctp://")
 _PORT = 8000
+# The host that listens on no TCP port.
+NO_HOST = "none"
 
 
 def _no_service_link(value: object) -> object:
@@ -60,8 +62,17 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    host: Annotated[str, Field(description="address to listen on; `::` is IPv6 and IPv4")] = "127.0.0.1"
+    host: Annotated[
+        str, Field(description="address to listen on; `::` is IPv6 and IPv4, the word `none` no TCP port")
+    ] = "127.0.0.1"
     port: Annotated[int, BeforeValidator(_no_service_link), Field(ge=0, le=65535, description="TCP port")] = _PORT
+    unix_socket: Annotated[
+        Path | None,
+        Field(
+            description="path of a UNIX socket to listen on too, for programs of this machine that its owner and group "
+            "run; with the host `none` it is the only one"
+        ),
+    ] = None
     root_path: Annotated[
         str,
         BeforeValidator(_prefix),

@@ -7,6 +7,7 @@ import re
 
 import httpx2
 
+from service.client.address import split_address
 from service.client.client import Outcome, read_outcome
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
@@ -17,7 +18,8 @@ class BareClient:
     """Opens a connection whenever none is free, and keeps it. Raises OSError or EOFError where the service is gone."""
 
     def __init__(self, url: str) -> None:
-        self._address = httpx2.URL(url)
+        base, self._unix = split_address(url)
+        self._address = httpx2.URL(base)
         self._free: list[_Connection] = []
 
     async def inspect(self, image: bytes, *, recipe: str | None = None, deadline_ms: float | None = None) -> Outcome:
@@ -32,7 +34,12 @@ class BareClient:
                 return await self._send(self._free.pop(), request)
             except (OSError, EOFError):
                 continue
-        return await self._send(await asyncio.open_connection(self._address.host, self._address.port), request)
+        return await self._send(await self._connect(), request)
+
+    async def _connect(self) -> _Connection:
+        if self._unix is not None:
+            return await asyncio.open_unix_connection(self._unix)
+        return await asyncio.open_connection(self._address.host, self._address.port)
 
     async def _send(self, connection: _Connection, request: bytes) -> Outcome:
         reader, writer = connection

@@ -21,6 +21,7 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.client.address import split_address
 from service.station.verdicts import Verdict
 
 Picture = bytes | Path | NDArray[np.uint8] | NDArray[np.uint16]
@@ -169,11 +170,15 @@ def _conversation(order: _Order, retries: int, timeout_s: float) -> Generator[_S
 
 
 class Client:
-    """Blocking client; keeps its connection. `retries`: how often an image without an answer is sent again."""
+    """Blocking client; keeps its connection. `retries`: how often an image without an answer is sent again. An `url`
+    such as `http+unix:///run/inspect.sock` is a UNIX socket of this machine.
+    """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 10.0, retries: int = 0) -> None:
         headers = {"X-API-Key": api_key} if api_key else {}
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_s)
+        base, unix = split_address(url)
+        transport = None if unix is None else httpx2.HTTPTransport(uds=unix)
+        self._http = httpx2.Client(base_url=base, headers=headers, timeout=timeout_s, transport=transport)
         self._timeout_s = timeout_s
         self._retries = retries
 
@@ -235,11 +240,14 @@ class AsyncClient:
         retries: int = 0,
         connections: int = 100,
     ) -> None:
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        base, unix = split_address(url)
         self._http = httpx2.AsyncClient(
-            base_url=url,
+            base_url=base,
             headers={"X-API-Key": api_key} if api_key else {},
             timeout=timeout_s,
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=limits,
+            transport=None if unix is None else httpx2.AsyncHTTPTransport(uds=unix, limits=limits),
         )
         self._timeout_s = timeout_s
         self._retries = retries

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import httpx2
 from pydantic import BeforeValidator, Field
 
-from service.commands.connection import Connection, change_recipe
+from service.commands.connection import Connection, change_recipe, connect
 from service.flags import POSITIONAL
 
 
@@ -54,8 +54,7 @@ def run(request: Limits) -> int:
 
 
 def _show(request: Limits) -> int:
-    headers = {"X-API-Key": request.api_key} if request.api_key else {}
-    with httpx2.Client(base_url=request.url, headers=headers, timeout=60, trust_env=False) as client:
+    with connect(request, timeout_s=60) as client:
         response = client.get("/recipes")
     if response.status_code != httpx2.codes.OK:
         print(json.dumps(response.json()))

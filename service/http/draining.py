@@ -6,6 +6,7 @@ door, so the service goes on taking them for a while in which `/readyz` says `dr
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -13,15 +14,26 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
+from typing import NamedTuple
 
 import uvicorn
+
+from service.http.unix_socket import UnixSocket
 
 log = logging.getLogger("draem_inspect")
 
 # Seconds for what comes after the last request, and for the last line: less than compose.yaml and the chart allow.
 LEAVE_S, _LAST_LINE_S = 8.0, 0.2
+
+
+class Local(NamedTuple):
+    """A UNIX socket, and what uvicorn is to make of each connection there."""
+
+    socket: UnixSocket
+    protocol: Callable[..., asyncio.Protocol]
 
 
 class Drain:
@@ -37,8 +49,16 @@ class Drain:
 class DrainingServer(uvicorn.Server):
     """Serves on for `grace_s` seconds after the first SIGTERM; a second signal, or Ctrl-C, ends that at once."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, grace_s: float, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        grace_s: float,
+        tls: ssl.SSLContext | None = None,
+        local: Local | None = None,
+    ) -> None:
         super().__init__(config)
+        self._local = local
         self._tls = tls
         self._drain = drain
         self._grace_s = grace_s
@@ -57,8 +77,20 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # uvicorn takes sockets that it is given for those of a parent that has said so.
-        if sockets is not None:
+        if sockets:
             self._log_started_message(sockets)
+        if self._local is not None:
+            await self._listen(self._local)
+
+    async def _listen(self, local: Local) -> None:
+        """The UNIX socket too: like the others it is one of uvicorn's servers, and ends with them."""
+        protocol = partial(
+            local.protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(protocol, sock=local.socket.listener, backlog=self.config.backlog)
+        self.servers.append(server)
+        log.info("running on http+unix://%s", local.socket.path.absolute())
 
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
         # The protocol speaks TLS, of which uvicorn knows nothing: it would print an address that is not there.
