@@ -6,8 +6,11 @@ import socket
 import ssl
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -110,37 +113,105 @@ def test_nginx_gives_up_an_idle_connection_before_the_service_does(monkeypatch: 
     monkeypatch.setattr("service.logs.configure", lambda level, log_format: SimpleNamespace())
     monkeypatch.setattr("service.__main__.DrainingServer.run", lambda server, sockets: configured.append(server.config))
     main()
-    found = re.search(r"^ *keepalive_timeout (\d+)s;", (DOCKER / "nginx" / "nginx.conf").read_text(), re.M)
-    assert found
-    assert configured[0].timeout_keep_alive > int(found[1])
+    for name in ("nginx.conf", "replicas.conf"):
+        found = re.search(r"^ *keepalive_timeout (\d+)s;", (DOCKER / "nginx" / name).read_text(), re.M)
+        assert found
+        assert configured[0].timeout_keep_alive > int(found[1])
+
+
+def test_a_replica_is_the_same_service_with_records_of_its_own() -> None:
+    services = merged(COMPOSE)["services"]
+    first, second = services["service"], services["second"]
+    assert {key for key in first if first[key] != second.get(key)} == {"ports", "volumes"}
+    mounted = [{one["target"]: one for one in service["volumes"]} for service in (first, second)]
+    assert mounted[0].keys() == mounted[1].keys()
+    shared = {target for target, one in mounted[0].items() if mounted[1][target]["source"] == one["source"]}
+    assert mounted[0].keys() - shared == {"/records", "/cache"}
+    assert mounted[1]["/models"]["read_only"]
+    servers = re.findall(r"^ *server (\w+):8000", (DOCKER / "nginx" / "replicas.conf").read_text(), re.M)
+    assert set(servers) == {name for name, one in services.items() if one["image"] == first["image"]}
+
+
+@contextmanager
+def _nginx(folder: Path, name: str, *changes: tuple[str, str]) -> Iterator[None]:
+    """nginx with a file that is shipped, changed where it names places that are not on this machine."""
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    text = (DOCKER / "nginx" / name).read_text().replace("/tmp/", f"{folder}/")  # noqa: S108
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "nginx.conf").write_text(text)
+    process = subprocess.Popen(
+        [nginx, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"], stderr=subprocess.PIPE
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_replicas_share_the_cameras_and_stand_in_for_each_other(models: Path, tmp_path: Path) -> None:
+    port = _free_port()
+    (tmp_path / "other").mkdir()
+    good = png(gray(51))
+    with ExitStack() as stack:
+        first_process, first = stack.enter_context(running_service(models, tmp_path / "log"))
+        _, second = stack.enter_context(running_service(models, tmp_path / "other" / "log"))
+        places = [
+            (f"{name}:8000", f"127.0.0.1:{one.base_url.port}") for name, one in (("service", first), ("second", second))
+        ]
+        stack.enter_context(_nginx(tmp_path, "replicas.conf", ("listen 8080", f"listen 127.0.0.1:{port}"), *places))
+        transport = httpx2.HTTPTransport(retries=8)
+        line = stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}", transport=transport))
+
+        def inspect(**headers: str) -> dict[str, Any]:
+            sent = {"Content-Type": "image/png"} | {f"X-{name}-Id": value for name, value in headers.items()}
+            reply: dict[str, Any] = line.post("/inspect", content=good, headers=sent).json()
+            return reply
+
+        def parts(service: httpx2.Client) -> int:
+            return int(service.get("/counters").json().get("part", {}).get("total", 0))
+
+        for number in range(30):
+            assert inspect(Part=str(number))["verdict"] == "OK"
+        assert min(parts(first), parts(second)) > 0
+        # The same trigger, and the second picture of a frozen camera, come to where the first one came.
+        for number in range(8):
+            assert inspect(Trigger=f"t {number}")["inspection_id"] == inspect(Trigger=f"t {number}")["inspection_id"]
+            assert inspect(Camera=f"c {number}")["verdict"] == "OK"
+            assert inspect(Camera=f"c {number}")["faults"][0].startswith("frozen")
+        refused = line.post("/recipes/part/rollback")
+        assert (refused.status_code, refused.json()["verdict"]) == (404, "NOT_INSPECTED")
+        first_process.kill()
+        first_process.wait()
+        assert [inspect(Part=f"after {number}")["verdict"] for number in range(10)] == ["OK"] * 10
 
 
 @pytest.mark.slow
 def test_nginx_lets_only_known_cameras_through(models: Path, tmp_path: Path) -> None:
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-    if nginx is None:
-        pytest.skip("nginx is not installed")
     folder = tmp_path / "certificates"
     folder.mkdir()
     authority = write_certificate(folder, "clients", None)
     write_certificate(folder, "server", authority)
     write_certificate(folder, "camera", authority)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     # Noise does not compress: more than nginx keeps in memory.
     picture = png(np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8))
     assert len(picture) > 5_000_000
     with running_service(models, tmp_path / "log") as (_, service):
-        text = (DOCKER / "nginx" / "nginx.conf").read_text()
-        text = text.replace("service:8000", f"127.0.0.1:{service.base_url.port}")
-        text = text.replace("8443 ssl", f"127.0.0.1:{port} ssl").replace("/tmp/", f"{tmp_path}/")  # noqa: S108
-        (tmp_path / "nginx.conf").write_text(text)
-        process = subprocess.Popen(
-            [nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"],
-            stderr=subprocess.PIPE,
-        )
-        try:
+        here = ("service:8000", f"127.0.0.1:{service.base_url.port}"), ("8443 ssl", f"127.0.0.1:{port} ssl")
+        with _nginx(tmp_path, "nginx.conf", *here):
             trusted = ssl.create_default_context(cafile=str(folder / "clients.pem"))
             known = ssl.create_default_context(cafile=str(folder / "clients.pem"))
             known.load_cert_chain(folder / "camera.pem", folder / "camera.key")
@@ -155,7 +226,3 @@ def test_nginx_lets_only_known_cameras_through(models: Path, tmp_path: Path) -> 
             assert refused.status_code == 400
             assert "No required SSL certificate" in refused.text
             assert service.get("/counters").json()["part"]["total"] == 3
-        finally:
-            process.terminate()
-            _, errors = process.communicate()
-    assert process.returncode == 0, errors
