@@ -16,7 +16,7 @@ from service.app import create_app
 from service.flags import FlagError
 from service.http.access import KeyFileError
 from service.http.doors import Doors, most_connections
-from service.http.draining import DrainingServer, Local
+from service.http.draining import DrainingServer, Listener, Local
 from service.http.protocol import SILENT_S, Connection
 from service.http.tls import TlsFileError, protocol_factory, tls_context
 from service.http.unix_socket import UnixSocket, UnixSocketError
@@ -46,6 +46,7 @@ def main() -> int:
         context = tls_context(settings)
         app = create_app(settings)
         sockets = _sockets(settings)
+        rpc = _grpc(settings)
         unix = None if settings.unix_socket is None else UnixSocket(settings.unix_socket)
     except (KeyFileError, TlsFileError, UnixSocketError, RecordsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,8 +69,9 @@ def main() -> int:
         # Whom a proxy forwards is nothing that anybody here may claim: see service.http.access.
         proxy_headers=False,
     )
-    local = None if unix is None else Local(unix, partial(Connection, doors))
-    server = DrainingServer(config, app.state.drain, settings.drain_grace_s, context, local)
+    listeners: list[Listener] = [] if unix is None else [Local(unix, partial(Connection, doors))]
+    listeners += rpc
+    server = DrainingServer(config, app.state.drain, settings.drain_grace_s, context, listeners)
     try:
         with suppress(KeyboardInterrupt):
             server.run(sockets)
@@ -89,6 +91,28 @@ def _sockets(settings: Settings) -> list[socket.socket] | None:
     if settings.host != "::":
         return None
     return [socket.create_server(("::", settings.port), family=socket.AF_INET6, dualstack_ipv6=True)]
+
+
+def _grpc(settings: Settings) -> list[Listener]:
+    """Raises ValueError where the extra is not installed, or there is no address to listen at."""
+    if not settings.grpc_port:
+        return []
+    if settings.host == NO_HOST:
+        raise ValueError("INSPECT_GRPC_PORT needs an address: INSPECT_HOST none listens on no TCP port")
+    try:
+        # Only needed where it is asked for.
+        from service.http.grpc_server import Grpc, credentials
+    except ImportError as error:
+        raise ValueError(f"INSPECT_GRPC_PORT needs the extra: pip install 'draem-inspect[grpc]' ({error})") from error
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return [
+        Grpc(
+            f"{host}:{settings.grpc_port}",
+            credentials(settings),
+            most_bytes=settings.max_upload_bytes,
+            grace_s=settings.drain_timeout_s,
+        )
+    ]
 
 
 def _settings() -> Settings:

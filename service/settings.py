@@ -39,6 +39,10 @@ def _no_service_link(value: object) -> object:
     return _PORT if isinstance(value, str) and value.startswith(_SERVICE_LINK) else value
 
 
+def _no_grpc_link(value: object) -> object:
+    return 0 if isinstance(value, str) and value.startswith(_SERVICE_LINK) else value
+
+
 def _prefix(value: object) -> object:
     stripped = value.strip("/") if isinstance(value, str) else value
     return f"/{stripped}" if stripped else ""
@@ -73,6 +77,15 @@ class Settings(BaseSettings):
             "run; with the host `none` it is the only one"
         ),
     ] = None
+    grpc_port: Annotated[
+        int,
+        BeforeValidator(_no_grpc_link),
+        Field(
+            ge=0,
+            le=65535,
+            description="TCP port of the Open Inference Protocol over gRPC, at the same address (extra `grpc`); 0: no",
+        ),
+    ] = 0
     root_path: Annotated[
         str,
         BeforeValidator(_prefix),

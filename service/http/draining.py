@@ -12,14 +12,16 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import uvicorn
+from uvicorn.main import STARTUP_FAILURE
 
 from service.http.unix_socket import UnixSocket
 
@@ -29,11 +31,48 @@ log = logging.getLogger("draem_inspect")
 LEAVE_S, _LAST_LINE_S = 8.0, 0.2
 
 
+class Closing(Protocol):
+    """What uvicorn asks of its servers at the end."""
+
+    def close(self) -> None: ...
+    async def wait_closed(self) -> None: ...
+
+
+class Listener(Protocol):
+    """Another way in, beside the TCP port."""
+
+    async def listen(self, server: uvicorn.Server) -> Closing:
+        """Raises OSError where it cannot."""
+
+
 class Local(NamedTuple):
     """A UNIX socket, and what uvicorn is to make of each connection there."""
 
     socket: UnixSocket
     protocol: Callable[..., asyncio.Protocol]
+
+    async def listen(self, server: uvicorn.Server) -> Closing:
+        protocol = partial(
+            self.protocol, config=server.config, server_state=server.server_state, app_state=server.lifespan.state
+        )
+        loop = asyncio.get_running_loop()
+        opened = await loop.create_unix_server(protocol, sock=self.socket.listener, backlog=server.config.backlog)
+        log.info("running on http+unix://%s", self.socket.path.absolute())
+        return _Opened(opened, self.socket)
+
+
+class _Opened(NamedTuple):
+    """A UNIX socket that is listened on; its file goes before the process, which a signal may end."""
+
+    server: asyncio.AbstractServer
+    socket: UnixSocket
+
+    def close(self) -> None:
+        self.socket.remove()
+        self.server.close()
+
+    async def wait_closed(self) -> None:
+        await self.server.wait_closed()
 
 
 class Drain:
@@ -55,10 +94,10 @@ class DrainingServer(uvicorn.Server):
         drain: Drain,
         grace_s: float,
         tls: ssl.SSLContext | None = None,
-        local: Local | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         super().__init__(config)
-        self._local = local
+        self._more = listeners
         self._tls = tls
         self._drain = drain
         self._grace_s = grace_s
@@ -79,18 +118,15 @@ class DrainingServer(uvicorn.Server):
         # uvicorn takes sockets that it is given for those of a parent that has said so.
         if sockets:
             self._log_started_message(sockets)
-        if self._local is not None:
-            await self._listen(self._local)
-
-    async def _listen(self, local: Local) -> None:
-        """The UNIX socket too: like the others it is one of uvicorn's servers, and ends with them."""
-        protocol = partial(
-            local.protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(protocol, sock=local.socket.listener, backlog=self.config.backlog)
-        self.servers.append(server)
-        log.info("running on http+unix://%s", local.socket.path.absolute())
+        try:
+            for listener in self._more:
+                # uvicorn ends them with its own.
+                self.servers.append(await listener.listen(self))  # type: ignore[arg-type]
+        except OSError as error:
+            # As uvicorn does where its port is taken.
+            log.error("%s", error)
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
 
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
         # The protocol speaks TLS, of which uvicorn knows nothing: it would print an address that is not there.

@@ -10,8 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 COMPOSE = DOCKER / "compose.yaml"
-# nginx speaks TLS in front of the container, a UNIX socket is for one machine, the banner for terminals.
-NOT_IN_CONTAINERS = {"tls_cert", "tls_key", "tls_client_ca", "unix_socket", "banner"}
+# nginx speaks TLS in front, a UNIX socket is for one machine, images have no gRPC, the banner is for terminals.
+NOT_IN_CONTAINERS = {"tls_cert", "tls_key", "tls_client_ca", "unix_socket", "grpc_port", "banner"}
 
 
 def environment_name(field: str) -> str:

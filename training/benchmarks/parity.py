@@ -1,0 +1,210 @@
+"""The same images through every runtime and precision: how far maps and scores lie apart, which verdicts differ.
+
+`python -m training.benchmarks parity`. Each method is trained for moments on the rendered demo part, exported as every
+bundle is, and given the precisions that it is accepted in. Reference is the trained network itself in PyTorch, judged
+by the bundle's thresholds. Accuracy is none of its figures: what is compared is one network with itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from service.backends.base import BackendChoice, BackendError, Scored, score_images
+from service.backends.cpu import describe_cpu
+from service.backends.cuda import Cuda
+from service.backends.opening import open_backend
+from service.bundle.folder import Bundle
+from service.bundle.manifest import Precision, Thresholds, TrainingRecord
+from service.images.decoding import Pixels
+from service.images.quality import measure
+from service.images.resizing import resize
+from training.bundling.graph import InspectionGraph, score_with_torch
+from training.bundling.held_out import HeldOut
+from training.bundling.lower_precision import Lowered, add_precision, quantize_for
+from training.bundling.order import RecipeOrder
+from training.bundling.quantize import QuantizationError
+from training.bundling.recipe import write_recipe
+from training.data.demo_parts import KINDS, render_defect, render_good
+from training.evaluation.report import Training
+from training.loop.runs import Run
+from training.methods import METHODS
+from training.methods.protocol import TrainingSet
+
+# Good parts that are trained on, that the thresholds come from, and that are compared; defects of each kind beside the
+# last.
+_TRAINED_ON, _HELD_OUT, _COMPARED, _DEFECTS = 24, 12, 12, 3
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One runtime in one precision against PyTorch: the largest differences, and of how many images the verdict is
+    another one. `refused` says why there is none.
+    """
+
+    method: str
+    runtime: str
+    precision: Precision
+    images: int = 0
+    map_error: float = 0.0
+    score_error: float = 0.0
+    verdicts_differ: int = 0
+    refused: str = ""
+
+
+def compare(names: Sequence[str], *, size: int, steps: int, seed: int) -> Iterator[Row]:
+    """The rows of each method in `names`, as they come."""
+    rng = np.random.default_rng(seed)
+    good = [resize(render_good(rng), size, size) for _ in range(_TRAINED_ON + _HELD_OUT + _COMPARED)]
+    defects = [resize(render_defect(rng, kind)[0], size, size) for kind in KINDS for _ in range(_DEFECTS)]
+    trained_on, held_out = good[:_TRAINED_ON], good[_TRAINED_ON:-_COMPARED]
+    images = [*good[-_COMPARED:], *defects]
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            network, bundle = _train(name, trained_on, held_out, Path(folder), size=size, steps=steps, seed=seed)
+            expected = score_with_torch(InspectionGraph(network, None, bundle.manifest.score_formula).eval(), images)
+            for precision, found in _precisions(bundle, trained_on, held_out, Path(folder), seed):
+                for runtime in _runtimes(precision):
+                    if isinstance(found, str):
+                        yield Row(name, runtime, precision, refused=found)
+                        continue
+                    yield _row(name, runtime, precision, found, expected, images, Path(folder))
+
+
+def _train(
+    name: str, trained_on: list[Pixels], held_out: list[Pixels], folder: Path, *, size: int, steps: int, seed: int
+) -> tuple[torch.nn.Module, Bundle]:
+    """The network of a method's fastest preset after a few steps, and the bundle that is made of it."""
+    method = METHODS[name]
+    # Presets that are not the paper's come first.
+    settings = next(iter(method.presets.values()))
+    known = {one.name for one in fields(settings)}
+    wanted = {"size": size, "steps": steps, "batch": 4, "seed": seed, "samples": 64, "bf16": False}
+    settings = type(settings)(**{**_shallow(settings), **{k: v for k, v in wanted.items() if k in known}})
+    tensor = torch.from_numpy(np.stack(trained_on)).permute(0, 3, 1, 2).contiguous()
+    textures = method.textures(settings, None) if method.textures else None
+    (run := folder / "run").mkdir()
+    torch.manual_seed(seed)
+    network = method.fit(settings, TrainingSet(tensor, textures), Run(run), _CPU).cpu().eval()
+    order = RecipeOrder(
+        recipe=name, method=name, data=folder, models=folder / "models", version="1", score=settings.score, seed=seed
+    )
+    photos = HeldOut(held_out, [str(i) for i in range(len(held_out))], [measure(one, one) for one in held_out])
+    record = TrainingRecord(config=asdict(settings), good_photos=len(trained_on), pretrained=method.pretrained)
+    return network, write_recipe(network, photos, order, Training(record))
+
+
+def _shallow(settings: Any) -> dict[str, Any]:
+    return {one.name: getattr(settings, one.name) for one in fields(settings)}
+
+
+def _precisions(
+    bundle: Bundle, trained_on: list[Pixels], held_out: list[Pixels], folder: Path, seed: int
+) -> Iterator[tuple[Precision, Bundle | str]]:
+    """The bundle in each precision, or why it is not accepted in it."""
+    yield "fp32", bundle
+    lowered: dict[Precision, Callable[[], Lowered]] = {
+        "bf16": lambda: Lowered("bf16"),
+        "int8": lambda: quantize_for(bundle, trained_on, "uint8", seed=seed),
+    }
+    for precision, lower in lowered.items():
+        try:
+            yield (
+                precision,
+                add_precision(bundle, lower(), held_out, models=folder / "models", version=precision, seed=seed),
+            )
+        except QuantizationError as error:
+            yield precision, str(error)
+
+
+def _runtimes(precision: Precision) -> list[BackendChoice]:
+    found: list[BackendChoice] = [] if precision == "bf16" else ["ort-cpu"]
+    if find_spec("openvino"):
+        found.append("openvino")
+    with suppress(BackendError):
+        Cuda().gpu(0)
+        found += [] if precision == "bf16" else ["ort-cuda", "tensorrt"]
+    return found
+
+
+def _row(
+    method: str,
+    runtime: BackendChoice,
+    precision: Precision,
+    bundle: Bundle,
+    expected: Sequence[Scored],
+    images: Sequence[Pixels],
+    cache: Path,
+) -> Row:
+    try:
+        backend = open_backend(bundle, runtime, threads=os.cpu_count() or 1, precision=precision, cache=cache)
+    except BackendError as error:
+        return Row(method, runtime, precision, refused=str(error))
+    found = score_images(backend, images)
+    backend.close()
+    limits = bundle.manifest.thresholds
+    return Row(
+        method,
+        runtime,
+        precision,
+        images=len(images),
+        map_error=max(float(np.abs(a.anomaly_map - b.anomaly_map).max()) for a, b in zip(expected, found, strict=True)),
+        score_error=max(abs(a.score - b.score) for a, b in zip(expected, found, strict=True)),
+        verdicts_differ=sum(_band(a, limits) != _band(b, limits) for a, b in zip(expected, found, strict=True)),
+    )
+
+
+def _band(scored: Scored, limits: Thresholds) -> str:
+    return str(limits.band(scored.score))
+
+
+def tabulate(rows: Sequence[Row]) -> str:
+    lines = [
+        "| method | runtime | precision | map | score | verdicts that differ |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        figures = f"{row.map_error:.1e} | {row.score_error:.1e} | {row.verdicts_differ} of {row.images}"
+        told = f"not accepted: {row.refused} | | " if row.refused else figures
+        lines.append(f"| {row.method} | {row.runtime} | {row.precision} | {told} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.benchmarks parity", description=__doc__)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="without it all")
+    parser.add_argument("--size", type=int, default=128, help="edge of the images, pixels")
+    parser.add_argument("--steps", type=int, default=60, help="of training, where a method learns in steps")
+    parser.add_argument("--seed", type=int, default=0, help="of images, networks and training")
+    parser.add_argument("--record", type=Path, help="JSON file for the rows")
+    options = parser.parse_args(arguments)
+    rows: list[Row] = []
+    started = time.monotonic()
+    for row in compare(options.methods, size=options.size, steps=options.steps, seed=options.seed):
+        rows.append(row)
+        print(f"{time.monotonic() - started:5.0f} s  {row}", file=sys.stderr)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": describe_cpu(),
+        "command": " ".join(["python -m training.benchmarks", *sys.argv[1:]]),
+        "rows": [asdict(row) for row in rows],
+    }
+    print(f"{record['cpu']}\n\n{tabulate(rows)}")
+    if options.record:
+        options.record.write_text(json.dumps(record, indent=2) + "\n")
+    return 1 if any(row.verdicts_differ for row in rows) else 0

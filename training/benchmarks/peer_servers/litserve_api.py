@@ -1,0 +1,27 @@
+"""LitServe with its defaults: one worker."""
+
+import os
+from typing import Any
+
+import litserve
+from network import Network
+
+
+class Inspect(litserve.LitAPI):  # type: ignore[misc]
+    def setup(self, device: str) -> None:
+        self.network = Network()
+
+    def decode_request(self, request: Any) -> bytes:
+        data: bytes = request["image"].file.read()
+        return data
+
+    def predict(self, data: bytes) -> float:
+        return self.network.score(data)
+
+    def encode_response(self, score: float) -> dict[str, float]:
+        return {"score": score}
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Inspect(api_path="/inspect"), accelerator="cpu")
+    server.run(port=int(os.environ["PEER_PORT"]), generate_client_file=False, log_level="warning")
