@@ -21,7 +21,6 @@ from types import FrameType
 from typing import NamedTuple, Protocol
 
 import uvicorn
-from uvicorn.main import STARTUP_FAILURE
 
 from service.http.unix_socket import UnixSocket
 
@@ -29,6 +28,8 @@ log = logging.getLogger("draem_inspect")
 
 # Seconds for what comes after the last request, and for the last line: less than compose.yaml and the chart allow.
 LEAVE_S, _LAST_LINE_S = 8.0, 0.2
+# How uvicorn ends where it cannot listen.
+_START_FAILED = 3
 
 
 class Closing(Protocol):
@@ -126,7 +127,7 @@ class DrainingServer(uvicorn.Server):
             # As uvicorn does where its port is taken.
             log.error("%s", error)
             await self.lifespan.shutdown()
-            sys.exit(STARTUP_FAILURE)
+            sys.exit(_START_FAILED)
 
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
         # The protocol speaks TLS, of which uvicorn knows nothing: it would print an address that is not there.

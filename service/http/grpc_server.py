@@ -327,7 +327,7 @@ def _response(answer: _Answer) -> Message:
             end = at + output["parameters"]["binary_data_size"]
             response.raw_output_contents.append(answer.body[at:end])
             at = end
-    return response  # type: ignore[no-any-return]
+    return response
 
 
 def _packed(datatype: str, data: list[Any]) -> bytes:

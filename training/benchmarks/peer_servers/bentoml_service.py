@@ -9,12 +9,12 @@ import bentoml
 from network import Network
 
 
-@bentoml.service  # type: ignore[untyped-decorator]
+@bentoml.service
 class Peer:
     def __init__(self) -> None:
         self.network = Network()
 
-    @bentoml.api(route="/inspect")  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/inspect")
     def inspect(self, image: Path) -> dict[str, float]:
         return {"score": self.network.score(image.read_bytes())}
 

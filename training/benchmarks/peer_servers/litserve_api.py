@@ -7,7 +7,7 @@ import litserve
 from network import Network
 
 
-class Inspect(litserve.LitAPI):  # type: ignore[misc]
+class Inspect(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.network = Network()
 
