@@ -7,7 +7,10 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from service.bundle.manifest import ScoreFormula
+from training.tiles import Grid
 
+# Of what a recipe sees of a photo.
+_MOST_SIDE = 4096
 T = TypeVar("T")
 
 
@@ -44,7 +47,11 @@ class RecipeSettings:
 
     preset: str = setting("", "the row of the method's presets that the other settings differ from", flag=False)
     seed: int = setting(0, "of everything random", 0)
-    size: int = setting(256, "pixels: images are resized to size x size; a multiple of 32", 32, 4096)
+    size: int = setting(
+        256, "pixels: images, or each of their tiles, are resized to size x size, stretched; a multiple of 32", 32, 4096
+    )
+    tiles: str = setting("1x1", "rows x columns of tiles that an image is cut into, each looked at at full size")
+    overlap: int = setting(32, "pixels that neighbouring tiles share, at most half of size", 0, 2048)
     score: ScoreFormula = setting("paper", "what makes one number of the map, see training/bundling/scores.py")
     holdout: float = setting(0.15, "share of the good photos kept for calibration, never trained on", 0.0, 0.9)
 
@@ -52,6 +59,16 @@ class RecipeSettings:
         require_ranges(self)
         if self.size % 32:
             raise ValueError(f"size {self.size}: choose a multiple of 32")
+        if max(self.grid.height, self.grid.width) > _MOST_SIDE:
+            raise ValueError(
+                f"size {self.size} and tiles {self.tiles} make {self.grid.width}x{self.grid.height} pixels, more than "
+                f"{_MOST_SIDE} a side: choose a smaller size or fewer tiles"
+            )
+
+    @property
+    def grid(self) -> Grid:
+        """How an image is cut; raises ValueError where tiles or overlap make none."""
+        return Grid.of(self.tiles, self.size, self.overlap)
 
 
 def changed(settings: Any, values: Mapping[str, Any]) -> Any:

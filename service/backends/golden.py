@@ -32,8 +32,9 @@ class _Golden:
 
 
 def golden_images(bundle: Bundle) -> list[Pixels]:
-    """The golden images as the graph takes them."""
-    return [fit(_read_image(bundle, golden.image), bundle.manifest.input) for golden in bundle.manifest.golden]
+    """The golden images as the graph takes them: cropped they are already."""
+    spec = bundle.manifest.input.model_copy(update={"crop": None})
+    return [fit(_read_image(bundle, golden.image), spec) for golden in bundle.manifest.golden]
 
 
 def require_golden(bundle: Bundle, precision: Precision, run: Callable[[Pixels], list[Scored]]) -> None:

@@ -51,13 +51,30 @@ class FileEntry(_Strict):
     bytes: Annotated[int, Field(ge=0)]
 
 
+class Crop(_Strict):
+    """The part of the photo that is inspected, in shares of its width and height: whatever the camera's resolution."""
+
+    left: UnitInterval
+    top: UnitInterval
+    width: Annotated[float, Field(gt=0.0, le=1.0)]
+    height: Annotated[float, Field(gt=0.0, le=1.0)]
+
+    @model_validator(mode="after")
+    def _inside(self) -> Crop:
+        # Shares of pixels add up to 1 but for their rounding.
+        if max(self.left + self.width, self.top + self.height) > 1 + 1e-9:
+            raise ValueError("the crop reaches beyond the photo")
+        return self
+
+
 class InputSpec(_Strict):
-    """What the graph's `image` input expects; `service.images.resizing.fit` resizes anything else to it."""
+    """What the graph's `image` input expects; `service.images.resizing.fit` crops and resizes anything else to it."""
 
     height: Annotated[int, Field(ge=32, le=4096)]
     width: Annotated[int, Field(ge=32, le=4096)]
     interpolation: Kernel = "area"
     color: Literal["RGB"] = "RGB"
+    crop: Crop | None = None  # None: the whole photo, as in all bundles made before there were crops
 
 
 class Calibration(_Strict):

@@ -53,7 +53,9 @@ async def picture(request: Request, inspection_id: str, picture: Literal["image"
 def _draw(view: View, picture: Literal["image", "overlay"], max_pixels: int) -> bytes:
     image = pixels_of(view.image, view.layout, max_pixels) if isinstance(view.image, bytes) else view.image
     shown = preview(image)
-    return encode(draw_overlay(shown, view.anomaly_map, view.pixel) if picture == "overlay" else shown, ".jpg")
+    if picture == "overlay":
+        shown = draw_overlay(shown, view.anomaly_map, view.hot, view.crop)
+    return encode(shown, ".jpg")
 
 
 async def _stream(station: Station) -> AsyncIterator[bytes]:

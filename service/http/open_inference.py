@@ -29,6 +29,7 @@ from service.http.problems import openapi_responses
 from service.http.replies import stored
 from service.http.tensor_json import take_numbers
 from service.http.uploads import arrival, read_body
+from service.images.cropping import shape_of_whole
 from service.images.decoding import Pixels, decode
 from service.settings import Settings
 from service.station.inspection import Decoder, Inspection
@@ -124,16 +125,17 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/models/{model}", responses=_RESPONSES)
 @router.get("/models/{model}/versions/{version}", responses=_RESPONSES, openapi_extra=_VERSION)
 async def model_metadata(request: Request, model: str) -> dict[str, Any]:
-    """Tensors of the recipe in service; a request brings one of the two inputs."""
+    """Tensors of the recipe in service; a request brings one of the inputs."""
     recipe = _choose(request, model)
-    height, width = recipe.shape
-    shapes: dict[_Output, list[int]] = {"anomaly_map": [-1, height, width], "score": [-1], "verdict": [-1]}
+    spec = recipe.bundle.manifest.input
+    shapes: dict[_Output, list[int]] = {"anomaly_map": [-1, *shape_of_whole(spec)], "score": [-1], "verdict": [-1]}
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [-1, spec.height, spec.width, 3]}
     return {
         "name": recipe.name,
         "versions": [recipe.version],
         "platform": "onnxruntime_onnx",
         "inputs": [
-            {"name": "image", "datatype": "UINT8", "shape": [-1, height, width, 3]},
+            *([tensor] if spec.crop is None else []),
             {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]},
         ],
         "outputs": [{"name": name, "datatype": _DATATYPES[name], "shape": shape} for name, shape in shapes.items()],
@@ -245,6 +247,9 @@ def _named(error: ValidationError) -> str:
 
 def _check_layout(tensor: InputTensor, binary_size: int, recipe: Recipe, max_batch: int) -> None:
     datatype, rest = ("UINT8", [*recipe.shape, 3]) if tensor.name == "image" else ("BYTES", [])
+    # A tensor of the network's size has lost what the crop is there to keep, and a part of it is no photo.
+    if tensor.name == "image" and recipe.bundle.manifest.input.crop:
+        raise ValueError("the recipe inspects a part of the photo: send whole photos, encoded, as image_bytes")
     if tensor.datatype != datatype:
         raise ValueError(f"datatype is {tensor.datatype}, not {datatype}")
     if tensor.shape[1:] != rest:

@@ -21,6 +21,7 @@ from service.http.metadata import read_metadata
 from service.http.replies import inspection_reply, stored
 from service.http.uploads import arrival
 from service.images.decoding import Pixels
+from service.images.heatmap import hot_from
 from service.station.feed import View
 from service.station.inspection import Decoder, HeatmapMode, Inspection
 from service.station.loading import Recipe
@@ -139,7 +140,9 @@ class Order:
                     open=doubtful,
                 )
             )
-        view = View(image, inspection.anomaly_map, inspection.recipe.limits.thresholds.pixel, layout)
+        recipe = inspection.recipe
+        hot = hot_from(inspection.anomaly_map, inspection.verdict, recipe.limits.thresholds.pixel)
+        view = View(image, inspection.anomaly_map, hot, recipe.bundle.manifest.input.crop, layout)
         seen = {"camera_id": self.camera, "lot_id": self.lot, "metadata": self.metadata}
         self.station.feed.publish(record | seen | {"time": now, "image_size": inspection.image_size}, view)
         log.info(

@@ -19,9 +19,10 @@ from service.http.context import station_of
 from service.http.problems import openapi_responses
 from service.http.times import Time
 from service.http.uploads import read_model
+from service.images.cropping import PixelBox, crop_of
 from service.images.decoding import decode, encode
 from service.images.headers import ImageError
-from service.images.heatmap import draw_overlay, preview
+from service.images.heatmap import draw_overlay, hot_from, preview
 from service.station.database import RecordsError
 from service.station.exporting import media_type_of, pixels_of, to_csv, to_zip
 from service.station.problem import ProblemError
@@ -271,13 +272,17 @@ async def _drawn(request: Request, found: dict[str, Any], data: bytes, anomaly_m
 
 def _draw(found: dict[str, Any], data: bytes, anomaly_map: bytes | None, max_pixels: int) -> bytes:
     try:
-        shown = preview(pixels_of(data, found["layout"], max_pixels))
+        image = pixels_of(data, found["layout"], max_pixels)
     except ImageError as error:
         raise ProblemError("not_found", f"the kept image cannot be shown: {error}") from error
+    shown = preview(image)
     if anomaly_map is None:
         return encode(shown, ".jpg")
     values = np.divide(decode(anomaly_map)[:, :, 0], 255, dtype=np.float32)
-    return encode(draw_overlay(shown, values, found["thresholds"]["pixel"]), ".jpg")
+    hot = hot_from(values, found["verdict"], found["thresholds"]["pixel"])
+    # Records from before there were crops do not say.
+    inspected = found.get("inspected") and crop_of(PixelBox(**found["inspected"]), image.shape[:2])
+    return encode(draw_overlay(shown, values, hot, inspected), ".jpg")
 
 
 def _read_mask(text: str, max_pixels: int) -> bytes:

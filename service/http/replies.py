@@ -10,8 +10,9 @@ from typing import Any, Literal
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from service.bundle.manifest import Precision, QualityLimits
+from service.bundle.manifest import Crop, Precision, QualityLimits
 from service.http.identifiers import identifier_header
+from service.images.cropping import box_of
 from service.images.heatmap import Region
 from service.station.inspection import Heatmap, Inspection
 from service.station.loading import Recipe
@@ -40,6 +41,13 @@ class BackendReply(BaseModel):
     precision: Precision
 
 
+class BoxReply(BaseModel):
+    x: int
+    y: int
+    width: int
+    height: int
+
+
 class HeatmapReply(BaseModel):
     format: Literal["overlay", "map", "npy"]
     media_type: str
@@ -64,6 +72,7 @@ _EXAMPLE: dict[str, JsonValue] = {
         "changed": "2026-01-02T12:00:00+00:00",
         "by": "Ada from quality",
     },
+    "inspected": {"x": 96, "y": 64, "width": 320, "height": 256},
     "regions": [{"x": 126, "y": 101, "width": 41, "height": 56, "area": 1456, "peak": 0.55}],
     "heatmap": {"format": "overlay", "media_type": "image/png", "data": "iVBORw0KGgo="},
     "backend": {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"},
@@ -73,7 +82,9 @@ _EXAMPLE: dict[str, JsonValue] = {
 
 
 class InspectionReply(BaseModel):
-    """Regions are in pixels of the sent image; times in milliseconds by stage; `faults` of the picture, if any."""
+    """Regions are in pixels of the sent image, and so is what was `inspected` of it, null where all was; times in
+    milliseconds by stage; `faults` of the picture, if any.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -89,6 +100,7 @@ class InspectionReply(BaseModel):
     faults: list[str]
     thresholds: ThresholdsReply
     limits: LimitsReply
+    inspected: BoxReply | None = None
     regions: list[Region]
     heatmap: HeatmapReply | None
     backend: BackendReply
@@ -112,7 +124,8 @@ class CalibrationReply(BaseModel):
 class RecipeReply(BaseModel):
     """A recipe, and what its folder holds: `newer` are versions that serve when they are activated, `faulty` those that
     cannot, with the reason, `ignored` other folders; `why` says who chose the version that serves, `shadow` is the
-    version that sees the same without a say.
+    version that sees the same without a say; `crop` is the part of the photo that is inspected, in shares of its width
+    and height.
     """
 
     recipe: str
@@ -133,6 +146,7 @@ class RecipeReply(BaseModel):
     limits: LimitsReply | None = None
     calibration: CalibrationReply | None = None
     keep_mask: bool = False
+    crop: Crop | None = None
     golden_images: int = 0
     golden_checked: str | None = None
 
@@ -143,6 +157,7 @@ def inspection_reply(
     """What an InspectionReply says, as JSON values: making a model of each costs as much as the rest of the answer."""
     recipe, picture = inspection.recipe, inspection.heatmap
     backend = recipe.model.backend
+    crop = recipe.bundle.manifest.input.crop
     return {
         "inspection_id": str(uuid.uuid4()),
         "request_id": request_id,
@@ -156,6 +171,7 @@ def inspection_reply(
         "faults": inspection.faults,
         "thresholds": _thresholds(recipe),
         "limits": _limits(recipe),
+        "inspected": None if crop is None else dict(vars(box_of(crop, inspection.image_size))),
         "regions": [dict(vars(region)) for region in inspection.regions],
         "heatmap": None
         if picture is None
@@ -236,6 +252,7 @@ def recipe_reply(recipe: Recipe) -> RecipeReply:
             recipe.bundle.manifest.thresholds.calibration, from_attributes=True
         ),
         keep_mask=recipe.bundle.manifest.keep_mask is not None,
+        crop=recipe.bundle.manifest.input.crop,
         golden_images=len(recipe.bundle.manifest.golden),
         golden_checked=recipe.checked.isoformat(timespec="seconds"),
     )

@@ -1,4 +1,8 @@
-"""Pictures and regions of an anomaly map, on a scale fixed by the pixel threshold: a good part never glows."""
+"""Pictures and regions of an anomaly map, on a scale fixed by the pixel threshold: a good part never glows.
+
+Whatever the thresholds are, and whoever changed them: a part that is OK has no region and no heat, and one that is not
+has a region.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.manifest import Crop
+from service.images.cropping import PixelBox, box_of, cut
 from service.images.decoding import Pixels
 
 MAX_REGIONS = 50
+# What is hot on a part that is not OK although nothing reaches the pixel threshold: this share of its largest value.
+_OF_LARGEST = 0.8
+# Of the brightness of what is not inspected, on an overlay.
+_DIMMED = 0.5
 # Longest side of an overlay: a screen shows no more, and the reply stays small.
 MAX_SIDE = 1024
 
@@ -30,13 +40,29 @@ class Region:
     peak: float
 
 
-def find_regions(
-    anomaly_map: NDArray[np.float32], threshold: float, image_size: tuple[int, int], *, min_area: int = 0
-) -> list[Region]:
-    """Regions of a map `(h, w)` (8 neighbours), largest first, at most 50; `image_size` is the image's (H, W).
+def hot_from(anomaly_map: NDArray[np.float32], verdict: str, pixel: float) -> float | None:
+    """The value from which a part's map is hot; None where nothing is, for the part is OK.
 
-    Regions of fewer than `min_area` pixels of the map are left out.
+    The pixel threshold, or less where a part that is REVIEW or NG would be left without a region: a score is a mean of
+    the map in some formulas, and limits are changed by people.
     """
+    if verdict == "OK":
+        return None
+    if verdict == "NOT_INSPECTED":
+        return pixel
+    return min(pixel, _OF_LARGEST * float(anomaly_map.max(initial=0.0)))
+
+
+def find_regions(
+    anomaly_map: NDArray[np.float32], threshold: float | None, inspected: PixelBox, *, min_area: int = 0
+) -> list[Region]:
+    """Regions of a map `(h, w)` (8 neighbours), largest first, at most 50; none without a threshold.
+
+    `inspected` are the image's pixels that the map is of. Regions of fewer than `min_area` pixels of the map are left
+    out, unless all are: then the largest stays.
+    """
+    if threshold is None:
+        return []
     above = (anomaly_map >= threshold).astype(np.uint8)
     offset_x, offset_y, width, height = cv2.boundingRect(above)
     if width == 0:
@@ -45,12 +71,12 @@ def find_regions(
     marked = np.s_[offset_y : offset_y + height, offset_x : offset_x + width]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above[marked], connectivity=8)
     values = anomaly_map[marked]
-    scale_y, scale_x = image_size[0] / anomaly_map.shape[0], image_size[1] / anomaly_map.shape[1]
+    scale_y, scale_x = inspected.height / anomaly_map.shape[0], inspected.width / anomaly_map.shape[1]
     largest = sorted(range(1, count), key=lambda label: -int(stats[label, cv2.CC_STAT_AREA]))[:MAX_REGIONS]
-    regions = []
+    regions: list[Region] = []
     for label in largest:
         x, y, width, height, area = (int(value) for value in stats[label])
-        if area < min_area:
+        if area < min_area and regions:
             break
         inside = np.s_[y : y + height, x : x + width]
         peak = float(values[inside][labels[inside] == label].max())
@@ -58,10 +84,10 @@ def find_regions(
         left, top = int(x * scale_x), int(y * scale_y)
         regions.append(
             Region(
-                x=left,
-                y=top,
-                width=min(image_size[1], round((x + width) * scale_x)) - left,
-                height=min(image_size[0], round((y + height) * scale_y)) - top,
+                x=inspected.x + left,
+                y=inspected.y + top,
+                width=min(inspected.width, round((x + width) * scale_x)) - left,
+                height=min(inspected.height, round((y + height) * scale_y)) - top,
                 area=round(area * scale_x * scale_y),
                 peak=peak,
             )
@@ -78,12 +104,23 @@ def preview(image: Pixels) -> Pixels:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def draw_overlay(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float) -> Pixels:
-    """A preview `(H, W, 3)` with the map on it.
+def draw_overlay(
+    picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float | None, inspected: Crop | None = None
+) -> Pixels:
+    """A preview `(H, W, 3)` with the map of the whole photo on it; what is not inspected is dimmed, and never hot.
 
-    Half the pixel threshold and less is clear, the threshold itself is plainly visible, 1 is strongest; what is at or
-    above the threshold is outlined.
+    Half the threshold and less is clear, the threshold itself is plainly visible, 1 is strongest; what is at or above
+    the threshold is outlined. Without a threshold nothing is hot.
     """
+    if inspected is None:
+        return picture if threshold is None else _heated(picture, anomaly_map, threshold)
+    inside = box_of(inspected, picture.shape[:2]).inside
+    out = np.asarray(picture * _DIMMED, np.uint8)
+    out[inside] = draw_overlay(picture[inside], cut(anomaly_map, inspected), threshold)
+    return out
+
+
+def _heated(picture: Pixels, anomaly_map: NDArray[np.float32], threshold: float) -> Pixels:
     values = cv2.resize(anomaly_map, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     strength = np.interp(values, (threshold / 2, threshold, 1.0), (0.0, 0.33, 1.0))
     colors = _INFERNO[(80 + 175 * strength).astype(np.uint8)]

@@ -1,5 +1,7 @@
 """The one resize of training, evaluation and service: pixels to the size of the network, aspect not kept.
 
+Of a recipe with a crop its part of the photo alone, cut out before anything is lost.
+
 `area` is the mean over the exact area that an output pixel covers, fractions of pixels by their share: every pixel of
 a large picture counts. An axis that grows is interpolated linearly, after the other one has shrunk.
 
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import InputSpec, Kernel
+from service.images.cropping import cut
 from service.images.decoding import Pixels
 from service.images.headers import ImageError
 
@@ -30,8 +33,9 @@ _ROWS = 6
 
 
 def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
-    """The picture `(H, W, 3)` at the size and with the kernel of a recipe; raises ImageError as `resize` does."""
-    return resize(pixels, spec.height, spec.width, spec.interpolation)
+    """What a recipe inspects of the photo `(H, W, 3)`, at its size; raises ImageError as `resize` does."""
+    # A part of a photo that fits already would keep all of the photo in memory.
+    return np.ascontiguousarray(resize(cut(pixels, spec.crop), spec.height, spec.width, spec.interpolation))
 
 
 def resize(pixels: Pixels, height: int, width: int, kernel: Kernel = "area") -> Pixels:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.manifest import Crop
 from service.images.decoding import Pixels
 
 # Parts that a page shows side by side.
@@ -27,13 +28,14 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class View:
-    """What can be drawn of a part: its image as it was sent, its map float32 `(H, W)`, the pixel threshold, and the
-    layout of bare pixels.
+    """What can be drawn of a part: its image as it was sent, its map float32 `(H, W)`, the value from which that is
+    hot, what of the image was inspected, and the layout of bare pixels.
     """
 
     image: bytes | Pixels
     anomaly_map: NDArray[np.float32]
-    pixel: float
+    hot: float | None
+    crop: Crop | None = None
     layout: Mapping[str, Any] | None = None
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.base import BackendError
+from service.bundle.manifest import Crop, InputSpec
+from service.images.cropping import box_of, whole_map
 from service.images.decoding import Pixels, encode
 from service.images.headers import ImageError
-from service.images.heatmap import Region, draw_map, draw_overlay, find_regions, preview, to_npy
+from service.images.heatmap import Region, draw_map, draw_overlay, find_regions, hot_from, preview, to_npy
 from service.images.quality import Quality, brightness_ratio, find_faults, measure
 from service.images.resizing import fit
 from service.station.batching import Batcher, ClosedError, OverloadedError
@@ -51,8 +53,8 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A finished inspection: map float32 `(h, w)`, size (H, W) of the image as it was sent, `faults` of that image,
-    `seconds` by stage.
+    """A finished inspection: map float32 `(h, w)` of the whole photo, size (H, W) of the image as it was sent, `faults`
+    of that image, `seconds` by stage.
     """
 
     recipe: Recipe
@@ -78,6 +80,8 @@ class _Picture:
     digest: bytes | None
     quality_s: float
     quality: Quality
+    # The version that sees the same without a say, and what it inspects of the photo.
+    shadow: tuple[Recipe, Pixels] | None
 
 
 @contextmanager
@@ -235,7 +239,7 @@ class Inspector:
                     recipe=recipe,
                     verdict=verdict,
                     score=result.scored.score,
-                    anomaly_map=result.scored.anomaly_map,
+                    anomaly_map=whole_map(result.scored.anomaly_map, recipe.bundle.manifest.input),
                     image_size=picture.size,
                     faults=picture.faults,
                     regions=regions,
@@ -244,14 +248,14 @@ class Inspector:
                     quality=picture.quality,
                 )
             )
-            self._compare_with_shadow(recipe, picture, verdict)
+            self._compare_with_shadow(picture, verdict)
         return found
 
     async def _conclude(
         self, picture: _Picture, result: Result, recipe: Recipe, mode: HeatmapMode, deadline: float
     ) -> tuple[Verdict, list[Region], Heatmap | None]:
-        # Nothing to label or to draw: the verdict takes less than the way to another thread and back. NaN is not below.
-        if mode == "none" and result.scored.anomaly_map.max(initial=0.0) < recipe.limits.thresholds.pixel:
+        # Nothing to label or to draw: the verdict takes less than the way to another thread and back.
+        if mode == "none" and recipe.limits.thresholds.band(result.scored.score) == "OK":
             return _judge(picture, result, recipe, deadline), [], None
         return await self._codec.draw(partial(_postprocess, picture, recipe, result, mode, deadline))
 
@@ -279,7 +283,9 @@ class Inspector:
 
     def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, watched: bool) -> _Picture:
         image = decoder()
-        resized = fit(image, recipe.bundle.manifest.input)
+        spec = recipe.bundle.manifest.input
+        resized = fit(image, spec)
+        shadow = self._shadows.get(recipe.name)
         clock = time.monotonic()
         quality = measure(image, resized)
         limits = recipe.limits.quality
@@ -295,18 +301,18 @@ class Inspector:
             digest=watched_digest,
             quality_s=quality_s,
             quality=quality,
+            shadow=None if shadow is None else (shadow, _for_shadow(image, resized, spec, shadow)),
         )
 
-    def _compare_with_shadow(self, recipe: Recipe, picture: _Picture, verdict: Verdict) -> None:
+    def _compare_with_shadow(self, picture: _Picture, verdict: Verdict) -> None:
         """Ask the shadow version, if there is one, after the fact and only while nobody waits for the device."""
-        shadow = self._shadows.get(recipe.name)
-        if shadow is None or self._batcher.depth:
+        if picture.shadow is None or self._batcher.depth:
             return
+        shadow, image = picture.shadow
 
         async def compare() -> None:
             deadline = time.monotonic() + _SHADOW_S
             try:
-                image = fit(picture.resized, shadow.bundle.manifest.input)
                 result = await asyncio.wrap_future(self._batcher.submit(shadow.model, image, deadline))
                 evidence = Evidence(
                     result.scored.anomaly_map, result.scored.score, picture.faults, deadline, time.monotonic()
@@ -321,7 +327,7 @@ class Inspector:
                 BackendError,
             ):
                 other = Verdict.NOT_INSPECTED
-            self._metrics.shadow.labels(recipe.name, verdict, other).inc()
+            self._metrics.shadow.labels(shadow.name, verdict, other).inc()
 
         task = asyncio.create_task(compare())
         # The event loop itself keeps no task alive.
@@ -348,6 +354,12 @@ async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
+def _for_shadow(image: Pixels, resized: Pixels, spec: InputSpec, shadow: Recipe) -> Pixels:
+    """What the shadow inspects of a photo, of which `resized` fits `spec`."""
+    own = shadow.bundle.manifest.input
+    return resized if own == spec else fit(image, own)
+
+
 def _judge(picture: _Picture, result: Result, recipe: Recipe, deadline: float) -> Verdict:
     evidence = Evidence(result.scored.anomaly_map, result.scored.score, picture.faults, deadline, time.monotonic())
     return judge(evidence, recipe.limits.thresholds, recipe.shape)
@@ -356,20 +368,25 @@ def _judge(picture: _Picture, result: Result, recipe: Recipe, deadline: float) -
 def _postprocess(
     picture: _Picture, recipe: Recipe, result: Result, mode: HeatmapMode, deadline: float
 ) -> tuple[Verdict, list[Region], Heatmap | None]:
-    thresholds = recipe.limits.thresholds
-    verdict = _judge(picture, result, recipe, deadline)
-    regions = find_regions(result.scored.anomaly_map, thresholds.pixel, picture.size, min_area=thresholds.min_area)
+    thresholds, spec = recipe.limits.thresholds, recipe.bundle.manifest.input
+    verdict, found = _judge(picture, result, recipe, deadline), result.scored.anomaly_map
+    hot = hot_from(found, verdict, thresholds.pixel)
+    regions = find_regions(found, hot, box_of(spec.crop, picture.size), min_area=thresholds.min_area)
     if mode == "auto":
         mode = "none" if verdict is Verdict.OK else "overlay"
-    return verdict, regions, _draw(picture, result, thresholds.pixel, mode)
+    if mode == "none":
+        return verdict, regions, None
+    return verdict, regions, _draw(picture, whole_map(found, spec), hot, spec.crop, mode)
 
 
-def _draw(picture: _Picture, result: Result, threshold: float, mode: HeatmapMode) -> Heatmap | None:
+def _draw(
+    picture: _Picture, found: NDArray[np.float32], hot: float | None, crop: Crop | None, mode: HeatmapMode
+) -> Heatmap | None:
     if mode == "npy":
-        return Heatmap("npy", _MEDIA_TYPES[mode], to_npy(result.scored.anomaly_map))
+        return Heatmap("npy", _MEDIA_TYPES[mode], to_npy(found))
     if mode == "map":
-        return Heatmap("map", _MEDIA_TYPES[mode], encode(draw_map(result.scored.anomaly_map), ".png"))
-    if mode == "none" or picture.preview is None:
+        return Heatmap("map", _MEDIA_TYPES[mode], encode(draw_map(found), ".png"))
+    if picture.preview is None:
         return None
-    overlay = draw_overlay(picture.preview, result.scored.anomaly_map, threshold)
+    overlay = draw_overlay(picture.preview, found, hot, crop)
     return Heatmap("overlay", _MEDIA_TYPES[mode], encode(overlay, ".jpg" if mode == "jpeg" else ".png"))

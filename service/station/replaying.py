@@ -15,6 +15,7 @@ import numpy as np
 from service.backends.base import Backend, BackendChoice, BackendError, score_images
 from service.bundle.folder import Bundle, read_bundle
 from service.bundle.manifest import BundleError
+from service.images.cropping import whole_map
 from service.images.decoding import Pixels, decode
 from service.images.headers import ImageError
 from service.images.quality import find_faults, measure
@@ -114,7 +115,8 @@ class Replayer:
         kept = self._reader.map(found["inspection_id"])
         difference = None
         if kept is not None:
-            difference = float(np.abs(decode(kept)[:, :, 0] / 255 - now.anomaly_map).max())
+            whole = whole_map(now.anomaly_map, manifest.input)
+            difference = float(np.abs(decode(kept)[:, :, 0] / 255 - whole).max())
             if difference > 2 * tolerance.anomaly_map + _MAP_ROUNDING:
                 reasons.append(f"the map differs by {difference:.4f} (tolerance {2 * tolerance.anomaly_map:g})")
         thresholds = manifest.thresholds.model_copy(update=found["thresholds"])

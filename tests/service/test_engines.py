@@ -77,7 +77,7 @@ def _quantized(model: bytes, folder: Path, **layout: bool) -> bytes:
 @pytest.fixture(scope="module")
 def single() -> bytes:
     torch.manual_seed(0)
-    return to_onnx(InspectionGraph(AnomalyMap(Draem(8, 8))).eval(), SIZE)
+    return to_onnx(InspectionGraph(AnomalyMap(Draem(8, 8))).eval(), SIZE, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_engines_are_built_of_every_image_score(score: ScoreFormula, region: boo
     keep = np.ones((SIZE, SIZE), np.bool_)
     keep[:30, :20] = False
     graph = InspectionGraph(AnomalyMap(Draem(4, 4)), keep if region else None, score).eval()
-    model = to_onnx(graph, SIZE)
+    model = to_onnx(graph, SIZE, SIZE)
     bundle = _with_models(tmp_path, {"fp32": model, "fp16": to_half(model)})
     for precision in bundle.manifest.models:
         errors: list[str] = []

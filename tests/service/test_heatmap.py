@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from bundles import gray
 
+from service.images.cropping import PixelBox
 from service.images.heatmap import MAX_SIDE, draw_map, draw_overlay, find_regions, preview
 
 
@@ -41,7 +42,7 @@ def test_regions_are_scaled_sorted_and_joined_diagonally() -> None:
     anomaly_map[0:2, 0:2] = 0.7
     anomaly_map[2, 2] = 0.9
     anomaly_map[30:40, 20:50] = 0.5
-    large, small = find_regions(anomaly_map, 0.5, (128, 192))
+    large, small = find_regions(anomaly_map, 0.5, PixelBox(0, 0, 192, 128))
     assert (large.x, large.y, large.width, large.height, large.area) == (60, 60, 90, 20, 1800)
     assert (small.x, small.y, small.width, small.height, small.area) == (0, 0, 9, 6, 30)
     assert (large.peak, small.peak) == pytest.approx((0.5, 0.9))
@@ -49,7 +50,7 @@ def test_regions_are_scaled_sorted_and_joined_diagonally() -> None:
 
 def test_noise_gives_at_most_fifty_regions() -> None:
     noise = np.random.default_rng(0).random((256, 256)).astype(np.float32)
-    assert len(find_regions(noise, 0.95, (256, 256))) == 50
+    assert len(find_regions(noise, 0.95, PixelBox(0, 0, 256, 256))) == 50
 
 
 def test_the_map_is_linear_in_gray() -> None:
@@ -69,5 +70,5 @@ def test_regions_below_the_minimum_area_are_left_out() -> None:
     anomaly_map = _map()
     anomaly_map[0:3, 0:3] = 0.7
     anomaly_map[30:40, 20:50] = 0.7
-    assert [region.area for region in find_regions(anomaly_map, 0.5, (64, 64), min_area=10)] == [300]
-    assert len(find_regions(anomaly_map, 0.5, (64, 64), min_area=9)) == 2
+    assert [region.area for region in find_regions(anomaly_map, 0.5, PixelBox(0, 0, 64, 64), min_area=10)] == [300]
+    assert len(find_regions(anomaly_map, 0.5, PixelBox(0, 0, 64, 64), min_area=9)) == 2

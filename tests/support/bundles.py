@@ -20,6 +20,7 @@ from service.bundle.folder import Bundle, describe, write_bundle
 from service.bundle.manifest import (
     MANIFEST,
     Calibration,
+    Crop,
     GoldenImage,
     InputSpec,
     Manifest,
@@ -31,8 +32,11 @@ from service.bundle.manifest import (
 SIZE = 64
 
 
-def brightness_model(label: str = "", *, endless_above: float | None = None, greedy: bool = False) -> bytes:
-    """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value.
+def brightness_model(
+    label: str = "", *, endless_above: float | None = None, greedy: bool = False, score: str = "ReduceMax"
+) -> bytes:
+    """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value, or what else
+    the operator `score` makes of it.
 
     Another `label` gives another sha256. A picture with a value above `endless_above` never comes back; where it is
     `greedy`, it takes more memory meanwhile.
@@ -41,7 +45,7 @@ def brightness_model(label: str = "", *, endless_above: float | None = None, gre
         helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["f", "channels"], ["m"], keepdims=0),
         helper.make_node("Div", ["m", "full"], ["anomaly_map"]),
-        helper.make_node("ReduceMax", ["anomaly_map", "space"], ["score"], keepdims=0),
+        helper.make_node(score, ["anomaly_map", "space"], ["score"], keepdims=0),
     ]
     if endless_above is not None:
         nodes = [nodes[0], *_endless(endless_above, greedy=greedy), *nodes[1:]]
@@ -118,6 +122,7 @@ def make_bundle(
     keep: bytes | None = None,
     model: bytes | None = None,
     unfit: str | None = None,
+    crop: Crop | None = None,
 ) -> Bundle:
     """A bundle whose score is the image's brightness: by default below 0.3 OK, below 0.6 REVIEW, else NG."""
     image = gray(50)
@@ -139,7 +144,7 @@ def make_bundle(
         method="draem",
         created=datetime.now(UTC),
         git_revision=None,
-        input=InputSpec(height=SIZE, width=SIZE),
+        input=InputSpec(height=SIZE, width=SIZE, crop=crop),
         score_formula="paper",
         thresholds=Thresholds(
             review=review,

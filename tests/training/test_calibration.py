@@ -66,6 +66,19 @@ def test_pixel_threshold_is_above_good_maps_and_below_a_saturated_defect() -> No
     assert calibrate(good, NONE, false_reject_rate=0.01).pixel < 1.0
 
 
+def test_the_pixel_threshold_outlines_rendered_defects_and_leaves_none_that_is_ng_without_a_region() -> None:
+    good = flat(np.linspace(0, 0.2, 120, dtype=np.float32))
+    halo, mask = np.full((32, 32), 0.35, np.float32), np.zeros((32, 32), np.bool_)
+    mask[8:16, 8:16] = True
+    sharp = np.where(mask, np.float32(0.8), halo)
+    chosen = calibrate(good, [Scored(sharp, 0.8)], false_reject_rate=0.01, masks=[mask])
+    assert ((sharp >= chosen.pixel) == mask).all()
+    faint, escaped = np.where(mask, np.float32(0.3), 0.1 * halo), np.where(mask, np.float32(0.05), 0 * halo)
+    both = [Scored(sharp, 0.8), Scored(faint, 0.3), Scored(escaped, 0.01)]
+    chosen = calibrate(good, both, false_reject_rate=0.01, masks=[mask] * 3)
+    assert 0.05 < chosen.pixel <= np.float32(0.3)
+
+
 def test_clopper_pearson_known_values() -> None:
     assert clopper_pearson(0, 100) == pytest.approx((0.0, 0.03622), abs=1e-5)
     assert clopper_pearson(5, 50) == pytest.approx((0.03328, 0.21814), abs=1e-5)

@@ -37,7 +37,7 @@ def test_import_export_and_onnxruntime_give_the_authors_map(tmp_path: Path, rec_
     photos = [render_good(np.random.default_rng(seed)) for seed in range(2)]
 
     model = tmp_path / "model.onnx"
-    model.write_bytes(to_onnx(InspectionGraph(AnomalyMap(load_official(rec, seg))), 256))
+    model.write_bytes(to_onnx(InspectionGraph(AnomalyMap(load_official(rec, seg))), 256, 256))
     backend = OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=2)
     scored = score_images(backend, photos)
 

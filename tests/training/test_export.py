@@ -30,6 +30,8 @@ from training.networks.anomaly_map import AnomalyMap
 from training.networks.compact import CompactDraem
 from training.networks.draem import Draem
 
+SPEC = InputSpec(height=256, width=256)
+
 
 @pytest.fixture(scope="module")
 def network() -> AnomalyMap:
@@ -49,13 +51,13 @@ def network() -> AnomalyMap:
 def held_out() -> HeldOut:
     rngs = [np.random.default_rng(100 + i) for i in range(4)]
     good = [render_good(rng) for rng in rngs]
-    return HeldOut(good, [f"{place}.png" for place in range(4)], [measure(image, image) for image in good])
+    return HeldOut(good, [f"{place}.png" for place in range(4)], [measure(image, image) for image in good], SPEC)
 
 
 @pytest.fixture(scope="module")
 def open_model(network: AnomalyMap, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OrtBackend]:
     model = tmp_path_factory.mktemp("model") / "model.onnx"
-    model.write_bytes(to_onnx(InspectionGraph(network), 256))
+    model.write_bytes(to_onnx(InspectionGraph(network), 256, 256))
     return lambda: OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=1)
 
 
@@ -91,11 +93,11 @@ def test_batches_score_like_single_images(open_model: Callable[[], OrtBackend], 
 def test_batch_norm_is_folded_and_the_map_is_the_networks(
     network: AnomalyMap, open_model: Callable[[], OrtBackend], held_out: HeldOut
 ) -> None:
-    kinds = {node.op_type for node in onnx.load_from_string(to_onnx(InspectionGraph(network), 64)).graph.node}
+    kinds = {node.op_type for node in onnx.load_from_string(to_onnx(InspectionGraph(network), 64, 64)).graph.node}
     assert "Conv" in kinds
     assert "BatchNormalization" not in kinds
     # Nothing of the machine that exported it travels with the model.
-    assert str(Path(__file__).parents[2]).encode() not in to_onnx(InspectionGraph(network), 64)
+    assert str(Path(__file__).parents[2]).encode() not in to_onnx(InspectionGraph(network), 64, 64)
     assert stacked(score_with_torch(InspectionGraph(network), held_out.photos))[0].std() > 1e-3
     assert check_parity(InspectionGraph(network), open_model(), held_out.photos) < 1e-4
 
@@ -111,7 +113,7 @@ def test_the_last_layer_subtracts_the_logits(
         network.last_layer.weight.mul_(1000)
         network.last_layer.get_parameter("bias").copy_(torch.linspace(0.5, 1, 2 * channels) ** 2)
     graph, model = InspectionGraph(AnomalyMap(network)), tmp_path / "model.onnx"
-    model.write_bytes(to_onnx(graph, 256))
+    model.write_bytes(to_onnx(graph, 256, 256))
     proto = onnx.load(model).graph
     last = [node for node in proto.node if node.op_type == "Conv"][-1]
     assert next(w.dims[0] for w in proto.initializer if w.name == last.input[1]) == channels

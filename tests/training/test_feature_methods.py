@@ -39,7 +39,7 @@ def test_good_photos_lie_below_the_middle_and_a_broken_part_above(name: str, tmp
     assert normal.min() >= 0
     assert normal.amax() < 0.6
     assert found[:, 28:36, 28:36].min() > 0.6
-    with opened(to_onnx(graph, 64), InputSpec(height=64, width=64)) as backend:
+    with opened(to_onnx(graph, 64, 64), InputSpec(height=64, width=64)) as backend:
         exported, exported_scores = backend.run(images.numpy())
     np.testing.assert_allclose(exported, maps.numpy(), atol=1e-4)
     np.testing.assert_allclose(exported_scores, scores.numpy(), atol=1e-4)

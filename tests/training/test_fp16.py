@@ -20,7 +20,7 @@ from training.networks.draem import Draem
 @pytest.fixture(scope="module")
 def single() -> bytes:
     torch.manual_seed(0)
-    return to_onnx(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), 256)
+    return to_onnx(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), 256, 256)
 
 
 def test_the_networks_are_half_and_nothing_else_is(single: bytes) -> None:

@@ -49,7 +49,7 @@ def test_graph_gives_what_torch_gives_at_any_batch(tmp_path: Path) -> None:
     images = photos().permute(0, 2, 3, 1).contiguous()
     with torch.inference_mode():
         maps, scores = graph(images)
-    with opened(to_onnx(graph, 64), InputSpec(height=64, width=64)) as backend:
+    with opened(to_onnx(graph, 64, 64), InputSpec(height=64, width=64)) as backend:
         for count in (1, 3):
             found, scored = backend.run(images[:count].numpy())
             np.testing.assert_allclose(found, maps[:count].numpy(), atol=1e-4)

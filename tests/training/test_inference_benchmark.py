@@ -38,7 +38,7 @@ from training.networks.draem import Draem
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return export_random(partial(AnomalyMap, Draem(4, 4)), 32, tmp_path_factory.mktemp("bench"))
+    return export_random(partial(AnomalyMap, Draem(4, 4)), 32, 32, tmp_path_factory.mktemp("bench"))
 
 
 def test_arithmetic_is_that_of_the_network(subject: Subject) -> None:
@@ -150,7 +150,7 @@ def test_a_bundle_is_timed_beside_its_network_where_its_manifest_tells_the_setti
     network = network_of(demo)
     assert network is not None
     own = onnx.load(demo.file("model.onnx")).graph.initializer
-    ours = onnx.load_from_string(to_onnx(InspectionGraph(network()).eval(), 64)).graph.initializer
+    ours = onnx.load_from_string(to_onnx(InspectionGraph(network()).eval(), 64, 64)).graph.initializer
     assert [w.dims for w in ours if len(w.dims) == 4] == [w.dims for w in own if len(w.dims) == 4]
     imported = replace(
         demo, manifest=demo.manifest.model_copy(update={"training": TrainingRecord(imported=["a", "b"])})

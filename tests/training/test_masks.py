@@ -25,7 +25,7 @@ def _authors(mask: np.ndarray, size: int) -> np.ndarray:
 def test_defects_that_the_authors_see_are_theirs(side: int) -> None:
     """So that figures stay comparable with those that the authors' evaluation gives."""
     mask = _mask(side, (side // 8, side // 8, side // 4), (side // 2, side // 2, side // 3))
-    found = resize_mask(mask, 64)
+    found = resize_mask(mask, 64, 64)
     assert found.any()
     np.testing.assert_array_equal(found, _authors(mask, 64))
 
@@ -34,24 +34,24 @@ def test_defects_that_the_authors_see_are_theirs(side: int) -> None:
 @pytest.mark.parametrize("across", [1, 2, 3])
 def test_no_defect_vanishes(side: int, across: int) -> None:
     for place in range(40, 56, 3):
-        found = resize_mask(_mask(side, (place, side - place, across)), 64)
+        found = resize_mask(_mask(side, (place, side - place, across)), 64, 64)
         row, column = ((at + across / 2) * 64 / side for at in (place, side - place))
         assert 1 <= found.sum() <= (across * 64 / side + 2) ** 2
         assert found[int(row), int(column)]
 
 
 def test_a_small_defect_beside_a_large_one_does_not_vanish_either() -> None:
-    found = resize_mask(_mask(1024, (100, 100, 400), (801, 801, 1)), 64)
+    found = resize_mask(_mask(1024, (100, 100, 400), (801, 801, 1)), 64, 64)
     assert found[50, 50]
     assert cv2.connectedComponents(found.astype(np.uint8))[0] == 3
 
 
 def test_an_empty_mask_stays_empty_and_a_full_one_full() -> None:
-    assert not resize_mask(_mask(1000), 64).any()
-    assert resize_mask(_mask(1000, (0, 0, 1000)), 64).all()
+    assert not resize_mask(_mask(1000), 64, 64).any()
+    assert resize_mask(_mask(1000, (0, 0, 1000)), 64, 64).all()
     long = np.zeros((64, 6400), np.uint8)
     long[:, 3217] = 255
-    assert resize_mask(long, 64)[:, 32].all()
+    assert resize_mask(long, 64, 64)[:, 32].all()
 
 
 _DEFECT = np.zeros((64, 64), np.uint8)
@@ -82,7 +82,7 @@ def _transparent(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 )
 def test_masks_as_people_save_them_mean_the_same(tmp_path: Path, name: str, pixels: np.ndarray) -> None:
     cv2.imwrite(str(tmp_path / name), pixels)
-    assert np.array_equal(read_mask(tmp_path / name, 64), _DEFECT == 1)
+    assert np.array_equal(read_mask(tmp_path / name, 64, 64), _DEFECT == 1)
 
 
 def _labelled(folder: Path, *masks: np.ndarray) -> list[LabelledImage]:

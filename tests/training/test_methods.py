@@ -105,7 +105,7 @@ def test_from_photos_to_a_verdict(folder: Path) -> None:
 def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(name: str, tmp_path: Path) -> None:
     graph, images = _graph(name, tmp_path), _images()
     expected = score_with_torch(graph, images)
-    with opened(to_onnx(graph, SIZE), SPEC) as backend:
+    with opened(to_onnx(graph, SIZE, SIZE), SPEC) as backend:
         maps, scores = backend.run(np.stack(images))
     for place, one in enumerate(expected):
         assert one.anomaly_map.shape == (SIZE, SIZE)
@@ -117,7 +117,7 @@ def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(name: st
 @pytest.mark.parametrize("name", SMALL)
 def test_tensorrt_takes_the_graph_and_its_int8(name: str, tmp_path: Path) -> None:
     tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
-    single = to_onnx(_graph(name, tmp_path), SIZE)
+    single = to_onnx(_graph(name, tmp_path), SIZE, SIZE)
     for model in (single, to_qdq(single, observe(single, _images()), layers_of(single), "int8")):
         errors: list[str] = []
         parse(OnnxModel(name, model), SPEC, Library(tensorrt_rtx), errors)

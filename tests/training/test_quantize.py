@@ -57,7 +57,7 @@ def model(request: pytest.FixtureRequest) -> bytes:
             module.momentum = None  # statistics are those of the one batch below
             module.weight.data[0] *= 20
     network(torch.rand(8, 3, SIZE, SIZE))
-    return to_onnx(InspectionGraph(AnomalyMap(network)), SIZE)
+    return to_onnx(InspectionGraph(AnomalyMap(network)), SIZE, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     assert main([*command, "--data", str(parts)]) == 1
 
     torch.manual_seed(0)
-    other = Lowered("int8", to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256))
+    other = Lowered("int8", to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256, 256))
     with pytest.raises(QuantizationError, match=r"int8 in onnxruntime is refused: .*image_auroc .* pixel_ap"):
         add_precision(
             source,
@@ -252,7 +252,7 @@ def test_half_precision_is_a_file_of_its_own_that_no_cpu_chooses(parts: Path, tm
     assert bundle.manifest.training.fp16 is not None
     assert "fp16" not in [candidate.precision for candidate in cpu_candidates(bundle, "auto", "auto")]
     assert gpu_precision(bundle) == "fp16"
-    broken = Lowered("fp16", to_half(to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256)))
+    broken = Lowered("fp16", to_half(to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256, 256)))
     images = [render_good(np.random.default_rng(seed)) for seed in range(3)]
     with pytest.raises(QuantizationError, match="fp16 in onnxruntime is refused"):
         add_precision(bundle, broken, images, models=tmp_path / "models", version="2", seed=0)

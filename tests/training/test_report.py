@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from service.backends.base import Scored
-from service.bundle.manifest import Calibration, OutlyingPhoto, Thresholds, TrainingRecord, UnusualPhoto
+from service.bundle.manifest import Calibration, InputSpec, OutlyingPhoto, Thresholds, TrainingRecord, UnusualPhoto
 from training.data.labels import LabelledImage
 from training.evaluation.parts import Parts, Sheet, labelled_parts
 from training.evaluation.report import Training, render
@@ -188,7 +188,9 @@ def test_equal_scores_are_no_problem(scores: list[float]) -> None:
 
 def test_good_test_parts_get_no_ground_truth_and_unmasked_defects_an_empty_one() -> None:
     images = [LabelledImage(Path("1.png"), "good", None), LabelledImage(Path("2.png"), "hole", None)]
-    good, defects = labelled_parts(images, [Scored(np.zeros((8, 8), np.float32), 0.5)] * 2, 8)
+    good, defects = labelled_parts(
+        images, [Scored(np.zeros((32, 32), np.float32), 0.5)] * 2, InputSpec(height=32, width=32)
+    )
     assert good.mask is None
     assert not defects.masks().any()
     assert defects.names == ["hole/2.png"]

@@ -142,7 +142,7 @@ def test_the_exported_graph_gives_the_same_score_with_layers_that_every_parser_t
     if keep is not None:
         keep[:20, :30] = False
     graph = InspectionGraph(Bright(), keep, formula).eval()
-    data = to_onnx(graph, 64)
+    data = to_onnx(graph, 64, 64)
     nodes = onnx.load_from_string(data).graph.node
     # Behind the map: the score alone.
     names = [name for node in nodes for name in node.output]

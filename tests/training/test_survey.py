@@ -76,3 +76,11 @@ def test_defects_without_masks_are_counted(tmp_path: Path) -> None:
     assert found.counts[1].endswith("2 with defects: hole (2); 0 masks")
     (bare,) = found.warnings
     assert bare.startswith("2 defects have no mask and count in the image figures alone: ")
+
+
+def test_photos_that_the_service_would_refuse_are_said_with_its_setting(tmp_path: Path) -> None:
+    """A line scan: training reads it, its header tells."""
+    _dataset(tmp_path)
+    cv2.imwrite(str(tmp_path / "train" / "good" / "scan.png"), np.zeros((5000, 10_001), np.uint8))
+    warnings = survey(tmp_path, labelled_images(tmp_path)).warnings
+    assert any("1 photos have more than 50000000 pixels" in one and "MAX_PIXELS=50005000" in one for one in warnings)

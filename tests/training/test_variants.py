@@ -118,7 +118,7 @@ def test_a_discriminative_network_alone_sees_only_the_image() -> None:
 def test_a_variant_exports_like_the_whole(changes: dict[str, Any]) -> None:
     graph = InspectionGraph(AnomalyMap(build_network(preset("quick", **{**TINY, **changes})))).eval()
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    session = onnxruntime.InferenceSession(to_onnx(graph, 64))
+    session = onnxruntime.InferenceSession(to_onnx(graph, 64, 64))
     maps, scores = session.run(None, {"image": image})
     with torch.inference_mode():
         expected_maps, expected_scores = graph(torch.from_numpy(image))

@@ -177,7 +177,7 @@ class _Category:
             ),
             group(
                 [resize(read(one.path), _SIZE, _SIZE) for one in labelled],
-                [read_mask(one.mask, _SIZE) if one.mask else nothing for one in labelled],
+                [read_mask(one.mask, _SIZE, _SIZE) if one.mask else nothing for one in labelled],
             ),
         )
 

@@ -231,7 +231,7 @@ def subject_of(bundle: Bundle, network: Callable[[], nn.Module] | None) -> Subje
     return Subject({**models, "bf16": models["fp32"]}, manifest.input, network)
 
 
-def export_random(network: Callable[[], nn.Module], size: int, folder: Path) -> Subject:
+def export_random(network: Callable[[], nn.Module], height: int, width: int, folder: Path) -> Subject:
     """An untrained network, in `folder`: time does not depend on what it learned.
 
     In INT8 three layers stay in float, the two before the first concatenation and the one that reads it: the least
@@ -242,15 +242,15 @@ def export_random(network: Callable[[], nn.Module], size: int, folder: Path) -> 
     from training.bundling.quantize import observe, to_qdq
 
     torch.manual_seed(0)
-    model = to_onnx(InspectionGraph(network()).eval(), size)
+    model = to_onnx(InspectionGraph(network()).eval(), height, width)
     names = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
     reads = _reading_a_concatenation(model)
     layers = [name for i, name in enumerate(names) if reads is None or not reads - 2 <= i <= reads]
-    noise = list(np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8))
+    noise = list(np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8))
     files: dict[Precision, Path] = {"fp32": folder / "model.onnx", "int8": folder / "model.int8.onnx"}
     files["fp32"].write_bytes(model)
     files["int8"].write_bytes(to_qdq(model, observe(model, noise), layers, "uint8"))
-    return Subject({**files, "bf16": files["fp32"]}, InputSpec(height=size, width=size), network)
+    return Subject({**files, "bf16": files["fp32"]}, InputSpec(height=height, width=width), network)
 
 
 def _reading_a_concatenation(model: bytes) -> int | None:

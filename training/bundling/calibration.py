@@ -14,8 +14,10 @@ from training.evaluation.metrics import clopper_pearson, in_bands, stacked
 
 # REVIEW may take this many times more good parts than NG: a look costs less than a rejected part.
 REVIEW_TO_REJECT = 3.0
-# Good photos with a spot that is all bright would put the pixel threshold at 1, and no region would ever be shown.
+# Without defects to outline: good photos with a spot that is all bright would put the pixel threshold at 1, and no
+# region would ever be shown.
 PIXEL_THRESHOLDS = (0.5, 0.9)
+_LEVELS = 200  # of the map, among which the pixel threshold is chosen
 
 
 def calibrate(
@@ -26,13 +28,14 @@ def calibrate(
     trained_on: bool = False,
     min_area: int = 0,
     weights: NDArray[np.float64] | None = None,
+    masks: Sequence[NDArray[np.bool_]] = (),
 ) -> Thresholds:
     """Thresholds such that at most `false_reject_rate` of future good parts are expected at or above reject.
 
     Split conformal prediction: with n exchangeable good scores, a new one exceeds the k-th smallest, k = ceil((n
     + 1)(1 - rate)), with probability at most rate. Where n is too small for that (k > n), reject is put above the
-    largest good score by the distance from their median, and a warning says so. The maps of good photos set the
-    pixel threshold; `simulated`, rendered defects, only tell the escape rate, they choose nothing.
+    largest good score by the distance from their median, and a warning says so. `simulated`, rendered defects, only
+    tell the escape rate; with their `masks` they choose the pixel threshold, which no verdict depends on.
     Good photos that the network was `trained_on` score lower than new ones: then a warning is all that is promised.
     Regions of fewer than `min_area` pixels are not reported; the verdict does not depend on that.
     `weights` `(n,)`: how many of the line's parts each good part stands for, where not all had the same chance.
@@ -73,6 +76,9 @@ def calibrate(
         min_area=min_area,
         calibration=calibration,
     )
+    seen = [one for one in zip(simulated, masks, strict=False) if thresholds.band(one[0].score) == "NG"]
+    if seen:
+        thresholds = thresholds.model_copy(update={"pixel": _outlining(seen)})
     # What these thresholds make of the scores that they come from.
     rejects = in_bands(good_scores, thresholds)["NG"]
     escapes = in_bands(stacked(simulated)[1], thresholds)["OK"]
@@ -83,6 +89,22 @@ def calibrate(
         "escape_interval": clopper_pearson(escapes, len(simulated)),
     }
     return thresholds.model_copy(update={"calibration": calibration.model_copy(update=counted)})
+
+
+def _outlining(defects: Sequence[tuple[Scored, NDArray[np.bool_]]]) -> float:
+    """The level at which maps outline their defects best, in the mean of F1, and none of them has nothing to show."""
+    mean = np.mean([_f1(scored.anomaly_map, mask) for scored, mask in defects], axis=0)
+    # Of several that are as good the middle one.
+    level = float(np.median(1 + np.flatnonzero(mean[1:] == mean[1:].max()))) / _LEVELS
+    return min(level, *(float(scored.anomaly_map.max()) for scored, _ in defects))
+
+
+def _f1(anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of what is at or above each of the levels 0, 1/_LEVELS, … against the mask."""
+    levels = np.minimum(anomaly_map * _LEVELS, _LEVELS - 1).astype(np.int64)
+    inside, outside = (np.bincount(levels[where], minlength=_LEVELS)[::-1].cumsum()[::-1] for where in (mask, ~mask))
+    f1: NDArray[np.float64] = 2 * inside / (inside + outside + max(1, int(mask.sum())))
+    return f1
 
 
 def photos_needed(false_reject_rate: float) -> int:

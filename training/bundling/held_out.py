@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from service.backends.base import Scored
 from service.bundle.folder import Bundle
-from service.bundle.manifest import BundleError, QualityLimits
+from service.bundle.manifest import BundleError, InputSpec, QualityLimits
 from service.images.decoding import Pixels, read
 from service.images.quality import Quality, learn_limits, measure
-from service.images.resizing import resize
+from service.images.resizing import fit
 from training.data.folders import DataError, good_images, listing, split
 from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
 from training.evaluation.metrics import stacked
@@ -28,11 +28,12 @@ from training.settings import RecipeSettings
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Good photos at the size of the network, with their names; `quality` is that of all good photos as they came."""
+    """What a recipe of `spec` sees of good photos, with their names; `quality` is that of all good photos."""
 
     photos: list[Pixels]
     names: list[str]
     quality: list[Quality]
+    spec: InputSpec
 
     def limits(self) -> QualityLimits:
         """What a picture must be like to be judged."""
@@ -45,12 +46,12 @@ class HeldOut:
         return Parts(title, False, self.names, scores, maps, self.photos.__getitem__)
 
 
-def measure_quality(paths: list[Path], size: int) -> list[Quality]:
-    """Picture quality of good photos as the service will see them, before any resize."""
+def measure_quality(paths: list[Path], spec: InputSpec) -> list[Quality]:
+    """Picture quality of good photos as the service will see them."""
     qualities = []
     for path in tqdm(paths, desc="picture quality", unit="img", leave=False):
         photo = read(path)
-        qualities.append(measure(photo, resize(photo, size, size)))
+        qualities.append(measure(photo, fit(photo, spec)))
     return qualities
 
 

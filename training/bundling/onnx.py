@@ -30,13 +30,13 @@ class ExportError(UserError):
     """The exported graph does not give what the network gives; nothing was written."""
 
 
-def to_onnx(graph: InspectionGraph, size: int) -> bytes:
-    """ONNX bytes of the inspection graph, N dynamic, checked by onnx.
+def to_onnx(graph: InspectionGraph, height: int, width: int) -> bytes:
+    """ONNX bytes of the inspection graph for images `(height, width)`, N dynamic, checked by onnx.
 
     BatchNorm is folded into the convolutions.
     """
     folded = fold_batch_norm(graph)
-    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
     with warnings.catch_warnings():
         # torch 2.13 warns of its own internals while it exports.
         warnings.simplefilter("ignore", FutureWarning)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import NAME_PATTERN, Manifest, ScoreFormula
+from service.bundle.manifest import NAME_PATTERN, InputSpec, Manifest, ScoreFormula
 from service.bundle.signing import load_private_key, sign
 from training.data.folders import DataError, labelled_folder
 from training.data.labels import LabelledImage, labelled_images
 from training.data.reading import require_readable
-from training.data.regions import keep_mask
+from training.data.regions import crop_around, keep_mask
 from training.data.survey import Survey, survey
 
 
@@ -40,7 +40,11 @@ class RecipeOrder:
     most_escapes: float = 0.4
     signing_key: Path | None = None
 
-    def require_usable(self, size: int) -> Survey:
+    def spec(self, height: int, width: int) -> InputSpec:
+        """What the recipe sees: of a photo the part that holds the region, at this size."""
+        return InputSpec(height=height, width=width, crop=crop_around(self.region))
+
+    def require_usable(self, spec: InputSpec) -> Survey:
         """What the end of a training needs, looked at before its hours: names, regions, the key and the test split.
 
         What there is to learn from and to test on, for people.
@@ -51,7 +55,7 @@ class RecipeOrder:
         if self.version and (self.models / self.recipe / self.version).exists():
             bundle = self.models / self.recipe / self.version
             raise DataError(f"{bundle}: this version exists already: choose another --version")
-        self.keep(size)
+        self.keep(spec)
         if self.signing_key:
             load_private_key(self.signing_key)
         try:
@@ -61,9 +65,9 @@ class RecipeOrder:
         except DataError as error:
             raise DataError(f"{error}; or train without an evaluation: --data {self.data / 'train' / 'good'}") from None
 
-    def keep(self, size: int) -> NDArray[np.bool_] | None:
-        """Where anomalies count `(size, size)`; None: everywhere."""
-        return keep_mask(self.region, self.ignore, size)
+    def keep(self, spec: InputSpec) -> NDArray[np.bool_] | None:
+        """Where anomalies count in what the recipe sees, `(H, W)`; None: everywhere."""
+        return keep_mask(self.region, self.ignore, spec)
 
     def labelled(self) -> list[LabelledImage]:
         """The labelled images of `data`, where it has a test split."""

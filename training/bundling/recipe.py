@@ -16,7 +16,7 @@ from torch import nn
 from service.backends.base import score_images
 from service.bundle.files import replace_file
 from service.bundle.folder import Bundle, describe, write_bundle
-from service.bundle.manifest import InputSpec, Manifest
+from service.bundle.manifest import Manifest
 from training.bundling.calibration import calibrate, why_unfit
 from training.bundling.golden import GOLDEN_TOLERANCE, golden_choice, golden_files
 from training.bundling.graph import KEEP, InspectionGraph, keep_file
@@ -36,14 +36,13 @@ def write_recipe(network: nn.Module, held_out: HeldOut, order: RecipeOrder, trai
 
     Raises ExportError where ONNX Runtime and torch disagree, BundleError where the version exists already.
     """
-    size = held_out.photos[0].shape[0]
-    spec = InputSpec(height=size, width=size)
-    keep = order.keep(size)
+    spec = held_out.spec
+    keep = order.keep(spec)
     rendered = simulate_defects(held_out.photos, order.seed)
     labelled = order.labelled()
 
     graph = InspectionGraph(network, keep, order.score).eval()
-    model = to_onnx(graph, size)
+    model = to_onnx(graph, spec.height, spec.width)
     with opened(model, spec) as backend:
         defects = [one.picture for one in rendered]
         parity = check_parity(graph, backend, [*held_out.photos[:4], *defects[:4]])
@@ -56,13 +55,14 @@ def write_recipe(network: nn.Module, held_out: HeldOut, order: RecipeOrder, trai
         false_reject_rate=order.false_reject_rate,
         trained_on=training.record.calibrated_on_training_photos,
         min_area=order.min_area,
+        masks=[one.mask for one in rendered],
     )
-    metrics = evaluate(labelled, tested, thresholds) if labelled else None
+    metrics = evaluate(labelled, tested, thresholds, spec.crop) if labelled else None
     version = order.version or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     groups = [
         held_out.parts(good_scored, trained_on=training.record.calibrated_on_training_photos),
         rendered_parts(rendered, defects_scored),
-        *labelled_parts(labelled, tested, size),
+        *labelled_parts(labelled, tested, spec),
     ]
     report = render(order.recipe, version, order.score, thresholds, groups, metrics, training)
 

@@ -58,7 +58,7 @@ def triton_config(bundle: Bundle, precision: Precision, max_batch: int) -> str:
         height=manifest.input.height,
         width=manifest.input.width,
     )
-    parameters = {
+    parameters: dict[str, str | float] = {
         "recipe_version": manifest.version,
         "model_sha256": bundle.model_sha256(precision),
         "threshold_review": thresholds.review,
@@ -66,6 +66,9 @@ def triton_config(bundle: Bundle, precision: Precision, max_batch: int) -> str:
         "threshold_pixel": thresholds.pixel,
         "min_area": thresholds.min_area,
     }
+    if crop := manifest.input.crop:
+        # Cutting it out is the client's, as resizing is.
+        parameters["crop"] = json.dumps(crop.model_dump())
     return config + "".join(
         _PARAMETER.format(key=json.dumps(key), value=json.dumps(str(value))) for key, value in parameters.items()
     )

@@ -74,7 +74,7 @@ if find_spec("training.experiments"):
     COMMANDS |= {
         "ablate": Command(
             lambda method, preset: with_settings(
-                ablate.Ablate, method, preset or "quick", without=method.set_by_ablations
+                ablate.Ablate, method, preset or "quick", without={*method.set_by_ablations, "tiles", "overlap"}
             ),
             ablate.run,
             ("data", "textures", "imagenet", "only", "method", "preset", "seed", "out"),

@@ -16,6 +16,7 @@ from service.bundle.folder import Bundle, read_bundle
 from training.benchmarks import inference
 from training.commands.settings import MethodFlags
 from training.methods import METHODS
+from training.settings import RecipeSettings
 
 
 class Bench(MethodFlags):
@@ -37,7 +38,8 @@ def run(request: Bench) -> int:
             method, settings = METHODS[request.method], request.settings()
             if method.network is None:
                 raise inference.BenchError(f"{method.name} has no network before it has seen photos: use --bundle")
-            subject = inference.export_random(partial(method.network, settings), settings.size, Path(folder))
+            network, grid = partial(_tiled, method.network, settings), settings.grid
+            subject = inference.export_random(network, grid.height, grid.width, Path(folder))
         threads = request.threads or os.cpu_count() or 1
         record = inference.run_bench(subject, threads=threads, batches=request.batch, rounds=request.rounds)
     print(inference.tabulate(record))
@@ -51,4 +53,8 @@ def network_of(bundle: Bundle) -> Callable[[], nn.Module] | None:
     method, config = METHODS.get(bundle.manifest.method), bundle.manifest.training.config
     if method is None or method.network is None or config is None:
         return None
-    return partial(method.network, method.recorded(config))
+    return partial(_tiled, method.network, method.recorded(config))
+
+
+def _tiled(network: Callable[[RecipeSettings], nn.Module], settings: RecipeSettings) -> nn.Module:
+    return settings.grid.over(network(settings))

@@ -37,13 +37,13 @@ def run(request: Evaluate) -> int:
     images = labelled_images(request.data)
     if request.url:
         with httpx2.Client(base_url=request.url, timeout=60) as client:
-            scored = (score_over_http(client, manifest.recipe, image.path) for image in images)
-            results = evaluate(images, scored, manifest.thresholds)
+            scored = (score_over_http(client, manifest.recipe, manifest.input, image.path) for image in images)
+            results = evaluate(images, scored, manifest.thresholds, manifest.input.crop)
         results["through"] = "http"
     else:
         backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=os.cpu_count() or 1)
         scored = (score_with(backend, manifest.input, image.path) for image in images)
-        results = evaluate(images, scored, manifest.thresholds)
+        results = evaluate(images, scored, manifest.thresholds, manifest.input.crop)
         results["through"] = f"{backend.name} {backend.precision}"
         backend.close()
     print(markdown({manifest.recipe: results}))

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from service.bundle.manifest import ScoreFormula, TrainingRecord
+from service.bundle.manifest import InputSpec, ScoreFormula, TrainingRecord
 from service.images.decoding import read
-from service.images.resizing import resize
+from service.images.resizing import fit
 from training.bundling.held_out import HeldOut, measure_quality
 from training.bundling.recipe import write_recipe
 from training.commands.photos import tell_survey
@@ -25,6 +25,10 @@ from training.weight_files import CheckpointError
 class ImportCheckpoint(RecipeFlags, PlaceFlags):
     """Make a bundle from the authors' two checkpoint files or anomalib's one; good photos calibrate the thresholds."""
 
+    region: Annotated[
+        Path | None,
+        Field(description="where anomalies count: PNG (white) or JSON polygons; the network goes on seeing all of it"),
+    ] = None
     method: Annotated[str, Field(description="the method that the files are of")]
     data: Annotated[Path, Field(description=PHOTOS)]
     recipe: Annotated[str, Field(description="name of the recipe")]
@@ -55,16 +59,19 @@ def run(request: ImportCheckpoint) -> int:
         version=request.version,
         score=request.score,
     )
-    tell_survey(order.require_usable(request.size))
+    # The whole photo, as the network learned it: a region only masks.
+    spec = InputSpec(height=request.size, width=request.size)
+    tell_survey(order.require_usable(spec))
     given = {name: getattr(request, name) for name in method.checkpoint.files}
     files = {name: file for name, file in given.items() if file}
     network = method.checkpoint.load(files)
     paths = good_images(request.data)
     # All of them: which ones the network was trained on is not known.
     held_out = HeldOut(
-        [resize(read(path), request.size, request.size) for path in paths],
+        [fit(read(path), spec) for path in paths],
         [path.name for path in paths],
-        measure_quality(paths, request.size),
+        measure_quality(paths, spec),
+        spec,
     )
     record = TrainingRecord(imported=[file.name for file in files.values()], calibrated_on_training_photos=True)
     tell(write_recipe(network, held_out, order, Training(record)))

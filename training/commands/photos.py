@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from service.bundle.manifest import OutlyingPhoto, UnusualPhoto
+from service.bundle.manifest import InputSpec, OutlyingPhoto, UnusualPhoto
 from service.images.decoding import Pixels
 from training.bundling.calibration import photos_needed
 from training.bundling.graph import InspectionGraph, score_with_torch
@@ -18,7 +18,7 @@ from training.bundling.held_out import HeldOut, measure_quality, photos_sha256
 from training.bundling.order import RecipeOrder
 from training.data.contamination import outlying_scores, unusual_photos
 from training.data.folders import split
-from training.data.reading import load_images
+from training.data.reading import load_photos
 from training.data.survey import Survey
 from training.evaluation.metrics import stacked
 from training.settings import RecipeSettings
@@ -28,13 +28,14 @@ _NEARLY_BLACK = 32  # of 255
 
 @dataclass(frozen=True)
 class Photos:
-    """Files of good photos, and the photos uint8 `(N, 3, S, S)`: those trained on and those held out."""
+    """Files of good photos, and what the recipe sees of them, uint8 `(N, 3, H, W)`: trained on and held out."""
 
     all_files: list[Path]
     trained_on_files: list[Path]
     held_out_files: list[Path]
     trained_on: Tensor
     held_out: Tensor
+    spec: InputSpec
 
     @property
     def files(self) -> list[Path]:
@@ -46,17 +47,18 @@ class Photos:
 
     def for_thresholds(self) -> HeldOut:
         names = [file.name for file in self.held_out_files]
-        return HeldOut(_pixels(self.held_out), names, measure_quality(self.all_files, self.held_out.shape[-1]))
+        return HeldOut(_pixels(self.held_out), names, measure_quality(self.all_files, self.spec), self.spec)
 
 
-def read_photos(files: list[Path], settings: RecipeSettings) -> Photos:
+def read_photos(files: list[Path], settings: RecipeSettings, spec: InputSpec) -> Photos:
     trained_on, held_out = split(files, settings.holdout, settings.seed)
     return Photos(
         files,
         trained_on,
         held_out,
-        load_images(trained_on, settings.size, "good photos"),
-        load_images(held_out, settings.size, "held-out photos"),
+        load_photos(trained_on, spec, "good photos"),
+        load_photos(held_out, spec, "held-out photos"),
+        spec,
     )
 
 
@@ -92,11 +94,11 @@ def warn_of_few(held_out: int, false_reject_rate: float) -> None:
 def warn_of_unusual(photos: Sequence[Tensor], paths: list[Path]) -> list[UnusualPhoto]:
     """Warn of photos unlike the others, before anything is trained on them; what the manifest keeps of it."""
     found = unusual_photos(*photos)
-    size = photos[0].shape[-1]
+    height, width = photos[0].shape[2:]
     for one in found:
         print(
             f"warning: look at {paths[one.index]}: {one.deviations:.1f} deviations from the other good photos, most at "
-            f"x {one.x * size:.0f}, y {one.y * size:.0f} of {size}; train without it if it shows a defect",
+            f"x {one.x * width:.0f}, y {one.y * height:.0f} of {width}x{height}; train without it if it shows a defect",
             file=sys.stderr,
         )
     return [
@@ -107,7 +109,7 @@ def warn_of_unusual(photos: Sequence[Tensor], paths: list[Path]) -> list[Unusual
 
 def warn_of_outlying(network: nn.Module, photos: Photos, order: RecipeOrder) -> list[OutlyingPhoto]:
     """Warn of good photos that the trained network scores far above the others; what the manifest keeps of it."""
-    graph = InspectionGraph(network, order.keep(photos.trained_on.shape[-1]), order.score).eval()
+    graph = InspectionGraph(network, order.keep(photos.spec), order.score).eval()
     _, scores = stacked(score_with_torch(graph, _pixels(photos.trained_on) + _pixels(photos.held_out)))
     found = outlying_scores(scores)
     files = photos.files

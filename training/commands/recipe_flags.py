@@ -17,7 +17,10 @@ class RecipeFlags(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    region: Annotated[Path | None, Field(description="where anomalies count: PNG (white) or JSON polygons")] = None
+    region: Annotated[
+        Path | None,
+        Field(description="where anomalies count: PNG (white) or JSON polygons; photos are cropped to it first"),
+    ] = None
     ignore: Annotated[Path | None, Field(description="where anomalies do not count: PNG (white) or JSON polygons")] = (
         None
     )

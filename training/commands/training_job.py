@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from service.bundle.folder import Bundle
-from service.bundle.manifest import PeakMemory, TrainingRecord
+from service.bundle.manifest import InputSpec, PeakMemory, TrainingRecord
 from training.bundling.order import RecipeOrder
 from training.bundling.recipe import write_recipe, write_results
 from training.commands.photos import (
@@ -50,13 +50,40 @@ class TrainingJob:
     compiled: bool = False
 
     def claim(self) -> list[Path]:
-        """The good photos, once the run's folder is this process's own; raises TrainingError where it is not."""
+        """The good photos, once the run's folder is this process's own; raises TrainingError where it is not, DataError
+        where the method cannot learn what it is told to.
+        """
         method = METHODS[self.order.method]
         if self.textures and not method.textures:
             raise DataError(f"{method.name} learns without textures: leave --textures out")
+        if method.of_positions and self.settings.grid.count > 1:
+            raise DataError(
+                f"{method.name} learns what each position of the photo looks like, and a tile has none: leave --tiles "
+                "out and take a larger --size, or another --method"
+            )
         photos = good_images(self.order.data)
-        claim_run(self.run, method.claimed(self.settings), photos, self.textures)
+        self._require_memory(len(photos))
+        crop = self.spec.crop
+        claimed = method.claimed(self.settings) | ({"crop": crop.model_dump()} if crop else {})
+        claim_run(self.run, claimed, photos, self.textures)
         return photos
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the recipe will see of a photo."""
+        return self.order.spec(self.settings.grid.height, self.settings.grid.width)
+
+    def _require_memory(self, photos: int) -> None:
+        method, grid = METHODS[self.order.method], self.settings.grid
+        # Photos, and their tiles beside them.
+        needed = 3 * photos * (grid.height * grid.width + grid.count * grid.size**2)
+        if method.memory:
+            needed += method.memory(self.settings, photos * grid.count)
+        memory.require_memory(needed, f"{method.name} on {photos} photos with {self.resolution}")
+
+    @property
+    def resolution(self) -> str:
+        return f"--size {self.settings.size} and --tiles {self.settings.tiles}"
 
     def finished(self) -> bool:
         return (self.run / RESULTS).exists()
@@ -64,26 +91,27 @@ class TrainingJob:
 
 def train(job: TrainingJob) -> Bundle | None:
     """Train, calibrate, evaluate and write the bundle; of several processes only the first does the rest and has it."""
-    method, settings = METHODS[job.order.method], job.settings
+    method, settings, grid, spec = METHODS[job.order.method], job.settings, job.settings.grid, job.spec
     # What is missing should be known before photos are read.
     pretrained = method.pretrained(settings) if method.pretrained else None
     with distributed.joined(job.device) as device:
         leads = distributed.rank() == 0
         if leads:
-            tell_survey(job.order.require_usable(settings.size))
+            tell_survey(job.order.require_usable(spec))
             job.claim()
         distributed.wait()
         memory.keep_freed_memory()
-        photos = read_photos(good_images(job.order.data), settings)
+        photos = read_photos(good_images(job.order.data), settings, spec)
         suspects = None
         if leads:
             warn_of_few(len(photos.held_out_files), job.order.false_reject_rate)
             warn_of_darkness(photos.trained_on, job.order.data)
             suspects = warn_of_unusual((photos.trained_on, photos.held_out), photos.files)
         textures = method.textures(settings, job.textures) if method.textures else None
-        data = TrainingSet(photos.trained_on, textures)
+        data = TrainingSet(grid.cut(photos.trained_on), textures)
         started = time.monotonic()
-        network = method.fit(settings, data, Run(job.run, job.compiled), device).cpu()
+        with memory.shortage_named(f"training with {job.resolution}"):
+            network = grid.over(method.fit(settings, data, Run(job.run, job.compiled), device)).cpu()
         seconds, processes = time.monotonic() - started, distributed.world()
     if not leads:
         return None

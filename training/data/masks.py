@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.bundle.manifest import Crop
+from service.images.cropping import cut
 from service.images.resizing import resize_area
 from training.data.folders import DataError, shown
 from training.data.labels import LabelledImage
@@ -29,24 +31,24 @@ _MOSTLY = 0.5
 _SAME_SHAPE = 0.02
 
 
-def resize_mask(mask: NDArray[Any], size: int) -> NDArray[np.bool_]:
-    """A mask `(H, W)`, 255 where the defect is full, at `(size, size)`.
+def resize_mask(mask: NDArray[Any], height: int, width: int) -> NDArray[np.bool_]:
+    """A mask, 255 where the defect is full, at `(height, width)`.
 
     As in the authors' evaluation, a bilinear resize after which only full pixels count: it takes their rim off all
     defects, and those of a few pixels whole. A defect of which nothing would be left is all that it touches instead.
     What touches after the resize is one defect.
     """
-    full = np.asarray(cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) == 255)
+    full = np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR) == 255)
     # Not in bytes: one pixel of many would be rounded to none.
-    touched = resize_area((mask > 127).astype(np.float32), size, size) > 0
+    touched = resize_area((mask > 127).astype(np.float32), height, width) > 0
     _, labels = cv2.connectedComponents(touched.astype(np.uint8), connectivity=8)
     left = np.unique(labels[full])
     return full | (touched & ~np.isin(labels, left))
 
 
-def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
-    """Where the defect is, `(size, size)`; raises DataError for what is no readable image."""
-    return resize_mask(mask_pixels(path), size)
+def read_mask(path: Path, height: int, width: int, crop: Crop | None = None) -> NDArray[np.bool_]:
+    """Where the defect is in the photo's `crop`, `(height, width)`; raises DataError for what is no readable image."""
+    return resize_mask(cut(mask_pixels(path), crop), height, width)
 
 
 def mask_pixels(path: Path) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Photos decoded once and kept as uint8 tensors."""
+"""Photos and textures decoded once and kept as uint8 tensors."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from service.images.decoding import read
+from service.bundle.manifest import InputSpec
+from service.images.decoding import Pixels, read
 from service.images.headers import ImageError
-from service.images.resizing import resize
+from service.images.resizing import fit, resize
 from training.data.folders import DataError
 
 
-def load_images(paths: list[Path], size: int, what: str, *, all_needed: bool = True) -> Tensor:
-    """Decode and resize to uint8 `(N, 3, size, size)` RGB with a progress bar; DataError names all unreadable files.
-
-    Where not `all_needed`, they are left out with a warning as long as others are there.
+def load_photos(paths: list[Path], spec: InputSpec, what: str) -> Tensor:
+    """What a recipe inspects of photos, uint8 `(N, 3, H, W)` RGB, with a progress bar; DataError names all unreadable
+    files.
     """
-    out = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
+    out, problems = _load(paths, (spec.height, spec.width), lambda pixels: fit(pixels, spec), what)
+    _raise_for(problems, len(paths), what)
+    return out
 
-    def keep(index: int) -> None:
-        pixels = resize(read(paths[index]), size, size)
-        out[index] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
-    problems = _attempt(keep, len(paths), f"reading {what}")
+def load_images(paths: list[Path], size: int, what: str, *, all_needed: bool = True) -> Tensor:
+    """The same of whole images, `(N, 3, size, size)`.
+
+    Where not `all_needed`, unreadable ones are left out with a warning as long as others are there.
+    """
+    out, problems = _load(paths, (size, size), lambda pixels: resize(pixels, size, size), what)
     if problems and not all_needed and len(problems) < len(paths):
         first = next(iter(problems.values()))
         tqdm.write(
@@ -38,6 +42,17 @@ def load_images(paths: list[Path], size: int, what: str, *, all_needed: bool = T
         return out[[index not in problems for index in range(len(paths))]]
     _raise_for(problems, len(paths), what)
     return out
+
+
+def _load(
+    paths: list[Path], shape: tuple[int, int], prepare: Callable[[Pixels], Pixels], what: str
+) -> tuple[Tensor, dict[int, str]]:
+    out = torch.empty((len(paths), 3, *shape), dtype=torch.uint8)
+
+    def keep(index: int) -> None:
+        out[index] = torch.from_numpy(np.ascontiguousarray(prepare(read(paths[index])).transpose(2, 0, 1)))
+
+    return out, _attempt(keep, len(paths), f"reading {what}")
 
 
 def require_readable(paths: list[Path], what: str) -> None:

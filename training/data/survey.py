@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from service.images.decoding import DEFAULT_MAX_PIXELS
 from training.data.folders import SUFFIXES, counted, files_below, good_images, shown
 from training.data.labels import LabelledImage
 from training.data.masks import unlikely_masks
@@ -79,9 +80,12 @@ def _mixtures(photos: Sequence[Path]) -> list[str]:
     """Photos of several shapes or of grey and colour: for the network these are different parts."""
     shapes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
+    large: list[tuple[int, Path]] = []
     for path in tqdm(photos, desc="sizes of photos", unit="img", leave=False):
         try:
             with Image.open(path) as photo:
+                if photo.width * photo.height > DEFAULT_MAX_PIXELS:
+                    large.append((photo.width * photo.height, path))
                 shapes[f"{photo.width}x{photo.height}"] += 1
                 modes["grey" if photo.mode in {"1", "L", "LA", "I", "I;16", "F"} else "colour"] += 1
         except (OSError, ValueError, SyntaxError):
@@ -94,6 +98,12 @@ def _mixtures(photos: Sequence[Path]) -> list[str]:
     elif len(shapes) > 1:
         told = ", ".join(f"{shape} ({count})" for shape, count in shapes.most_common(_NAMED))
         said.append(f"photos of {len(shapes)} sizes: {told}; the line's camera has one")
+    if large:
+        said.append(
+            f"{len(large)} photos have more than {DEFAULT_MAX_PIXELS} pixels: {_named([path for _, path in large])}; "
+            f"the service takes such from the line with INSPECT_MAX_PIXELS={max(large)[0]} and, for files above 32 "
+            "MiB, INSPECT_MAX_UPLOAD_BYTES"
+        )
     if len(modes) > 1:
         told = " and ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
         said.append(f"{told} photos are mixed: the line's camera sends one kind")

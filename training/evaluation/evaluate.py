@@ -17,7 +17,8 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from service.backends.base import Backend, Scored, score_images
-from service.bundle.manifest import Band, InputSpec, Thresholds
+from service.bundle.manifest import Band, Crop, InputSpec, Thresholds
+from service.images.cropping import inspected_part
 from service.images.decoding import read
 from service.images.resizing import fit
 from training.data.labels import LabelledImage
@@ -38,8 +39,8 @@ def score_with(backend: Backend, spec: InputSpec, file: Path) -> Scored:
     return score_images(backend, [fit(read(file), spec)])[0]
 
 
-def score_over_http(client: httpx2.Client, recipe: str, file: Path) -> Scored:
-    """By POST /inspect: the file's bytes go out, map and score come back."""
+def score_over_http(client: httpx2.Client, recipe: str, spec: InputSpec, file: Path) -> Scored:
+    """By POST /inspect: the file's bytes go out, map and score come back; the map is cut to what is inspected."""
     reply = client.post(
         "/inspect",
         params={"recipe": recipe, "heatmap": "npy"},
@@ -50,7 +51,8 @@ def score_over_http(client: httpx2.Client, recipe: str, file: Path) -> Scored:
         raise EvaluationError(f"{file}: HTTP {reply.status_code}: {reply.text}")
     result = reply.json()
     data = base64.b64decode(result["heatmap"]["data"])
-    return Scored(np.load(io.BytesIO(data), allow_pickle=False), float(result["score"]))
+    whole = np.load(io.BytesIO(data), allow_pickle=False)
+    return Scored(inspected_part(whole, spec), float(result["score"]))
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,27 @@ class Tested:
     pixels: dict[str, float]
 
 
-def evaluate(images: Sequence[LabelledImage], scored: Iterable[Scored], thresholds: Thresholds) -> dict[str, JsonValue]:
-    """The figures of a labelled test split, and what the thresholds make of it: they were not chosen on it."""
-    tested = score_split(images, scored)
+def evaluate(
+    images: Sequence[LabelledImage], scored: Iterable[Scored], thresholds: Thresholds, crop: Crop | None = None
+) -> dict[str, JsonValue]:
+    """The figures of a labelled test split, and what the thresholds make of it: they were not chosen on it.
+
+    Maps are of the photo's `crop`, and so are the pixel figures; a defect beside it is one that was not found.
+    """
+    tested = score_split(images, scored, crop)
     is_defect = np.array([image.is_defect for image in images])
     return {**figures(images, tested, thresholds), **_verdicts(tested.scores, is_defect, thresholds)}
 
 
-def score_split(images: Sequence[LabelledImage], scored: Iterable[Scored]) -> Tested:
+def score_split(images: Sequence[LabelledImage], scored: Iterable[Scored], crop: Crop | None = None) -> Tested:
     """What a graph made of each image of a test split, with a progress bar; one map of a generator is kept at a time.
 
     A defect without a mask, or with an empty one, has no pixel figures: nobody told which of its pixels are good.
     """
     scores, defects, pixels = [], [], PixelFigures()
     for image, found in tqdm(zip(images, scored, strict=True), desc="evaluating", total=len(images), unit="img"):
-        shape = found.anomaly_map.shape
-        mask = read_mask(image.mask, shape[0]) if image.mask else np.zeros(shape, np.bool_)
+        height, width = found.anomaly_map.shape
+        mask = read_mask(image.mask, height, width, crop) if image.mask else np.zeros((height, width), np.bool_)
         if image.is_defect:
             defects.append(describe(image.defect, mask))
         if mask.any() or not image.is_defect:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.backends.base import Scored
+from service.bundle.manifest import InputSpec
+from service.images.cropping import cut
 from service.images.decoding import Pixels, read
 from training.data.labels import LabelledImage
 from training.data.masks import read_mask
@@ -50,7 +52,7 @@ class Sheet:
     columns: Sequence[Tensor]
 
 
-def labelled_parts(images: Sequence[LabelledImage], scored: Sequence[Scored], size: int) -> list[Parts]:
+def labelled_parts(images: Sequence[LabelledImage], scored: Sequence[Scored], spec: InputSpec) -> list[Parts]:
     """Good and defective test parts with the maps and scores they got; nothing where there are no images."""
 
     def parts(title: str, defects: bool) -> Parts:
@@ -60,7 +62,8 @@ def labelled_parts(images: Sequence[LabelledImage], scored: Sequence[Scored], si
 
         def mask(index: int) -> NDArray[np.bool_]:
             file = chosen[index].mask
-            return read_mask(file, size) if file else np.zeros((size, size), np.bool_)
+            shape = spec.height, spec.width
+            return read_mask(file, *shape, spec.crop) if file else np.zeros(shape, np.bool_)
 
         return Parts(
             title,
@@ -68,7 +71,7 @@ def labelled_parts(images: Sequence[LabelledImage], scored: Sequence[Scored], si
             [f"{image.defect}/{image.path.name}" for image in chosen],
             scores,
             maps,
-            lambda index: read(chosen[index].path),
+            lambda index: cut(read(chosen[index].path), spec.crop),
             mask if defects else None,
             [image.defect for image in chosen],
             labelled=True,

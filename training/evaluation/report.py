@@ -20,7 +20,7 @@ from torch import Tensor
 
 from service.bundle.manifest import Calibration, ScoreFormula, Thresholds, TrainingRecord
 from service.images.decoding import Pixels
-from service.images.heatmap import draw_overlay
+from service.images.heatmap import draw_overlay, hot_from
 from service.images.resizing import resize
 from training.evaluation import breakdown
 from training.evaluation.evaluate import percent
@@ -180,11 +180,12 @@ def _galleries(groups: Sequence[Parts], thresholds: Thresholds) -> dict[str, lis
 
 def _figure(group: Parts, index: int, thresholds: Thresholds) -> dict[str, Any]:
     picture = resize(group.picture(index), _SIDE, _SIDE)
-    strip = [picture, draw_overlay(picture, group.maps[index], thresholds.pixel)]
+    score = float(group.scores[index])
+    hot = hot_from(group.maps[index], thresholds.band(score), thresholds.pixel)
+    strip = [picture, draw_overlay(picture, group.maps[index], hot)]
     if group.mask:
         mask = cv2.resize(group.mask(index).astype(np.uint8) * 255, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
         strip.append(np.repeat(mask.astype(np.uint8)[..., None], 3, axis=2))
-    score = float(group.scores[index])
     return {
         "source": _jpeg(np.hstack(strip)),
         "name": group.names[index],

@@ -43,8 +43,8 @@ def judge(bundle: Bundle, data: Path) -> Row:
     seed = int(str((manifest.training.config or {})["seed"]))
     _, held_out = split_as_trained(bundle, data)
     photos = [fit(read(path), manifest.input) for path in held_out]
-    size = manifest.input.height
-    nothing = np.zeros((size, size), np.bool_)
+    shape = manifest.input.height, manifest.input.width
+    nothing = np.zeros(shape, np.bool_)
     backend = opened(bundle)
     try:
         seen = _Seen(manifest.thresholds)
@@ -56,7 +56,7 @@ def judge(bundle: Bundle, data: Path) -> Row:
         if labelled_folder(data):
             seen = _Seen(manifest.thresholds)
             for image in labelled_images(data):
-                mask = read_mask(image.mask, size) if image.mask else nothing
+                mask = read_mask(image.mask, *shape, manifest.input.crop) if image.mask else nothing
                 seen.add(score_with(backend, manifest.input, image.path), mask, is_defect=image.is_defect)
             row["labelled"] = seen.figures()
     finally:

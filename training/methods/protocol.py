@@ -17,6 +17,8 @@ from training.settings import RecipeSettings, from_record
 
 Settings = TypeVar("Settings", bound=RecipeSettings)
 
+_OF_TILES = {"tiles", "overlap"}
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -69,6 +71,10 @@ class Method(Generic[Settings]):
     title: str
     presets: Mapping[str, Settings]
     fit: Callable[[Settings, TrainingSet, Run, torch.device], nn.Module]
+    # It learns what each position of a photo looks like: tiles, which are of all positions, teach it nothing.
+    of_positions: bool = False
+    # Bytes that it needs for so many images of the settings' size, where that is more than a few.
+    memory: Callable[[Settings, int], int] | None = None
     # What the manifest says of weights that it does not learn itself; raises UserError where they are not there.
     pretrained: Callable[[Settings], Pretrained] | None = None
     # The textures that it learns from, of a folder or procedural ones; None: it needs none.
@@ -97,4 +103,6 @@ class Method(Generic[Settings]):
 
     def claimed(self, settings: Settings) -> dict[str, Any]:
         """What tells one run from another."""
-        return {"method": self.name, **asdict(settings)}
+        told = {"method": self.name, **asdict(settings)}
+        # Of one tile there is nothing to tell, and runs from before there were tiles do not.
+        return {name: value for name, value in told.items() if settings.grid.count > 1 or name not in _OF_TILES}

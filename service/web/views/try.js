@@ -47,7 +47,8 @@ const chosen = () => recipes.find((one) => one.recipe === parts.recipe.value);
 function showExamples() {
   const recipe = chosen();
   for (const image of parts.examples.querySelectorAll("img")) forget(image);
-  parts.examples.replaceChildren(...Array.from({ length: recipe?.ready ? recipe.golden_images : 0 }, (_, index) => example(recipe.recipe, index)));
+  // Of a recipe with a crop they are parts of photos, which would be cropped again.
+  parts.examples.replaceChildren(...Array.from({ length: recipe?.ready && !recipe.crop ? recipe.golden_images : 0 }, (_, index) => example(recipe.recipe, index)));
 }
 
 function example(recipe, index) {
@@ -67,18 +68,25 @@ function example(recipe, index) {
 async function showSent(blob, recipe, mine) {
   const p = parts;
   showBlob(p.sent, blob);
-  p.masked.hidden = !recipe?.keep_mask;
-  if (!recipe?.keep_mask) return;
-  const response = await api(`recipes/${encodeURIComponent(recipe.recipe)}/keep.png`);
-  if (!response.ok) return;
-  const [image, keep] = await Promise.all([createImageBitmap(blob), createImageBitmap(await response.blob())]);
+  p.masked.hidden = !recipe?.keep_mask && !recipe?.crop;
+  if (p.masked.hidden) return;
+  const response = recipe.keep_mask && await api(`recipes/${encodeURIComponent(recipe.recipe)}/keep.png`);
+  if (response && !response.ok) return;
+  const [image, keep] = await Promise.all([createImageBitmap(blob), response && createImageBitmap(await response.blob())]);
+  const seen = recipe.crop ?? { left: 0, top: 0, width: 1, height: 1 };
   const canvas = make("canvas");
   const share = Math.min(1, LONGEST_PX / Math.max(image.width, image.height));
   Object.assign(canvas, { width: Math.round(image.width * share), height: Math.round(image.height * share) });
   const pen = canvas.getContext("2d");
   pen.drawImage(image, 0, 0, canvas.width, canvas.height);
   Object.assign(pen, { globalCompositeOperation: "multiply", globalAlpha: 0.7 });
-  pen.drawImage(keep, 0, 0, canvas.width, canvas.height);
+  const box = [seen.left * canvas.width, seen.top * canvas.height, seen.width * canvas.width, seen.height * canvas.height];
+  if (keep) pen.drawImage(keep, ...box);
+  // All but the box.
+  pen.beginPath();
+  pen.rect(0, 0, canvas.width, canvas.height);
+  pen.rect(...box);
+  pen.fill("evenodd");
   const darkened = await new Promise((resolve) => { canvas.toBlob(resolve); });
   if (mine === turn && p === parts) showBlob(p.sent, darkened);
 }

@@ -32,11 +32,19 @@ def _samples(config: FusionConfig, data: TrainingSet) -> Sheet:
     )
 
 
+def _memory(config: FusionConfig, images: int) -> int:
+    """Bytes at the worst moment: samples with their features, in parts and joined; embeddings likewise; Gaussians."""
+    pixels = config.size**2
+    gaussians = 3 * 4 * (config.size // 16) ** 2 * config.channels**2
+    return int(14.4 * pixels * config.samples + 38 * pixels * images) + gaussians
+
+
 FUSION = Method(
     name="fusion",
     title="DRÆM's discriminative network on pretrained features, fused with distances to good patches",
     presets=PRESETS,
     fit=fit,
+    memory=_memory,
     pretrained=lambda config: pretrained_of(config.features),
     textures=_textures,
     samples=_samples,

@@ -42,5 +42,6 @@ PADIM = Method(
     title="PaDiM on EfficientNet-lite0: distances to a Gaussian of each position",
     presets={"gaussian": PadimConfig(preset="gaussian", score="peak")},
     fit=fit,
+    of_positions=True,
     pretrained=lambda config: pretrained_of(config.features),
 )

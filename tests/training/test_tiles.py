@@ -1,0 +1,83 @@
+"""Tiles: cut and joined inside the graph, so that whatever holds for a graph holds for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.bundle.manifest import InputSpec
+from training.bundling.graph import InspectionGraph, score_with_torch
+from training.bundling.onnx import check_parity, opened, to_onnx
+from training.commands import run as main
+from training.data.demo_parts import write_dataset
+from training.settings import RecipeSettings
+from training.tiles import Grid
+
+
+class Bright(nn.Module):
+    """The map is the brightness, but for the rim of what the network sees, which is dark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rim = torch.ones((1, 32, 32))
+        rim[:, 2:-2, 2:-2] = 0
+        return x.mean(dim=1) * (1 - rim)
+
+
+@pytest.mark.parametrize(("tiles", "overlap"), [("1x1", 8), ("1x2", 0), ("3x1", 16), ("2x3", 8)])
+def test_a_map_joined_from_tiles_is_that_of_the_whole(tiles: str, overlap: int) -> None:
+    grid = Grid.of(tiles, 32, overlap)
+    pictures = torch.rand((3, 3, grid.height, grid.width), generator=torch.Generator().manual_seed(0))
+    cut = grid.cut(pictures)
+    assert cut.shape == (3 * grid.count, 3, 32, 32)
+    assert torch.equal(grid.join(cut[:, 0]), pictures[:, 0])
+
+
+def test_of_two_tiles_that_overlap_the_hotter_counts_wherever_a_defect_lies() -> None:
+    grid = Grid.of("2x2", 32, 8)
+    found = grid.over(Bright())(torch.ones((1, 3, grid.height, grid.width)))[0]
+    # Rims inside the picture are seen by a neighbour; those of the picture itself by nobody.
+    assert (found[2:-2, 2:-2] == 1).all()
+    assert (found[:2] == 0).all()
+
+
+def test_one_score_and_one_map_leave_the_exported_graph_for_any_number_of_pictures() -> None:
+    grid = Grid.of("2x3", 32, 8)
+    graph = InspectionGraph(grid.over(Bright()), score="peak").eval()
+    rng = np.random.default_rng(0)
+    pictures = list(rng.integers(0, 200, (3, grid.height, grid.width, 3), np.uint8))
+    pictures[1][30:34, 40:44] = 255
+    with opened(to_onnx(graph, grid.height, grid.width), InputSpec(height=grid.height, width=grid.width)) as backend:
+        assert check_parity(graph, backend, pictures) < 1e-6
+        maps, scores = backend.run(np.stack(pictures))
+    assert maps.shape == (3, grid.height, grid.width)
+    assert scores.argmax() == 1
+    assert maps[1, 30:34, 40:44].min() == 1
+    assert score_with_torch(graph, pictures)[1].score == pytest.approx(float(scores[1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tiles": "2"}, "ROWSxCOLUMNS"),
+        ({"tiles": "0x2"}, "ROWSxCOLUMNS"),
+        ({"tiles": "9x9"}, "at most 64"),
+        ({"tiles": "2x2", "overlap": 160}, "at most half"),
+        ({"tiles": "8x1", "size": 1024}, "smaller size or fewer tiles"),
+    ],
+)
+def test_tiles_that_make_no_grid_are_refused_with_the_remedy(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RecipeSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_a_method_of_positions_refuses_tiles_before_it_reads_a_photo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "data", good=4, test_good=1, defects_per_kind=0, seed=0)
+    flags = ["--data", str(tmp_path / "data" / "train" / "good"), "--run", str(tmp_path / "run")]
+    assert main(["train", "--recipe", "part", "--method", "padim", "--tiles", "2x2", *flags]) != 0
+    assert "leave --tiles out" in capsys.readouterr().err
