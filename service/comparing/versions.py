@@ -12,9 +12,10 @@ import numpy as np
 
 from service.backends.base import Backend, Scored, score_images
 from service.bundle.manifest import InputSpec, QualityLimits, Thresholds
+from service.images.cropping import whole_map
 from service.images.decoding import Pixels, encode
 from service.images.headers import ImageError
-from service.images.heatmap import draw_overlay
+from service.images.heatmap import draw_overlay, hot_from
 from service.images.quality import find_faults, measure
 from service.images.resizing import fit, resize
 
@@ -111,7 +112,7 @@ def compare(recipe: str, samples: Iterable[Sample], before: Contender, after: Co
         (was, scored_before), (now, scored_after) = (_judge(one, picture, sample) for one in (before, after))
         strip = None
         if was.finding != now.finding:
-            strip = _strip(picture, (before, scored_before), (after, scored_after))
+            strip = _strip(picture, (before, was, scored_before), (after, now, scored_after))
         images.append(Compared(sample.name, sample.truth, was, now, strip))
     return Comparison(recipe, before, after, images, left_out)
 
@@ -127,10 +128,13 @@ def _judge(contender: Contender, picture: Pixels, sample: Sample) -> tuple[Judge
     return Judged(finding, scored.score), scored
 
 
-def _strip(picture: Pixels, *versions: tuple[Contender, Scored]) -> bytes:
+def _strip(picture: Pixels, *versions: tuple[Contender, Judged, Scored]) -> bytes:
     shown = resize(picture, _SIDE, _SIDE)
-    drawn = [draw_overlay(shown, scored.anomaly_map, one.thresholds.pixel) for one, scored in versions]
-    return encode(np.hstack([shown, *drawn]), ".jpg")
+    strip = [shown]
+    for contender, judged, scored in versions:
+        hot = hot_from(scored.anomaly_map, judged.finding, contender.thresholds.pixel)
+        strip.append(draw_overlay(shown, whole_map(scored.anomaly_map, contender.spec), hot, contender.spec.crop))
+    return encode(np.hstack(strip), ".jpg")
 
 
 def _weight(one: Compared) -> int:

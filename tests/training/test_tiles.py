@@ -7,11 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundles import wait_until_loaded
+from fastapi.testclient import TestClient
 from torch import Tensor, nn
 
-from service.bundle.manifest import InputSpec
+from service.app import create_app
+from service.bundle.folder import read_bundle
+from service.bundle.manifest import Crop, InputSpec
+from service.settings import Settings
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.onnx import check_parity, opened, to_onnx
+from training.bundling.triton import triton_config
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
 from training.settings import RecipeSettings
@@ -81,3 +87,34 @@ def test_a_method_of_positions_refuses_tiles_before_it_reads_a_photo(
     flags = ["--data", str(tmp_path / "data" / "train" / "good"), "--run", str(tmp_path / "run")]
     assert main(["train", "--recipe", "part", "--method", "padim", "--tiles", "2x2", *flags]) != 0
     assert "leave --tiles out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_region_and_tiles_from_training_to_a_verdict(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", good=6, test_good=1, defects_per_kind=0, seed=0)
+    (tmp_path / "region.json").write_text("[[[0.2, 0.25], [0.9, 0.25], [0.9, 0.75], [0.3, 0.75]]]")
+    place = ["--data", str(tmp_path / "data" / "train" / "good"), "--models", str(tmp_path / "models")]
+    look = ["--region", str(tmp_path / "region.json"), "--size", "32", "--tiles", "1x2", "--overlap", "8"]
+    tiny = ["--preset", "quick", "--reconstructive-width", "4", "--discriminative-width", "4", "--steps", "2"]
+    recipe = ["--recipe", "part", "--version", "1", "--run", str(tmp_path / "run"), "--most-escapes", "1"]
+    assert main(["train", *recipe, *place, *look, *tiny, "--batch", "2"]) == 0
+    bundle = read_bundle(tmp_path / "models" / "part" / "1")
+    assert (bundle.manifest.input.height, bundle.manifest.input.width) == (32, 56)
+    assert bundle.manifest.input.crop == Crop(left=0.2, top=0.25, width=0.7, height=0.5)
+    # The box around a region that is no rectangle is masked, and the photo's own shape is what a photo must have.
+    assert bundle.manifest.keep_mask is not None
+    assert bundle.manifest.quality.aspect_max == pytest.approx(1.05)
+    config = triton_config(bundle, "fp32", 1)
+    assert "dims: [ 32, 56, 3 ]" in config
+    assert "crop" in config
+    photo = next((tmp_path / "data" / "train" / "good").iterdir()).read_bytes()
+    app = create_app(Settings(records_dir=None, models_dir=tmp_path / "models", backend="ort-cpu", precision="fp32"))
+    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
+        wait_until_loaded(client)
+        assert client.patch("/recipes/part/limits", json={"review": 0.0, "reject": 0.0}).status_code == 200
+        reply = client.post("/inspect", content=photo, headers={"Content-Type": "image/png"}).json()
+    assert (reply["verdict"], reply["inspected"]) == ("NG", {"x": 51, "y": 64, "width": 180, "height": 128})
+    assert reply["regions"]
+    for region in reply["regions"]:
+        assert 51 <= region["x"] < region["x"] + region["width"] <= 231
+        assert 64 <= region["y"] < region["y"] + region["height"] <= 192

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("anomalib", "forms", "parity", "peers", "scores", "serving", "simulator", "step")
+NAMES = ("anomalib", "detectable", "forms", "parity", "peers", "scores", "serving", "simulator", "step")
 
 
 def main(arguments: list[str]) -> int:

@@ -97,6 +97,8 @@ def recalibrate(
         min_area=manifest.thresholds.min_area,
         weights=line.weights,
     )
+    # The same network outlines defects as before.
+    thresholds = thresholds.model_copy(update={"pixel": manifest.thresholds.pixel})
     if real:
         known = thresholds.calibration.model_copy(update={"defect_source": "labelled"})
         thresholds = thresholds.model_copy(update={"calibration": known})
