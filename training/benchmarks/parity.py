@@ -29,7 +29,7 @@ from service.backends.cpu import describe_cpu
 from service.backends.cuda import Cuda
 from service.backends.opening import open_backend
 from service.bundle.folder import Bundle
-from service.bundle.manifest import Precision, Thresholds, TrainingRecord
+from service.bundle.manifest import InputSpec, Precision, Thresholds, TrainingRecord
 from service.images.decoding import Pixels
 from service.images.quality import measure
 from service.images.resizing import resize
@@ -104,8 +104,10 @@ def _train(
     order = RecipeOrder(
         recipe=name, method=name, data=folder, models=folder / "models", version="1", score=settings.score, seed=seed
     )
-    photos = HeldOut(held_out, [str(i) for i in range(len(held_out))], [measure(one, one) for one in held_out])
-    record = TrainingRecord(config=asdict(settings), good_photos=len(trained_on), pretrained=method.pretrained)
+    names, quality = [str(i) for i in range(len(held_out))], [measure(one, one) for one in held_out]
+    photos = HeldOut(held_out, names, quality, InputSpec(height=size, width=size))
+    pretrained = method.pretrained(settings) if method.pretrained else None
+    record = TrainingRecord(config=asdict(settings), good_photos=len(trained_on), pretrained=pretrained)
     return network, write_recipe(network, photos, order, Training(record))
 
 
