@@ -56,6 +56,11 @@ def _endless(model: Model) -> str:
     return f"{model.backend.name} was at one picture for more than {_HUNG_S:.0f} s: the recipe is out of service"
 
 
+def _stacked(jobs: Sequence[Job]) -> Pixels:
+    # One is not copied.
+    return jobs[0].image[None] if len(jobs) == 1 else np.stack([job.image for job in jobs])
+
+
 class Batcher:
     """Takes images from any thread; deadlines are on `clock`."""
 
@@ -352,7 +357,7 @@ class Batcher:
     def _run(self, batch: Batch) -> None:
         jobs, model = batch.jobs, batch.jobs[0].model
         try:
-            maps, scores = model.backend.run(np.stack([job.image for job in jobs]))
+            maps, scores = model.backend.run(_stacked(jobs))
             if len(maps) != len(jobs) or len(scores) != len(jobs):
                 raise BackendError(f"{len(maps)} maps and {len(scores)} scores for {len(jobs)} images")
             found = [

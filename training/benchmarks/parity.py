@@ -15,11 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +43,7 @@ from training.evaluation.report import Training
 from training.loop.runs import Run
 from training.methods import METHODS
 from training.methods.protocol import TrainingSet
+from training.settings import changed
 
 # Good parts that are trained on, that the thresholds come from, and that are compared; defects of each kind beside the
 # last.
@@ -91,11 +91,8 @@ def _train(
 ) -> tuple[torch.nn.Module, Bundle]:
     """The network of a method's fastest preset after a few steps, and the bundle that is made of it."""
     method = METHODS[name]
-    # Presets that are not the paper's come first.
-    settings = next(iter(method.presets.values()))
-    known = {one.name for one in fields(settings)}
-    wanted = {"size": size, "steps": steps, "batch": 4, "seed": seed, "samples": 64, "bf16": False}
-    settings = type(settings)(**{**_shallow(settings), **{k: v for k, v in wanted.items() if k in known}})
+    preset = next(one for name, one in method.presets.items() if "paper" not in name)
+    settings = changed(preset, {"size": size, "steps": steps, "batch": 4, "seed": seed, "samples": 64, "bf16": False})
     tensor = torch.from_numpy(np.stack(trained_on)).permute(0, 3, 1, 2).contiguous()
     textures = method.textures(settings, None) if method.textures else None
     (run := folder / "run").mkdir()
@@ -109,10 +106,6 @@ def _train(
     pretrained = method.pretrained(settings) if method.pretrained else None
     record = TrainingRecord(config=asdict(settings), good_photos=len(trained_on), pretrained=pretrained)
     return network, write_recipe(network, photos, order, Training(record))
-
-
-def _shallow(settings: Any) -> dict[str, Any]:
-    return {one.name: getattr(settings, one.name) for one in fields(settings)}
 
 
 def _precisions(

@@ -39,6 +39,7 @@ from service.client import Outcome
 from service.client.load import Inspects, qualify
 from service.images.decoding import encode, read
 from service.station.verdicts import Verdict
+from training.benchmarks.stand_in import RECIPE, write_stand_in
 
 _SERVERS = Path(__file__).parent / "peer_servers"
 # Script of each peer, and what it needs in an environment of its own; none: this one's.
@@ -291,7 +292,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each rate")
     parser.add_argument("--seed", type=int, default=0, help="of the images")
     parser.add_argument("--record", type=Path, help="JSON file for the figures")
+    parser.add_argument("--model-ms", type=float, help="in place of a recipe a stand-in that takes about so long")
     options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model_ms:
+            options.models, options.recipe = Path(folder), RECIPE
+            write_stand_in(options.models, options.model_ms, len(os.sched_getaffinity(0)))
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.install:
         install(options.servers, options.environments)
     cv2.setNumThreads(1)

@@ -38,6 +38,11 @@ from service.client.load import qualify
 from service.images.decoding import decode, encode, read
 from service.images.quality import measure
 from service.images.resizing import fit, resize
+from training.benchmarks.stand_in import RECIPE, write_stand_in
+
+# The UNIX socket of the service in its folder, and frames that are sent over it.
+_SOCKET = "socket"
+_FRAMES = 20
 
 
 async def benchmark(
@@ -46,7 +51,7 @@ async def benchmark(
     """All figures of one run as JSON values; times in milliseconds, rates in pictures per second."""
     with tempfile.TemporaryDirectory() as first:
         async with _service(models, recipe, Path(first)) as (_, url), httpx2.AsyncClient(base_url=url) as http:
-            recipes = (await http.get("/recipes")).json()["recipes"]
+            recipes = (await http.get("/recipes")).json()
     version = next(one["version"] for one in recipes if one["recipe"] == recipe)
     bundle = read_bundle(models / recipe / version)
     images = [encode(picture, ".jpg") for picture in _pictures(bundle, seed)]
@@ -61,8 +66,9 @@ async def benchmark(
         figures["one_at_a_time"] = await _one_at_a_time(client, images, requests)
         large = [encode(resize(picture, 1024, 1024), ".jpg") for picture in _pictures(bundle, seed)]
         figures["one_at_a_time_1024"] = await _one_at_a_time(client, large, requests)
+        figures["frames_of_5_megapixels"] = await _frames(url, f"http+unix://{folder / _SOCKET}", seed)
         load = BareClient(url)
-        figures["saturated"] = await _saturated(load, images, requests)
+        figures["saturated"] = await _saturated(load, images, requests, process, cores)
         capacity = figures["saturated"]["per_s"]
         if overload_s:
             before = _rss_mb(process)
@@ -80,8 +86,8 @@ async def benchmark(
             result = await qualify(load, images, rate_hz=0.8 * capacity, deadline_ms=5000, seconds=soak_s)
             figures["soak_80_percent"] = {**asdict(result), "rss_mb": [before, _rss_mb(process)]}
         load.close()
-    saturated = figures["saturated"]["per_s"] / max(bare["per_s"].values())
-    figures["saturated"]["share_of_bare_backend"] = round(saturated, 4)
+    for name, rate in (("share_of_bare_backend", "per_s"), ("share_without_client", "per_s_without_client")):
+        figures["saturated"][name] = round(figures["saturated"][rate] / max(bare["per_s"].values()), 4)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {cores} cores, {describe_cpu()}",
@@ -175,8 +181,31 @@ async def _one_at_a_time(client: AsyncClient, images: list[bytes], requests: int
     }
 
 
-async def _saturated(client: BareClient, images: list[bytes], requests: int) -> dict[str, Any]:
-    """Closed loop, 8 pictures under way all the time."""
+async def _frames(tcp: str, unix: str, seed: int) -> dict[str, Any]:
+    """Bare pixels of 2448x2048, 5 MB, one at a time over TCP and over the UNIX socket in turns: p50 in ms."""
+    frame = np.random.default_rng(seed).integers(0, 256, (2048, 2448), np.uint8)
+    taken: dict[str, list[tuple[float, float]]] = {"tcp": [], "unix": []}
+    async with AsyncClient(tcp, timeout_s=60) as remote, AsyncClient(unix, timeout_s=60) as local:
+        for _ in range(_FRAMES + 1):
+            for name, client in (("tcp", remote), ("unix", local)):
+                started = time.perf_counter()
+                outcome = await client.inspect(frame)
+                elapsed = 1000 * (time.perf_counter() - started)
+                taken[name].append((elapsed, outcome.reply["timings_ms"]["read"]))
+    return {
+        name: {"latency": round(statistics.median(t), 3), "read": round(statistics.median(r), 3)}
+        for name, values in taken.items()
+        for t, r in [zip(*values[1:], strict=True)]
+    }
+
+
+async def _saturated(
+    client: BareClient, images: list[bytes], requests: int, service: subprocess.Popen[bytes], cores: int
+) -> dict[str, Any]:
+    """Closed loop, 8 pictures under way all the time.
+
+    `per_s_without_client` is what were left of the cores' time if the client, which is this process, took none of it.
+    """
     numbers = iter(range(2 * requests))
     statuses: set[int | None] = set()
 
@@ -184,12 +213,19 @@ async def _saturated(client: BareClient, images: list[bytes], requests: int) -> 
         for number in numbers:
             statuses.add((await client.inspect(images[number % len(images)], deadline_ms=60_000)).status)
 
-    started = time.perf_counter()
+    started, client_before, service_before = time.perf_counter(), time.process_time(), _cpu_s(service)
     await asyncio.gather(*(worker() for _ in range(8)))
     elapsed = time.perf_counter() - started
+    client_s, service_s = time.process_time() - client_before, _cpu_s(service) - service_before
     if statuses != {200}:
         raise RuntimeError(f"the service refused pictures of the throughput test: {statuses}")
-    return {"per_s": round(2 * requests / elapsed, 3)}
+    pictures = 2 * requests
+    return {
+        "per_s": round(pictures / elapsed, 3),
+        "per_s_without_client": round(pictures / (elapsed - client_s / cores), 3),
+        "client_cpu_ms": round(1000 * client_s / pictures, 3),
+        "service_cpu_ms": round(1000 * service_s / pictures, 3),
+    }
 
 
 async def _refusal_ms(url: str, sent: int) -> dict[str, float]:
@@ -213,7 +249,7 @@ async def _service(models: Path, recipe: str, folder: Path) -> AsyncIterator[tup
     """`python -m service` with its defaults and environment on a free port, ready; ended afterwards."""
     with (folder / "log").open("w+b") as log:
         flags = ["--port", "0", "--models-dir", str(models), "--default-recipe", recipe, "--drain-grace-s", "0"]
-        flags += ["--records-dir", str(folder), "--cache-dir", str(folder)]
+        flags += ["--records-dir", str(folder), "--cache-dir", str(folder), "--unix-socket", str(folder / _SOCKET)]
         process = subprocess.Popen([sys.executable, "-m", "service", *flags], stderr=log)  # noqa: S603
         try:
             while not (found := re.search(rb"running on (http://\S+)", Path(log.name).read_bytes())):
@@ -230,6 +266,12 @@ async def _service(models: Path, recipe: str, folder: Path) -> AsyncIterator[tup
             process.wait()
 
 
+def _cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """CPU time of all threads, in user and system mode."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _rss_mb(process: subprocess.Popen[bytes]) -> float:
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
     return round(int(found[1]) / 1024, 1) if found else 0.0
@@ -244,7 +286,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--soak", type=float, default=0.0, help="seconds at 80 %% of the capacity; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the images and of their order")
     parser.add_argument("--record", type=Path, help="JSON file for the figures")
+    parser.add_argument("--model-ms", type=float, help="in place of a recipe a stand-in that takes about so long")
     options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model_ms:
+            options.models, options.recipe = Path(folder), RECIPE
+            write_stand_in(options.models, options.model_ms, len(os.sched_getaffinity(0)))
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     figures = asyncio.run(
         benchmark(
             options.models,

@@ -1,9 +1,9 @@
 """LitServe with its defaults: one worker."""
 
 import os
-from typing import Any
 
 import litserve
+from fastapi import Request
 from network import Network
 
 
@@ -11,7 +11,8 @@ class Inspect(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.network = Network()
 
-    def decode_request(self, request: Any) -> bytes:
+    def decode_request(self, request: Request) -> bytes:
+        # It is the form by now.
         data: bytes = request["image"].file.read()
         return data
 
