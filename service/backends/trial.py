@@ -57,14 +57,14 @@ class Trials:
         threads: int,
         precision: PrecisionChoice,
         cache: Path,
-        run_s: float | None = None,
+        run_s: float = RUN_S,
         open_s: float = OPEN_S,
         memory_bytes: Callable[[], int] | None = None,
     ) -> None:
         self._asked = {"choice": choice, "precision": precision, "threads": threads, "cache": str(cache)}
         self._cache = cache / "trials"
         self._on_cpu = choice in ("auto", "ort-cpu", "openvino")
-        self._most_s = {"start": open_s, "open": open_s, "run": run_s or RUN_S}
+        self._most_s = {"start": open_s, "open": open_s, "run": run_s}
         self._memory_bytes = memory_bytes or _memory_to_spare
         self._lock = threading.Lock()
         self._child: _Child | None = None

@@ -8,38 +8,29 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from service.http.access import Access
-from service.http.draining import Drain
-from service.settings import Settings
+from service.http.foundation import Foundation
 from service.station.batching import Batcher
 from service.station.counters import Counters
 from service.station.feed import Feed
 from service.station.inspection import Inspector
 from service.station.loading import Recipe
-from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, RecipeStore, UnknownRecipeError
-from service.station.records import Records
 from service.station.refusals import Refusals
 from service.station.sampling import Sample
 from service.station.triggers import Triggers
 
 
-@dataclass
-class Station:
+@dataclass(kw_only=True)
+class Station(Foundation):
     """What the routes need; made and closed by the app's lifespan."""
 
-    settings: Settings
-    metrics: Metrics
     batcher: Batcher
     recipes: RecipeStore
     inspector: Inspector
-    access: Access
-    records: Records | None
     triggers: Triggers
     refusals: Refusals
     counters: Counters
-    drain: Drain
     feed: Feed
     sample: Sample
     # Inspections need the threads that these use: a change of a recipe, or a look through the records, takes one.

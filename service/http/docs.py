@@ -6,8 +6,10 @@ import base64
 import hashlib
 import json
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI
@@ -15,6 +17,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, Response
 
 from service.http.parameters import PlainFiles
+from service.http.problems import ProblemBody
 
 _FILES = Path(fastapi_offline.__file__).parent / "static"
 # Swagger UI sets styles of its own; scripts are its file and the one that starts it, named by its hash.
@@ -38,6 +41,7 @@ def add_docs(app: FastAPI, prefix: str) -> None:
     html = bytes(page.body).decode()
     headers = {"Content-Security-Policy": _POLICY.format(start=_hash_of_inline_script(html))}
     app.mount("/docs/files", PlainFiles(directory=_FILES))
+    app.openapi = partial(_openapi, app.openapi)  # type: ignore[method-assign]
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
@@ -46,6 +50,15 @@ def add_docs(app: FastAPI, prefix: str) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(html, headers=headers)
+
+
+def _openapi(original: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """With the body of problems: the table of problems names it, no route's signature does."""
+    schema = original()
+    schema.setdefault("components", {}).setdefault("schemas", {})["ProblemBody"] = ProblemBody.model_json_schema(
+        ref_template="#/components/schemas/{model}"
+    )
+    return schema
 
 
 @lru_cache

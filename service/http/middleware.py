@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.draining import Drain
 from service.http.problems import problem_response
 from service.http.refusals import note_refusal
-from service.http.uploads import Bodies
+from service.http.uploads import LARGEST_TOGETHER, Bodies
 from service.station.calendar import steady
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
@@ -36,11 +36,11 @@ _SECURITY_HEADERS = (
 class RequestContext:
     """Gives every request an id, echoes it, adds the security headers, and answers for what nothing else caught."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, bodies: Bodies) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, body_limit: int) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
-        self._bodies = bodies
+        self._bodies = Bodies(LARGEST_TOGETHER * body_limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

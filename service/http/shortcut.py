@@ -19,6 +19,9 @@ from service.http.parameters import refuse_unread
 from service.station.problem import ProblemError
 
 
+Answer = Callable[[Request, ProblemError | RequestValidationError], Response]
+
+
 class Shortcut:
     """Answers POST requests to `routes`, which have no parameters in their path; `app` has all others."""
 
@@ -26,7 +29,7 @@ class Shortcut:
         self,
         app: ASGIApp,
         routes: Sequence[APIRoute],
-        on_problem: Callable[[Request, ProblemError | RequestValidationError], Response],
+        on_problem: Answer,
     ) -> None:
         self._app = app
         self._on_problem = on_problem

@@ -35,7 +35,7 @@ _CAUTION = 1.3
 # Weight of the newest batch in the running estimate of seconds per image.
 _NEWEST = 0.2
 # Seconds after which a run counts as hung: no model that is fit for a line takes that long.
-_HUNG_S = 15.0
+HUNG_S = 15.0
 # Seconds after which it does although nothing computes.
 _STUCK_S = 120.0
 
@@ -52,10 +52,6 @@ class ClosedError(Exception):
     """The batcher is shutting down and takes no more work."""
 
 
-def _endless(model: Model) -> str:
-    return f"{model.backend.name} was at one picture for more than {_HUNG_S:.0f} s: the recipe is out of service"
-
-
 def _stacked(jobs: Sequence[Job]) -> Pixels:
     # One is not copied.
     return jobs[0].image[None] if len(jobs) == 1 else np.stack([job.image for job in jobs])
@@ -70,6 +66,7 @@ class Batcher:
         max_batch: int,
         queue_size: int,
         idle_tick_s: float = 0.0,
+        hung_s: float = HUNG_S,
         on_batch: Callable[[int], None] = lambda size: None,
         clock: Callable[[], float] = time.monotonic,
         computed: Callable[[], float] = time.process_time,
@@ -79,6 +76,7 @@ class Batcher:
         self._max_batch = max_batch
         self._queue_size = queue_size
         self._idle_tick_s = idle_tick_s or None
+        self._hung_s = hung_s
         self._last: Job | None = None
         self._on_batch = on_batch
         self._clock = clock
@@ -118,7 +116,7 @@ class Batcher:
                 model = batch.jobs[0].model
                 batch.computed_s += step
                 wall_s = now - batch.started
-                hangs = min(wall_s, batch.computed_s) > _HUNG_S or wall_s > _STUCK_S
+                hangs = min(wall_s, batch.computed_s) > self._hung_s or wall_s > _STUCK_S
                 if not (hangs and model.backend.replaceable):
                     continue
                 self._count_work(now)
@@ -129,7 +127,7 @@ class Batcher:
                 self._jobs = deque(job for job in self._jobs if job.model is not model)
                 for job in [*batch.jobs, *left]:
                     with suppress(InvalidStateError):
-                        job.future.set_exception(BackendError(_endless(model)))
+                        job.future.set_exception(BackendError(self._endless(model)))
                 self._threads[batch.lane] = self._start(batch.lane)
             self._wake()
 
@@ -137,7 +135,7 @@ class Batcher:
         """How long the device has been at one batch, where that is far too long. Waits for no lock."""
         # A copy: another thread may take a batch away meanwhile.
         oldest = max((self._clock() - batch.started for batch in tuple(self._running)), default=0.0)
-        return oldest if oldest > _HUNG_S else None
+        return oldest if oldest > self._hung_s else None
 
     def largest_batch(self, model: Model) -> int:
         """Most images of `model` that share a run."""
@@ -189,7 +187,7 @@ class Batcher:
             raise ClosedError("the service is shutting down")
         now = self._clock()
         if model.endless:
-            raise BackendError(_endless(model))
+            raise BackendError(self._endless(model))
         if hung := self.hung_s():
             raise BackendError(f"{model.backend.name} has been at one batch for {hung:.0f} s: restart the service")
         wait = self._expected_wait(model, now)
@@ -204,6 +202,11 @@ class Batcher:
                 max(late, 0.001),
             )
         return now
+
+    def _endless(self, model: Model) -> str:
+        return (
+            f"{model.backend.name} was at one picture for more than {self._hung_s:.0f} s: the recipe is out of service"
+        )
 
     def close(self, hung_s: float = 5.0) -> None:
         """Finish what is queued, then stop; a device that hangs for `hung_s` is given up and its images with it."""

@@ -56,11 +56,13 @@ class Refusals:
         *,
         publish: Callable[[dict[str, object]], None] = lambda entry: None,
         clock: Callable[[], float] = time.monotonic,
+        sum_every_s: float = _SUM_EVERY_S,
     ) -> None:
         self._records = records
         self._counters = counters
         self._recipe_of = recipe_of
         self._publish = publish
+        self._sum_every_s = sum_every_s
         self._own = _Allowance(_RATE, _BURST, clock)
         self._strangers = _Allowance(_STRANGERS_RATE, _STRANGERS_BURST, clock)
         self._left_out: Counter[str] = Counter()
@@ -82,7 +84,7 @@ class Refusals:
         if may_inspect:
             self._left_out_of_records[recipe, refusal.code] += 1
         if self._sum is None:
-            self._sum = asyncio.get_running_loop().call_later(_SUM_EVERY_S, self.sum_up)
+            self._sum = asyncio.get_running_loop().call_later(self._sum_every_s, self.sum_up)
 
     def sum_up(self) -> None:
         """Say how many had no line and no record of their own since the last sum."""

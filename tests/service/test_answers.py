@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import gray, png, wait_until_loaded
+from bundles import gray, png
 from fastapi.testclient import TestClient
 from replies import assert_problem, post
+from stations import after_inspection, built_in, station
 from tensors import INFER, image_input
 
-from service.app import create_app
-from service.http import inspect, open_inference, orders
-from service.settings import Settings
+from service.assembly.parts import Parts
+from service.station.triggers import Asked, Triggers
 
 GOOD = png(gray(51))
-SOON = {"X-Deadline-Ms": "1500"}
+SOON = {"X-Deadline-Ms": "700"}
 Ask = Callable[[TestClient, dict[str, str]], Any]
 
 ASKS: dict[str, Ask] = {
@@ -29,25 +30,24 @@ ASKS: dict[str, Ask] = {
 }
 
 
-def _slow(function: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        result = function(*arguments, **options)
-        time.sleep(1.6)
-        return result
+class _Late:
+    """The memory of triggers, which takes its time."""
 
-    return wrapped
+    def __init__(self, triggers: Triggers) -> None:
+        self._triggers = triggers
+
+    @asynccontextmanager
+    async def ask(self, *given: Any, **options: Any) -> AsyncIterator[Asked]:
+        async with self._triggers.ask(*given, **options) as asked:
+            time.sleep(0.8)
+            yield asked
 
 
 @pytest.mark.parametrize("kind", ASKS)
-def test_an_answer_that_is_ready_too_late_is_none(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    settings = Settings(records_dir=tmp_path / "records", models_dir=models, backend="ort-cpu")
-    with TestClient(create_app(settings), base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
-        wait_until_loaded(client)
+def test_an_answer_that_is_ready_too_late_is_none(models: Path, tmp_path: Path, kind: str) -> None:
+    with station(models, Parts(), records_dir=tmp_path / "records", backend="ort-cpu") as client:
         trigger = {} if kind == "batch" else {"X-Trigger-Id": "7"}
-        with monkeypatch.context() as patch:
-            patch.setattr(orders, "inspection_reply", _slow(orders.inspection_reply))
+        with after_inspection(client, lambda: time.sleep(0.8)):
             assert_problem(ASKS[kind](client, SOON | trigger), 504, "deadline_passed")
         assert client.get("/counters").json().get("part", {}).get("OK", 0) == 0
         assert not [found for found in client.get("/inspections").json() if found["verdict"] == "OK"]
@@ -60,9 +60,7 @@ def test_an_answer_that_is_ready_too_late_is_none(
 
 
 @pytest.mark.parametrize("kind", ["JSON", "tensors"])
-def test_an_answer_that_is_given_again_is_in_time_too(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_an_answer_that_is_given_again_is_in_time_too(client: TestClient, kind: str) -> None:
     if kind == "tensors":
         tensors = image_input(gray(51)[None]) | {"outputs": [{"name": "score"}]}
         ask: Ask = lambda client, headers: client.post(INFER, json=tensors, headers=headers)  # noqa: E731
@@ -70,7 +68,7 @@ def test_an_answer_that_is_given_again_is_in_time_too(
         ask = ASKS[kind]
     trigger = {"X-Trigger-Id": "7"}
     assert ask(client, trigger).status_code == 200
-    monkeypatch.setattr(inspect, "replay", _slow(inspect.replay))
-    monkeypatch.setattr(open_inference, "_replay", _slow(open_inference._replay))
+    running = built_in(client)
+    running.triggers = _Late(running.triggers)  # type: ignore[assignment]
     assert_problem(ask(client, SOON | trigger), 504, "deadline_passed")
     assert ask(client, trigger).headers["x-replayed"] == "true"

@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, tzinfo
-from functools import partialmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
-from bundles import gray, make_bundle, png, wait_until_loaded
+from bundles import gray, make_bundle, png
 from fakes import FakeBackend, brightness, wait_for
 from fastapi.testclient import TestClient
 from replies import assert_problem, post
+from stations import Faulty, Output, opens, station
 from tensors import INFER, image_input
 
 from service.app import create_app
+from service.assembly.parts import Parts
+from service.backends.base import Backend
 from service.settings import Settings
-from service.station.batching import Batcher
-from service.station.loading import Recipe
-from service.station.recipes import RecipeStore
 
 GOOD = png(gray(51))
-Output = tuple[np.ndarray, np.ndarray]
-
-
-class Faulty:
-    """The brightness backend until `fault` is set."""
-
-    def __init__(self) -> None:
-        self.fault: Callable[[np.ndarray, np.ndarray], Output] | None = None
-        self.backend = FakeBackend(self.run)
-
-    def run(self, images: np.ndarray) -> Output:
-        maps, scores = brightness(images)
-        return self.fault(maps, scores) if self.fault else (maps, scores)
-
-
-@contextmanager
-def _service(
-    models: Path, monkeypatch: pytest.MonkeyPatch, backend: FakeBackend, **settings: Any
-) -> Iterator[TestClient]:
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **options: backend)
-    app = create_app(Settings(**({"records_dir": None, "models_dir": models} | settings)))
-    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
-        wait_until_loaded(client)
-        yield client
 
 
 def _raise(error: Exception) -> Output:
@@ -82,11 +54,11 @@ FAULTS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_no_fault_of_the_backend_is_ever_ok(models: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_no_fault_of_the_backend_is_ever_ok(models: Path, name: str) -> None:
     fault, code = FAULTS[name]
     status = {"untrusted_result": 500, "backend_failed": 503}[code]
     faulty = Faulty()
-    with _service(models, monkeypatch, faulty.backend) as client:
+    with station(models, opens(faulty.backend)) as client:
         faulty.fault = fault
         for _ in range(2):
             assert_problem(post(client, GOOD), status, code)
@@ -99,12 +71,10 @@ def test_no_fault_of_the_backend_is_ever_ok(models: Path, monkeypatch: pytest.Mo
         assert post(client, GOOD).json()["verdict"] == "OK"
 
 
-def test_a_version_activated_in_mid_request_does_not_change_the_answer(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_activated_in_mid_request_does_not_change_the_answer(models: Path) -> None:
     make_bundle(models, version="0", review=0.1, reject=0.15)
     backend = FakeBackend()
-    with _service(models, monkeypatch, backend) as client:
+    with station(models, opens(backend)) as client:
         client.post("/recipes/part/activate", params={"version": "1"})
         held = backend.release = threading.Semaphore(0)
         replies: list[httpx2.Response] = []
@@ -125,159 +95,12 @@ def test_a_version_activated_in_mid_request_does_not_change_the_answer(
         assert (reply["version"], reply["verdict"]) == ("0", "NG")
 
 
-@pytest.mark.parametrize("url", ["/inspect", "/inspect/batch", INFER])
-def test_a_client_that_goes_away_takes_its_picture_out_of_the_queue(
-    models: Path, monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
+def test_a_device_that_hangs_is_told_and_every_request_is_answered(models: Path) -> None:
     backend = FakeBackend()
-    with _service(models, monkeypatch, backend) as client:
-        held = backend.release = threading.Semaphore(0)
-        first = threading.Thread(target=post, args=(client, GOOD))
-        backend.take_one([first])
-        before = len(backend.batches)
-        request = {
-            "/inspect": httpx2.Request("POST", "http://x/", content=GOOD, headers={"Content-Type": "image/png"}),
-            "/inspect/batch": httpx2.Request("POST", "http://x/", files={"image": GOOD}),
-            INFER: httpx2.Request("POST", "http://x/", json=image_input(gray(51)[None])),
-        }[url]
-        sent = _leave_while_waiting(client, url, request)
-        assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [400]
-        assert b"client_disconnected" in sent[-1]["body"]
-        held.release(1000)
-        first.join(30)
-        assert post(client, GOOD).json()["verdict"] == "OK"
-        # The picture that nobody waits for never reached the model, and is counted as what it is.
-        assert sum(backend.batches[before:]) == 1
-        counted = client.get("/counters").json()["part"]
-        assert (counted["OK"], counted["not_inspected"]) == (2, {"client_disconnected": 1})
-        assert "inspect_in_flight 0.0" in client.get("/metrics").text
-
-
-def test_bodies_of_slow_senders_cannot_fill_the_memory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = 10_000
-    asks, leave = threading.Semaphore(0), threading.Event()
-
-    async def send(message: Any) -> None:
-        pass
-
-    with _service(models, monkeypatch, FakeBackend(), max_upload_bytes=limit, deadline_ms=600_000) as client:
-        assert client.portal is not None
-
-        def trickle() -> Any:
-            messages = [{"type": "http.request", "body": bytes(limit), "more_body": True}]
-
-            async def receive() -> dict[str, Any]:
-                if messages:
-                    return messages.pop()
-                asks.release()
-                while not leave.is_set():
-                    await asyncio.sleep(0.001)
-                return {"type": "http.disconnect"}
-
-            scope = _scope(client, "POST", "/inspect", [(b"Content-Type", b"image/png")])
-            return client.portal.start_task_soon(client.app, scope, receive, send)
-
-        slow = [trickle() for _ in range(8)]
-        try:
-            for _ in slow:
-                assert asks.acquire(timeout=30)
-            refused = post(client, GOOD)
-            assert "80000 bytes of pictures are under way" in str(assert_problem(refused, 429, "overloaded")["detail"])
-            assert (refused.headers["retry-after"], refused.json()["retry_after_ms"]) == ("1", 1000)
-            for url, options in (("/inspect/batch", {"files": {"image": GOOD}}), (INFER, {"json": {}})):
-                assert_problem(client.post(url, **options), 429, "overloaded")
-            # Without a declared length too, and whatever was refused counts no more.
-            unknown = client.post("/inspect", content=iter([GOOD]), headers={"Content-Type": "image/png"})
-            assert_problem(unknown, 429, "overloaded")
-        finally:
-            leave.set()
-        for task in slow:
-            task.result(30)
-        assert post(client, GOOD).json()["verdict"] == "OK"
-
-
-def test_a_body_counts_until_its_request_is_answered(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = gray(51).tobytes()
-    query = "/inspect?width=64&height=64&pixel_format=RGB8"
-    raw = {"content": pixels, "headers": {"Content-Type": "application/octet-stream"}}
-    backend = FakeBackend()
-    with _service(models, monkeypatch, backend, max_upload_bytes=len(pixels), deadline_ms=600_000) as client:
-        held = backend.release = threading.Semaphore(0)
-        verdicts: list[str] = []
-        asking = [
-            threading.Thread(target=lambda: verdicts.append(client.post(query, **raw).json()["verdict"]))
-            for _ in range(8)
-        ]
-        backend.take_one(asking)
-        # One is in the backend, alone.
-        wait_for(lambda: client.get("/state").json()["queue_depth"] >= 7)
-        assert_problem(client.post(query, **raw), 429, "overloaded")
-        held.release(1000)
-        for thread in asking:
-            thread.join(30)
-        assert verdicts == ["OK"] * 8
-        assert client.post(query, **raw).json()["verdict"] == "OK"
-
-
-def _leave_while_waiting(client: TestClient, url: str, request: httpx2.Request) -> list[dict[str, Any]]:
-    """Send a whole request to the running app and go away as soon as its picture is in the queue."""
-    messages = [{"type": "http.request", "body": request.read(), "more_body": False}]
-    sent: list[dict[str, Any]] = []
-    assert client.portal is not None
-
-    async def receive() -> dict[str, Any]:
-        if messages:
-            return messages.pop()
-        while '"queue_depth":0' in (await _get(client, "/state")):
-            await asyncio.sleep(0.001)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    client.portal.call(client.app, _scope(client, "POST", url, request.headers.raw), receive, send)
-    return sent
-
-
-async def _get(client: TestClient, path: str) -> str:
-    parts: list[bytes] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        parts.append(message.get("body", b""))
-
-    await client.app(_scope(client, "GET", path, []), receive, send)
-    return b"".join(parts).decode()
-
-
-def _scope(client: TestClient, method: str, path: str, headers: Any) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "scheme": "http",
-        "root_path": "",
-        "method": method,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(k.lower(), v) for k, v in headers],
-        "client": ("127.0.0.1", 1),
-        "server": ("localhost", 80),
-        "state": dict(client.app_state),
-    }
-
-
-def test_a_device_that_hangs_is_told_and_every_request_is_answered(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = FakeBackend()
-    with _service(models, monkeypatch, backend) as client:
+    with station(models, opens(backend, hung_s=1.0)) as client:
         backend.release = threading.Semaphore(0)
         assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "50"}), 504, "deadline_passed")
-        monkeypatch.setattr("service.station.batching._HUNG_S", 0.0)
+        wait_for(lambda: client.get("/readyz").status_code == 503)
         assert_problem(post(client, GOOD), 503, "backend_failed")
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
@@ -285,19 +108,15 @@ def test_a_device_that_hangs_is_told_and_every_request_is_answered(
         live = client.get("/livez")
         assert (live.status_code, live.json()["status"]) == (503, "not alive")
         assert "restart the service" in live.json()["reason"]
-        monkeypatch.undo()
         backend.release.release(1000)
         wait_for(lambda: client.get("/readyz").status_code == 200)
         assert client.get("/livez").json() == {"status": "alive", "reason": None}
         assert post(client, GOOD).json()["verdict"] == "OK"
 
 
-def test_a_lost_device_asks_for_a_new_process_unless_it_comes_back(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
+def test_a_lost_device_asks_for_a_new_process_unless_it_comes_back(models: Path) -> None:
     faulty = Faulty()
-    with _service(models, monkeypatch, faulty.backend) as client:
+    with station(models, opens(faulty.backend)) as client:
         faulty.fault = FAULTS["exception"][0]
         assert_problem(post(client, GOOD), 503, "backend_failed")
         # Golden checks go on failing by themselves.
@@ -311,9 +130,7 @@ def test_a_lost_device_asks_for_a_new_process_unless_it_comes_back(
         assert client.get("/readyz").status_code == 200
 
 
-def test_a_device_that_hangs_in_a_golden_image_does_not_hold_up_the_shutdown(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_hangs_in_a_golden_image_does_not_hold_up_the_shutdown(models: Path) -> None:
     began, held, came_back = threading.Event(), threading.Event(), threading.Event()
 
     def run(images: np.ndarray) -> Output:
@@ -322,57 +139,28 @@ def test_a_device_that_hangs_in_a_golden_image_does_not_hold_up_the_shutdown(
         came_back.set()
         return brightness(images)
 
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **options: FakeBackend(run))
-    monkeypatch.setattr(Batcher, "close", partialmethod(Batcher.close, hung_s=0.01))
-    with TestClient(create_app(Settings(records_dir=None, models_dir=models))):
+    settings = Settings(records_dir=None, models_dir=models)
+    with TestClient(create_app(settings, opens(FakeBackend(run), leave_s=0.01))):
         assert began.wait(60)
     assert not came_back.is_set()
     held.set()
 
 
-@pytest.mark.parametrize("broken", ["open_backend", "survey"])
-def test_an_error_that_nobody_foresaw_leaves_no_station_loading_for_ever(
-    models: Path, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
-    def fail(*arguments: object, **options: object) -> None:
+@pytest.mark.parametrize("broken", ["open_backend", "models_dir"])
+def test_an_error_that_nobody_foresaw_leaves_no_station_loading_for_ever(models: Path, broken: str) -> None:
+    def fail(*arguments: object, **options: object) -> Backend:
         raise TypeError("unexpected keyword argument")
 
-    monkeypatch.setattr({"open_backend": "service.app.", "survey": "service.station.following."}[broken] + broken, fail)
-    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
-        wait_until_loaded(client)
+    parts = Parts(open_backend=fail) if broken == "open_backend" else Parts()
+    with station(models if broken == "open_backend" else models / "part" / "1" / "manifest.json", parts) as client:
         reason = client.get("/readyz").json()["reason"]
         assert ("TypeError: unexpected keyword" if broken == "open_backend" else "no recipe in") in reason
 
 
-def test_golden_checks_go_on_after_one_that_could_not_be_made(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
-    make_bundle(models, "sound")
-    checks: list[str] = []
-    verify = RecipeStore.verify
-
-    def first_fails(store: RecipeStore, name: str) -> Recipe:
-        checks.append(name)
-        if len(checks) == 1:
-            raise RuntimeError("can't start new thread")
-        return verify(store, name)
-
-    monkeypatch.setattr(RecipeStore, "verify", first_fails)
-    settings = {"golden_check_hours": 1e-9, "default_recipe": "part"}
-    with _service(models, monkeypatch, FakeBackend(), **settings) as client:
-        # As read_bundle would find it, were the service started again.
-        (models / "part" / "1" / "golden" / "0.npy").write_bytes(b"")
-        wait_for(lambda: client.get("/readyz").status_code != 200)
-        assert "golden/0.npy: the golden map cannot be read" in client.get("/readyz").json()["reason"]
-        before = len(checks)
-        wait_for(lambda: checks[before:].count("sound") >= 2)
-
-
-def test_a_camera_may_send_again_what_got_no_verdict_and_nothing_that_got_one(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_camera_may_send_again_what_got_no_verdict_and_nothing_that_got_one(models: Path) -> None:
     faulty = Faulty()
     first, second, camera = png(gray(51)), png(gray(52)), {"X-Camera-Id": "a"}
-    with _service(models, monkeypatch, faulty.backend) as client:
+    with station(models, opens(faulty.backend)) as client:
         assert post(client, first, headers=camera).json()["verdict"] == "OK"
         for fault in ("NaN in the map", "exception"):
             faulty.fault = FAULTS[fault][0]
@@ -385,11 +173,9 @@ def test_a_camera_may_send_again_what_got_no_verdict_and_nothing_that_got_one(
         assert post(client, second, headers=camera).json()["verdict"] == "OK"
 
 
-def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(models: Path) -> None:
     backend = FakeBackend()
-    with _service(models, monkeypatch, backend) as client:
+    with station(models, opens(backend)) as client:
         held = backend.release = threading.Semaphore(0)
         verdicts: list[str] = []
         headers = {"X-Camera-Id": "a", "X-Deadline-Ms": "600000"}
@@ -407,36 +193,6 @@ def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(
         assert sorted(verdicts) == ["NOT_INSPECTED", "NOT_INSPECTED", "OK"]
 
 
-def test_a_backend_that_changes_its_mind_is_found_by_the_golden_check(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
-    faulty = Faulty()
-    with _service(models, monkeypatch, faulty.backend, golden_check_hours=1e-9) as client:
-        checked = client.get("/state").json()["recipes"][0]["golden_checked"]
-        wait_for(lambda: client.get("/state").json()["recipes"][0]["golden_checked"] != checked)
-        faulty.fault = lambda maps, scores: (maps * 0.5, scores * 0.5)
-        wait_for(lambda: client.get("/readyz").status_code != 200)
-        assert "golden/0.png: score is off" in client.get("/readyz").json()["reason"]
-        assert_problem(post(client, GOOD), 409, "recipe_not_ready")
-
-
-def test_golden_checks_go_on_after_a_clock_that_was_ahead_is_put_right(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dates = [datetime(2099, 1, 1, tzinfo=UTC)]
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Any:
-            return dates.pop() if dates else datetime.now(tz)
-
-    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
-    monkeypatch.setattr("service.station.recipes.datetime", Clock)
-    with _service(models, monkeypatch, FakeBackend(), golden_check_hours=1e-9) as client:
-        wait_for(lambda: not client.get("/state").json()["recipes"][0]["golden_checked"].startswith("2099"))
-
-
 def test_a_full_disk_costs_pictures_and_neither_verdict_nor_record(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,7 +206,7 @@ def test_a_full_disk_costs_pictures_and_neither_verdict_nor_record(
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     settings = {"records_dir": tmp_path / "records", "record_images": "all"}
-    with _service(models, monkeypatch, FakeBackend(), **settings) as client:
+    with station(models, opens(FakeBackend(), check_every_s=0.01), **settings) as client:
         full.set()
         bare = post(client, GOOD).json()
         assert bare["verdict"] == "OK"

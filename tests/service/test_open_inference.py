@@ -14,6 +14,7 @@ from fakes import FakeBackend, brightness, wait_for
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from replies import assert_problem, post
+from stations import opens, station
 from tensors import INFER, binary_input, bytes_input, image_input
 
 from service.app import create_app
@@ -256,11 +257,9 @@ def test_a_key_is_needed_where_there_are_keys(models: Path, tmp_path: Path) -> N
         assert_problem(large, 413, "body_too_large")
 
 
-def test_the_images_of_a_request_share_a_batch(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_images_of_a_request_share_a_batch(models: Path) -> None:
     backend = FakeBackend()
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **settings: backend)
-    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
-        wait_until_loaded(client)
+    with station(models, opens(backend)) as client:
         backend.batches.clear()
         held = backend.release = threading.Semaphore(0)
         replies: list[Response] = []
@@ -274,7 +273,7 @@ def test_the_images_of_a_request_share_a_batch(models: Path, monkeypatch: pytest
         assert outputs_of(replies[0])["verdict"].tolist() == list(LEVELS)
 
 
-def test_failures_are_problems_and_never_verdicts(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_problems_and_never_verdicts(models: Path) -> None:
     broken, poisoned, slow, held = (threading.Event() for _ in range(4))
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -288,9 +287,7 @@ def test_failures_are_problems_and_never_verdicts(models: Path, monkeypatch: pyt
         return maps, scores
 
     backend = FakeBackend(run)
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **settings: backend)
-    with TestClient(create_app(Settings(records_dir=None, models_dir=models))) as client:
-        wait_until_loaded(client)
+    with station(models, opens(backend)) as client:
         two = image_input(IMAGES[:2])
         poisoned.set()
         assert_problem(client.post(INFER, json=two), 500, "untrusted_result")

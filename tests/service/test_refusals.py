@@ -11,6 +11,7 @@ from fakes import FakeClock, wait_for
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from replies import post
+from stations import after_inspection
 from tensors import INFER, bytes_input
 
 from service.app import create_app
@@ -91,20 +92,18 @@ def test_every_refusal_leaves_a_record_a_line_and_a_count(
         assert 'inspect_not_inspected_total{code="unknown_recipe",recipe=""} 3.0' in client.get("/metrics").text
 
 
-def test_a_part_of_a_batch_a_bug_and_a_passed_deadline_leave_one_too(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_of_a_batch_a_bug_and_a_passed_deadline_leave_one_too(models: Path, tmp_path: Path) -> None:
     with _client(models, tmp_path / "records") as client:
         wait_until_loaded(client)
         files = [("image", GOOD), ("image", b"text"), ("image", b"")]
         client.post("/inspect/batch", files=files, headers={"X-Part-Id": "7"})
         post(client, GOOD, headers={"X-Deadline-Ms": "1"})
 
-        def bug(*arguments: object) -> None:
+        def bug() -> None:
             raise RuntimeError("secret of the implementation")
 
-        monkeypatch.setattr("service.http.inspect.json_reply", bug)
-        post(client, GOOD)
+        with after_inspection(client, bug):
+            post(client, GOOD)
         # What was decided and never said is no record of its own.
         wait_for(lambda: len(client.get("/inspections").json()) == 5)
         rows = client.get("/inspections?verdict=NOT_INSPECTED").json()
@@ -178,11 +177,9 @@ def test_a_flood_is_bounded_in_records_and_lines_and_summed_up(
     assert counters.totals()["part"]["not_inspected"] == {"overloaded": 4000, "deadline_passed": 1000, "draining": 1}
 
 
-def test_the_sum_comes_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("service.station.refusals._SUM_EVERY_S", 0.01)
-
+def test_the_sum_comes_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     async def flood() -> None:
-        refusals = Refusals(None, Counters(), lambda name: "", clock=FakeClock())
+        refusals = Refusals(None, Counters(), lambda name: "", clock=FakeClock(), sum_every_s=0.01)
         for _ in range(600):
             refusals.note(_refusal("overloaded"), may_inspect=True)
         while not any("overloaded 100" in line.message for line in caplog.records):

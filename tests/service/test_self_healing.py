@@ -13,6 +13,7 @@ from bundles import gray, png, wait_until_loaded
 from fakes import wait_for
 from fastapi.testclient import TestClient
 from replies import assert_problem, post
+from stations import OFTEN, station
 
 from service.app import create_app
 from service.settings import Settings
@@ -147,12 +148,9 @@ def test_a_log_that_was_deleted_takes_no_later_row(tmp_path: Path) -> None:
 
 
 def test_recipes_serve_on_while_their_folder_is_away(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
-    settings = Settings(models_dir=models, records_dir=None, backend="ort-cpu", golden_check_hours=1e-9)
-    with TestClient(create_app(settings), base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
-        wait_until_loaded(client)
+    with station(models, OFTEN, backend="ort-cpu", golden_check_hours=1e-9) as client:
         models.rename(tmp_path / "away")
         wait_for(lambda: client.get("/readyz").json()["troubles"])
         assert "recipe part: the golden images cannot be read now" in client.get("/readyz").json()["troubles"][0]

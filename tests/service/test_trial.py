@@ -10,17 +10,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from bundles import brightness_model, gray, make_bundle, png, wait_until_loaded
+from bundles import brightness_model, gray, make_bundle, png
 from fakes import wait_for
-from fastapi.testclient import TestClient
 from processes import running_service
 from replies import assert_problem, post
+from stations import station
 
-from service.app import create_app
+from service.assembly.parts import Parts
 from service.backends.base import BackendError
 from service.backends.trial import Trials
 from service.bundle.folder import Bundle
-from service.settings import Settings
 
 GOOD = png(gray(51))
 ENDLESS = brightness_model(endless_above=-1.0)
@@ -102,17 +101,10 @@ def test_what_is_wrong_but_harmless_is_for_the_loading_to_say(tmp_path: Path, tr
     trials.require_harmless(make_bundle(tmp_path / "models", version="2", model=b"no model"))
 
 
-def test_a_bad_recipe_stops_no_other(
-    models: Path, tmp_path: Path, endless: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.backends.trial.RUN_S", 2.0)
-    settings = Settings(
-        records_dir=None, models_dir=models, backend="ort-cpu", cache_dir=tmp_path / "cache", default_recipe="part"
-    )
+def test_a_bad_recipe_stops_no_other(models: Path, tmp_path: Path, endless: Bundle) -> None:
     make_bundle(models, "part", "2", model=ENDLESS)
-    app = create_app(settings)
-    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
-        wait_until_loaded(client)
+    settings = {"backend": "ort-cpu", "cache_dir": tmp_path / "cache", "default_recipe": "part"}
+    with station(models, Parts(trial_run_s=2.0), **settings) as client:
         client.post("/recipes/part/activate?version=1")
         assert post(client, GOOD, params={"recipe": "part"}).json()["verdict"] == "OK"
         refused = assert_problem(post(client, GOOD, params={"recipe": "endless"}), 409, "recipe_not_ready")

@@ -14,6 +14,7 @@ from fakes import FakeBackend, brightness
 from fastapi.testclient import TestClient
 from processes import running_service
 from replies import assert_problem, post
+from stations import opens, station
 from tensors import INFER, bytes_input
 
 from service.app import create_app
@@ -262,7 +263,7 @@ def test_no_answer_from_before_a_failed_golden_image_is_given_again(models: Path
         assert client.post("/inspect", content=GOOD, headers=newer).json()["replayed"] is True
 
 
-def test_nothing_is_given_again_while_the_backend_fails(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_given_again_while_the_backend_fails(models: Path) -> None:
     broken = threading.Event()
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -271,9 +272,7 @@ def test_nothing_is_given_again_while_the_backend_fails(models: Path, monkeypatc
         return brightness(images)
 
     backend = FakeBackend(run)
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **settings: backend)
-    with TestClient(create_app(Settings(models_dir=models, records_dir=None))) as client:
-        wait_until_loaded(client)
+    with station(models, opens(backend)) as client:
         assert client.post("/inspect", content=GOOD, headers=HEADERS).json()["verdict"] == "OK"
         broken.set()
         assert_problem(post(client, BAD), 503, "backend_failed")

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import SIZE, gray, make_bundle, png, wait_until_loaded
+from bundles import SIZE, gray, make_bundle, png
 from fakes import brightness
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
+from stations import station
 
-from service.app import create_app
+from service.assembly.parts import Parts
 from service.backends.base import BackendError
 from service.backends.cuda import Cuda, Gpu
 from service.backends.engines import Library
@@ -24,7 +25,6 @@ from service.backends.opening import open_backend
 from service.backends.trt import TrtBackend
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
-from service.settings import Settings
 
 SPEC = InputSpec(height=SIZE, width=SIZE)
 SHAPES = {"image": (-1, SIZE, SIZE, 3), "anomaly_map": (-1, SIZE, SIZE), "score": (-1,)}
@@ -262,12 +262,10 @@ def test_cuda_errors_are_backend_errors_and_pass(call: str) -> None:
 
 
 @pytest.fixture
-def on_fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Machine, TestClient]]:
+def on_fake_gpu(tmp_path: Path) -> Iterator[tuple[Machine, TestClient]]:
     gpu = Machine(max_batch=8)
-    monkeypatch.setattr("service.app.open_backend", lambda bundle, choice, **settings: gpu.open(max_batch=8))
     make_bundle(tmp_path / "models")
-    with TestClient(create_app(Settings(records_dir=None, models_dir=tmp_path / "models"))) as client:
-        wait_until_loaded(client)
+    with station(tmp_path / "models", Parts(open_backend=lambda *_, **__: gpu.open(max_batch=8))) as client:
         yield gpu, client
 
 

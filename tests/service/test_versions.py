@@ -12,6 +12,7 @@ from bundles import gray, make_bundle, png, wait_until_loaded
 from fakes import FakeBackend
 from fastapi.testclient import TestClient
 from replies import assert_problem, post
+from stations import OFTEN, station
 
 from service.app import create_app
 from service.bundle.folder import read_bundle, write_bundle
@@ -273,10 +274,8 @@ def test_recipes_come_go_and_are_repaired_while_the_service_runs(tmp_path: Path,
     assert (store.why_not_ready(), store.get(None).version) == (None, "1")
 
 
-def test_the_service_looks_by_itself(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.app._CHECK_EVERY_S", 0.01)
-    with TestClient(create_app(Settings(records_dir=None, models_dir=models, backend="ort-cpu"))) as client:
-        wait_until_loaded(client)
+def test_the_service_looks_by_itself(models: Path) -> None:
+    with station(models, OFTEN, backend="ort-cpu") as client:
         make_bundle(models, "nut")
         make_bundle(models, version="2")
         for _ in range(10_000):
