@@ -50,8 +50,17 @@ _BETWEEN_FIELDS = re.compile(r"""[ \t=\r\n"']""")
 class LogWriter(logging.Handler):
     """Writes lines to the file descriptor `fd` from a thread of its own; `emit` never waits for it."""
 
-    def __init__(self, fd: int, on_lost: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        on_lost: Callable[[], object] = lambda: None,
+        *,
+        most_waiting: int = _WAITING_BYTES,
+        flush_s: float = _FLUSH_S,
+    ) -> None:
         super().__init__()
+        self._most_waiting = most_waiting
+        self._flush_s = flush_s
         self.on_lost = on_lost
         self._fd = fd
         self._lines: deque[bytes] = deque()
@@ -69,7 +78,7 @@ class LogWriter(logging.Handler):
             # What cannot be shown must not end the request that it tells of.
             line = f"a log line of {record.name} could not be made\n".encode()
         with self._change:
-            if self._waiting + len(line) > _WAITING_BYTES:
+            if self._waiting + len(line) > self._most_waiting:
                 self._lost += 1
                 lost = True
             else:
@@ -81,8 +90,8 @@ class LogWriter(logging.Handler):
             self.on_lost()
 
     def flush(self) -> None:
-        """Wait until all is written, at most _FLUSH_S seconds."""
-        until = time.monotonic() + _FLUSH_S
+        """Wait until all is written, at most `flush_s` seconds."""
+        until = time.monotonic() + self._flush_s
         with self._change:
             while self._waiting and (left := until - time.monotonic()) > 0:
                 self._change.wait(left)

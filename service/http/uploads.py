@@ -121,13 +121,13 @@ class Body:
 
 
 @asynccontextmanager
-async def arrival(deadline: float, body: Body | None = None) -> AsyncIterator[None]:
-    """Bounds the reading of a body by the deadline, and by _ARRIVAL_S: a sender that trickles must not hold the room
+async def arrival(deadline: float, body: Body | None = None, *, most_s: float = _ARRIVAL_S) -> AsyncIterator[None]:
+    """Bounds the reading of a body by the deadline, and by `most_s`: a sender that trickles must not hold the room
     of all bodies for as long as it says.
     """
     left = deadline - time.monotonic()
     try:
-        async with asyncio.timeout(min(left, _ARRIVAL_S)) as limit:
+        async with asyncio.timeout(min(left, most_s)) as limit:
             with nullcontext() if body is None else body.arriving_until(limit):
                 yield
     except TimeoutError:
@@ -137,7 +137,7 @@ async def arrival(deadline: float, body: Body | None = None) -> AsyncIterator[No
                 "the picture arrived slowly and had to make room for others: send it again later",
                 retry_after_s=_RETRY_AFTER_S,
             ) from None
-        what = "the deadline" if left <= _ARRIVAL_S else f"{_ARRIVAL_S:g} s"
+        what = "the deadline" if left <= most_s else f"{most_s:g} s"
         raise ProblemError("deadline_passed", f"{what} passed while the picture was arriving") from None
 
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import Status, StatusCode
 STAGES = ("read", "decode", "quality", "queue", "model", "postprocess")
 
 _UNTRACED = ("/livez", "/readyz", "/metrics", "/web/", "/docs")
-_tracer = trace.get_tracer("draem_inspect")
+_TRACER = trace.get_tracer("draem_inspect")
 
 
 def telemetry() -> TelemetryConfig:
@@ -38,7 +38,12 @@ def telemetry() -> TelemetryConfig:
 
 
 def trace_inspection(
-    seconds: Mapping[str, float], started: float, attributes: Mapping[str, str | float], *, problem: str | None = None
+    seconds: Mapping[str, float],
+    started: float,
+    attributes: Mapping[str, str | float],
+    *,
+    problem: str | None = None,
+    tracer: trace.Tracer = _TRACER,
 ) -> None:
     """Add an inspection to the current trace, if there is one: a span with one child for each stage in `seconds`.
 
@@ -47,12 +52,12 @@ def trace_inspection(
     if not trace.get_current_span().is_recording():
         return
     begin = time.time_ns() - round(1e9 * (time.monotonic() - started))
-    inspection = _tracer.start_span("inspection", start_time=begin, attributes=dict(attributes))
+    inspection = tracer.start_span("inspection", start_time=begin, attributes=dict(attributes))
     parent = trace.set_span_in_context(inspection)
     end = begin
     for stage in STAGES:
         if stage in seconds:
-            span = _tracer.start_span(stage, context=parent, start_time=end)
+            span = tracer.start_span(stage, context=parent, start_time=end)
             end += round(1e9 * seconds[stage])
             span.end(end)
     if problem is not None:

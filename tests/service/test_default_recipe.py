@@ -12,6 +12,7 @@ from replies import assert_problem, post
 from service.app import create_app
 from service.settings import Settings
 from service.station.batching import Batcher
+from service.station.decisions import Decisions
 from service.station.recipes import ActivationError, RecipeStore, UnknownRecipeError
 
 
@@ -22,8 +23,17 @@ def batcher() -> Iterator[Batcher]:
     running.close()
 
 
-def _load(models: Path, batcher: Batcher, default: str | None = None) -> RecipeStore:
-    store = RecipeStore(models, batcher, lambda bundle: FakeBackend(), default=default)
+class _ReadOnly(Decisions):
+    """Decisions on a disk that takes none."""
+
+    def write(self, file: Path, about: str, by: str, text: str, content: str) -> None:
+        raise OSError(30, "Read-only file system")
+
+
+def _load(
+    models: Path, batcher: Batcher, default: str | None = None, decisions: Decisions | None = None
+) -> RecipeStore:
+    store = RecipeStore(models, batcher, lambda bundle: FakeBackend(), default=default, decisions=decisions)
     store.load()
     return store
 
@@ -40,14 +50,10 @@ def test_a_second_recipe_leaves_unnamed_requests_at_the_first(tmp_path: Path, ba
 
 
 def test_where_nothing_can_be_kept_the_default_stays_until_the_next_start(
-    tmp_path: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, batcher: Batcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def read_only(*arguments: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr("service.station.decisions.replace_file", read_only)
     make_bundle(tmp_path, "bracket")
-    store = _load(tmp_path, batcher)
+    store = _load(tmp_path, batcher, decisions=_ReadOnly())
     assert "not kept" in store.get("bracket").why
     make_bundle(tmp_path, "axle")
     store.follow()
@@ -55,7 +61,7 @@ def test_where_nothing_can_be_kept_the_default_stays_until_the_next_start(
     assert (store.get(None).name, store.get("axle").name) == ("bracket", "axle")
     assert "set INSPECT_DEFAULT_RECIPE: [Errno 30]" in caplog.text
     with pytest.raises(UnknownRecipeError, match=r"no default, make one the default with .*: choose axle, bracket"):
-        _load(tmp_path, batcher).get(None)
+        _load(tmp_path, batcher, decisions=_ReadOnly()).get(None)
 
 
 def test_the_demo_neither_stands_in_for_a_recipe_nor_in_its_way(tmp_path: Path, batcher: Batcher) -> None:

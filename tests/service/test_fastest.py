@@ -43,10 +43,8 @@ class _Machine:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> _Machine:
-    machine = _Machine()
-    monkeypatch.setattr("service.backends.fastest.open_on_cpu", machine.open)
-    return machine
+def machine() -> _Machine:
+    return _Machine()
 
 
 @pytest.fixture
@@ -54,15 +52,16 @@ def bundle(tmp_path: Path) -> Bundle:
     return make_bundle(tmp_path / "models")
 
 
-def _open(bundle: Bundle, tmp_path: Path, threads: int = 2) -> str:
-    return open_fastest(bundle, [SLOW, FAST], threads=threads, cache=tmp_path / "cache").name
+def _open(machine: _Machine, bundle: Bundle, tmp_path: Path, threads: int = 2) -> str:
+    cache = tmp_path / "cache"
+    return open_fastest(bundle, [SLOW, FAST], threads=threads, cache=cache, opener=machine.open).name
 
 
 def test_the_fastest_is_taken_and_remembered(machine: _Machine, bundle: Bundle, tmp_path: Path) -> None:
-    assert _open(bundle, tmp_path) == "openvino"
+    assert _open(machine, bundle, tmp_path) == "openvino"
     assert machine.opened == ["ort-cpu fp32", "openvino fp32", "openvino fp32"]
     machine.speeds["openvino"] = 1.0
-    assert _open(bundle, tmp_path) == "openvino"
+    assert _open(machine, bundle, tmp_path) == "openvino"
     assert machine.opened[3:] == ["openvino fp32"]
     (kept,) = (tmp_path / "cache" / "fastest").iterdir()
     choice = json.loads(kept.read_text())
@@ -72,31 +71,36 @@ def test_the_fastest_is_taken_and_remembered(machine: _Machine, bundle: Bundle, 
 
 def test_fast_and_wrong_does_not_come_into_question(machine: _Machine, bundle: Bundle, tmp_path: Path) -> None:
     machine.wrong["openvino"] = 0.01
-    assert _open(bundle, tmp_path) == "ort-cpu"
+    assert _open(machine, bundle, tmp_path) == "ort-cpu"
     machine.wrong["ort-cpu"] = np.nan
     with pytest.raises(BackendError, match=r"no backend reproduces .* openvino fp32 refused \(.*map by 1\.00e-02"):
-        _open(bundle, tmp_path, threads=3)
+        _open(machine, bundle, tmp_path, threads=3)
 
 
 def test_it_is_measured_again_for_other_threads_versions_and_models(
-    machine: _Machine, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: _Machine, bundle: Bundle, tmp_path: Path
 ) -> None:
-    _open(bundle, tmp_path)
+    _open(machine, bundle, tmp_path)
     machine.speeds["openvino"] = 0.04
-    assert _open(bundle, tmp_path) == "openvino"
-    assert _open(bundle, tmp_path, threads=1) == "ort-cpu"
+    assert _open(machine, bundle, tmp_path) == "openvino"
+    assert _open(machine, bundle, tmp_path, threads=1) == "ort-cpu"
     machine.speeds["openvino"] = 0.0
-    monkeypatch.setattr("service.backends.fastest.version", lambda package: "9.9")
-    assert _open(bundle, tmp_path, threads=1) == "openvino"
+    for kept in (tmp_path / "cache" / "fastest").iterdir():
+        choice = json.loads(kept.read_text())
+        choice["key"]["versions"] = dict.fromkeys(choice["key"]["versions"], "0.1")
+        kept.write_text(json.dumps(choice))
+    assert _open(machine, bundle, tmp_path, threads=1) == "openvino"
     machine.speeds["openvino"] = 0.04
-    assert _open(make_bundle(tmp_path / "models", version="2", label="another"), tmp_path, threads=1) == "ort-cpu"
+    assert (
+        _open(machine, make_bundle(tmp_path / "models", version="2", label="another"), tmp_path, threads=1) == "ort-cpu"
+    )
 
 
 def test_a_damaged_choice_is_measured_again(machine: _Machine, bundle: Bundle, tmp_path: Path) -> None:
-    _open(bundle, tmp_path)
+    _open(machine, bundle, tmp_path)
     (kept,) = (tmp_path / "cache" / "fastest").iterdir()
     kept.write_text('{"chosen": "openvino int8"}')
-    assert _open(bundle, tmp_path) == "openvino"
+    assert _open(machine, bundle, tmp_path) == "openvino"
     assert len(machine.opened) == 6
 
 
@@ -105,7 +109,7 @@ def test_a_cache_that_cannot_be_written_keeps_no_recipe_from_serving(
 ) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "fastest").symlink_to("/proc/nowhere")
-    assert _open(bundle, tmp_path) == "openvino"
+    assert _open(machine, bundle, tmp_path) == "openvino"
     assert "not kept, the next start measures again" in caplog.text
 
 

@@ -14,8 +14,7 @@ from typing import Any, Literal
 import pytest
 from fakes import wait_for
 
-from service import logs
-from service.logs import LogWriter, formatter, redact
+from service.logs import LogWriter, configure, formatter, redact
 
 KEY = "kq3-VERY_secret_0123456789"
 
@@ -36,11 +35,22 @@ def _failure(message: str = "boom") -> Any:
 
 
 @contextmanager
-def _pipe() -> Iterator[tuple[int, LogWriter, logging.Logger, list[None]]]:
+def _told_by_the_service(writer: LogWriter) -> Iterator[None]:
+    """What the service itself logs goes to `writer` too."""
+    own = logging.getLogger("draem_inspect")
+    own.addHandler(writer)
+    try:
+        yield
+    finally:
+        own.removeHandler(writer)
+
+
+@contextmanager
+def _pipe(**bounds: float) -> Iterator[tuple[int, LogWriter, logging.Logger, list[None]]]:
     """The reading end of a pipe, a writer to the other, its logger, and what was lost."""
     reading, writing = os.pipe()
     lost: list[None] = []
-    writer = LogWriter(writing, lambda: lost.append(None))
+    writer = LogWriter(writing, lambda: lost.append(None), **bounds)  # type: ignore[arg-type]
     logger = logging.Logger("test")
     logger.addHandler(writer)
     try:
@@ -52,12 +62,8 @@ def _pipe() -> Iterator[tuple[int, LogWriter, logging.Logger, list[None]]]:
                 os.close(end)
 
 
-def test_nobody_who_reads_costs_lines_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_WAITING_BYTES", 100_000)
-    monkeypatch.setattr(logs, "_FLUSH_S", 0.01)
-    monkeypatch.setattr(logs, "log", logger := logging.Logger("test"))
-    with _pipe() as (reading, writer, _, lost):
-        logger.addHandler(writer)
+def test_nobody_who_reads_costs_lines_and_no_time() -> None:
+    with _pipe(most_waiting=100_000, flush_s=0.01) as (reading, writer, logger, lost), _told_by_the_service(writer):
         for number in range(1000):
             logger.error("%d %s", number, "x" * 1000)
         # The pipe is full, the writer waits for a reader, and this thread came here all the same.
@@ -152,7 +158,7 @@ def test_a_value_cannot_forge_a_line_of_its_own() -> None:
 
 def test_python_warnings_and_odd_arguments_are_lines_too(capfd: pytest.CaptureFixture[str]) -> None:
     before = logging.getLogger().handlers[:], logging.getLogger().level
-    writer = logs.configure("info", "json")
+    writer = configure("info", "json")
     try:
         logging.getLogger("draem_inspect").info("%d", "no number")
         logging.getLogger("draem_inspect").info("Gehäuse \ud800")

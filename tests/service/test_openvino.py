@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,6 @@ def test_asked_for_by_name_it_runs_or_says_what_to_install(
     assert open_backend(bundle, "openvino", threads=1, cache=tmp_path).name == "openvino"
     with pytest.raises(BackendError, match=r"openvino with precision int8 was asked for: .* has fp32"):
         open_backend(bundle, "openvino", threads=1, precision="int8", cache=tmp_path)
-    monkeypatch.setattr("service.backends.cpu_runtimes.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"in the checkout, pip install '\.\[openvino\]'"):
         open_backend(bundle, "openvino", threads=1, cache=tmp_path)

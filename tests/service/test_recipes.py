@@ -1,6 +1,8 @@
+import resource
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +179,7 @@ def test_what_is_activated_without_being_recorded_and_shadows_that_end_are_kept_
     store.load()
     store.shadow("part", "2")
     store.shadow("part", None)
-    monkeypatch.setattr("service.station.recipes.write_active", lambda *rest: _raise_full_disk())
+    monkeypatch.setattr("os.fsync", lambda descriptor: _raise_full_disk())
     with pytest.raises(ActivationError, match="No space left"):
         store.activate("part", "2")
     assert backends[-1].closed
@@ -334,17 +336,20 @@ def test_verification_takes_a_recipe_that_changed_its_mind_out_of_service(tmp_pa
         store.get("part")
 
 
-def test_golden_images_out_of_reach_for_a_while_say_nothing_about_the_recipe(
-    tmp_path: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def _no_more_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_golden_images_out_of_reach_for_a_while_say_nothing_about_the_recipe(tmp_path: Path, batcher: Batcher) -> None:
     make_bundle(tmp_path)
     store = _load(tmp_path, batcher)
-
-    def read(bundle: Bundle, name: str) -> bytes:
-        raise OSError(24, "Too many open files", name)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Bundle, "read", read)
+    with _no_more_files():
         with pytest.raises(BackendError, match=r"cannot be read now: .*Too many open files"):
             store.verify("part")
         assert "Too many open files" in store.unchecked["part"]

@@ -69,15 +69,16 @@ def test_a_request_is_part_of_its_callers_trace(models: Path, tmp_path: Path, mo
     assert named["inspection", "corrupt_image"].trace_id == request.trace_id
 
 
-def test_stages_follow_one_another_below_their_inspection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_follow_one_another_below_their_inspection() -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    monkeypatch.setattr("service.station.tracing._tracer", tracer)
-    trace_inspection({"model": 0.02}, 0.0, {})
+    trace_inspection({"model": 0.02}, 0.0, {}, tracer=tracer)
     assert not exporter.get_finished_spans(), "without a request there is no trace"
     with tracer.start_as_current_span("request"):
-        trace_inspection({"read": 0.01, "model": 0.02, "queue": 0.005, "total": 9.0}, 0.0, {"recipe": "part"})
+        trace_inspection(
+            {"read": 0.01, "model": 0.02, "queue": 0.005, "total": 9.0}, 0.0, {"recipe": "part"}, tracer=tracer
+        )
     read, queue, model, inspection, _ = exporter.get_finished_spans()
     assert [span.name for span in (read, queue, model)] == ["read", "queue", "model"]
     assert (read.end_time, queue.end_time) == (queue.start_time, model.start_time)

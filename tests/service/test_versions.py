@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from bundles import gray, make_bundle, png, wait_until_loaded
-from fakes import FakeBackend
+from fakes import FakeBackend, wait_for
 from fastapi.testclient import TestClient
 from replies import assert_problem, post
 from stations import OFTEN, station
@@ -287,8 +287,8 @@ def test_the_service_looks_by_itself(models: Path) -> None:
             ("part", "1", ["2"]),
         ]
         assert "the first start, as the newest" in replies[1]["why"]
-        metrics = client.get("/metrics").text
-        assert 'inspect_recipe_versions{recipe="part",state="newer"} 1.0' in metrics
+        newer = 'inspect_recipe_versions{recipe="part",state="newer"} 1.0'
+        wait_for(lambda: newer in client.get("/metrics").text)
 
 
 def test_a_folder_that_is_away_for_a_moment_takes_nothing_from_service(tmp_path: Path, batcher: Batcher) -> None:

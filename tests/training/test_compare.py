@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-import training.commands.compare
 from service.bundle.folder import read_bundle
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
@@ -87,7 +86,7 @@ def test_the_table_has_the_papers_figures_where_it_has_the_category_and_blanks_w
 
 @pytest.mark.slow
 def test_methods_are_compared_once_and_the_winner_is_served(
-    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rows.json"
     command = ["compare", "--data", str(parts), "--out", str(out), "--size", "64", "--steps", "3"]
@@ -114,9 +113,11 @@ def test_methods_are_compared_once_and_the_winner_is_served(
 
     # Killed after the bundles were written and before the rows were: they are read, not made again.
     out.unlink()
-    monkeypatch.setattr(training.commands.compare, "train", lambda job: pytest.fail("trained again"))
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.runs/**/manifest.json")}
+    assert written
     assert main([*command, *names, "--models", str(tmp_path / "models"), "--serve-winner"]) == 0
     assert json.loads(out.read_text())["rows"] == rows
+    assert written == {file: file.stat().st_mtime_ns for file in written}, "trained again"
     assert main([*command, "--methods", "bozik"]) == 1
     assert "--methods bozik: choose among fusion, draem, " in capsys.readouterr().err
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from tiny_training import CPU, TINY, train
 
-from training.loop import distributed
 from training.loop.distributed import DeviceError, joined
-from training.loop.fit import seed_of
+from training.loop.fit import require_equal_shares, seed_of
 from training.loop.runs import CHECKPOINT, STATS, TrainingError
 
 # What each of two processes does: an unbroken run, one that only the second process is told to stop, and then resumed,
@@ -130,10 +129,10 @@ def test_a_run_of_two_processes_is_not_continued_by_one(folder: Path) -> None:
         train(TINY, folder / "whole")
 
 
-def test_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "world", lambda: 3)
+def test_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(TrainingError, match="--batch 2 cannot be shared by 3 processes"):
-        train(TINY, tmp_path)
+        require_equal_shares(2, 3)
+    require_equal_shares(6, 3)
 
 
 def test_one_process_alone_keeps_the_seed_and_others_differ() -> None:

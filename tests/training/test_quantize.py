@@ -20,17 +20,19 @@ from service.backends.cpu_runtimes import cpu_candidates, open_on_cpu
 from service.backends.golden import require_golden
 from service.backends.opening import gpu_precision
 from service.bundle.folder import read_bundle
-from service.images.decoding import Pixels
+from service.bundle.manifest import BundleError
+from service.images.decoding import Pixels, read
+from service.images.resizing import fit
 from service.settings import Settings
 from training.bundling import quantize as quantization
 from training.bundling.arithmetic import macs
 from training.bundling.fp16 import to_half
 from training.bundling.graph import InspectionGraph
+from training.bundling.held_out import split_for_acceptance
 from training.bundling.lower_precision import Lowered, add_precision
 from training.bundling.onnx import to_onnx
 from training.bundling.quantize import (
     QuantizationError,
-    Range,
     even_channels,
     observe,
     quantize,
@@ -121,33 +123,31 @@ def test_onnx_runtime_runs_in_int8_what_is_written_in_int8(model: bytes, photos:
     assert found["QLinearConv"] == len(names) - 1, found
 
 
-def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(
-    model: bytes, photos: list[Pixels], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What `figures` gives is made up here: good where one layer of each group that hurts is in float, else bad."""
+def _in_int8(model: bytes) -> set[str]:
+    graph = onnx.load_from_string(model).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    return {node.name for node in convolutions if makers[node.input[0]].op_type == "DequantizeLinear"}
+
+
+def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(model: bytes, photos: list[Pixels]) -> None:
+    """The figures are made up here: good where one layer of each group that hurts is in float, else bad."""
     parts = quantization.Labelled(photos[:3], photos[3:], [np.zeros((SIZE, SIZE), np.bool_)] * 3)
     even = even_channels(model, photos)
     ranges = quantization.observe(even, photos)
     alone = {name: _error(even, to_qdq(even, ranges, [name], "uint8"), photos) for name in _convolutions(even)}
     worst = sorted(alone, key=alone.__getitem__, reverse=True)
     hurt: list[set[str]] = []
-    in_int8: list[str] = []
 
-    def watched(model: bytes, ranges: dict[str, Range], layers: list[str], _: str) -> bytes:
-        in_int8[:] = layers
-        return to_qdq(model, ranges, layers, "uint8")
+    def measure(graph: bytes, parts: quantization.Labelled) -> quantization.Measured:
+        good = not any(group <= _in_int8(graph) for group in hurt)
+        scores = quantization.measured(graph, parts).scores
+        return quantization.Measured({"image_auroc": 0.99 if good else 0.5, "pixel_ap": 0.8}, scores)
 
-    def figures(*_: object) -> dict[str, float]:
-        good = not any(group <= set(in_int8) for group in hurt)
-        return {"image_auroc": 0.99 if good else 0.5, "pixel_ap": 0.8}
+    def quantized(most_float: int = 12, score_error: float = 1.0) -> list[str]:
+        limits = quantization.Limits(score_error, most_float)
+        return quantize(model, photos, parts, "uint8", limits, measure).float_layers
 
-    def quantized() -> list[str]:
-        in_int8.clear()
-        return quantize(model, photos, parts, "uint8").float_layers
-
-    monkeypatch.setattr(quantization, "to_qdq", watched)
-    monkeypatch.setattr(quantization, "figures", figures)
-    monkeypatch.setattr(quantization, "_SCORE_ERROR", 1.0)
     assert quantized() == []
     hurt = [{worst[0]}, {worst[1]}]
     assert set(quantized()) == set(worst[:2])
@@ -159,19 +159,16 @@ def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(
     last = max((cheap, costly), key=worst.index)
     # Both are in float when the last of three that matter is; one of the two is enough.
     third = next(name for name in worst if worst.index(name) > worst.index(last))
-    monkeypatch.setattr(quantization, "_MOST_FLOAT", len(worst))
     hurt = [{cheap, costly}, {third}]
-    assert set(quantized()) == {cheap, third}
+    assert set(quantized(most_float=len(worst))) == {cheap, third}
     hurt = []
-    monkeypatch.setattr(quantization, "_MOST_FLOAT", 2)
-    monkeypatch.setattr(quantization, "_SCORE_ERROR", 0.0)
     with pytest.raises(QuantizationError, match=r"scores are off by up to 0\.\d+ \(allowed 0\.0\)"):
-        quantized()
+        quantized(2, 0.0)
     hurt = [{worst[-1]}]
     with pytest.raises(
         QuantizationError, match=r"INT8 is refused: with .* image_auroc 99\.00 to 50\.00 \(at most 0\.2 less\)"
     ):
-        quantized()
+        quantized(2, 0.0)
 
 
 def test_figures_may_fall_by_so_much_and_no_more() -> None:
@@ -190,9 +187,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
-    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(parts: Path, tmp_path: Path) -> None:
     """Quantised are two layers here, to save the search for them, then a network that has learned nothing."""
     copied = demo_trained_on(parts, tmp_path / "models")
     source = read_bundle(copied)
@@ -200,11 +195,10 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     model = source.file("model.onnx").read_bytes()
     layers = [node.name for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"][4:6]
     quantized = Lowered("int8", to_qdq(model, observe(model, images), layers, "uint8"), ["node_conv2d"])
-    monkeypatch.setattr("training.commands.export.quantize_for", lambda *_, **__: quantized)
-    command = ["export", "--bundle", str(copied), "--int8"]
-    assert main(command) == 1
-    assert main([*command, "--data", str(parts)]) == 0
-    bundle = read_bundle(copied.with_name("1-int8"))
+    assert main(["export", "--bundle", str(copied), "--int8"]) == 1
+    _, held_out, seed = split_for_acceptance(source, parts)
+    photos = [fit(read(path), source.manifest.input) for path in held_out]
+    bundle = add_precision(source, quantized, photos, models=copied.parents[1], version="1-int8", seed=seed)
     assert bundle.manifest.models.keys() == {"fp32", "int8"}
     assert bundle.manifest.thresholds == source.manifest.thresholds
     record = bundle.manifest.training.int8
@@ -225,8 +219,8 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     assert (reply["version"], reply["backend"]["precision"]) == ("1-int8", "int8")
     assert reply["model_sha256"] == bundle.model_sha256("int8")
     assert abs(reply["score"] - golden.score) <= bundle.manifest.tolerances["int8"].score
-    # A version is never overwritten.
-    assert main([*command, "--data", str(parts)]) == 1
+    with pytest.raises(BundleError, match="exists already"):
+        add_precision(source, quantized, photos, models=copied.parents[1], version="1-int8", seed=seed)
 
     torch.manual_seed(0)
     other = Lowered("int8", to_onnx(InspectionGraph(AnomalyMap(CompactDraem(4, 4))).eval(), 256, 256))

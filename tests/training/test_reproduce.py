@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import training.commands.reproduce
 from service.images.headers import ImageError
 from training.bundling.onnx import ExportError
 from training.commands import run as main
@@ -82,9 +81,7 @@ def test_an_interruption_stops_the_queue(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_category_that_is_there_is_trained_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_category_that_is_there_is_trained_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     write_dataset(root / "bottle", good=8, test_good=2, defects_per_kind=1, seed=0)
     shutil.copytree(root / "bottle", root / "metal_nut")
@@ -105,9 +102,11 @@ def test_every_category_that_is_there_is_trained_once(
 
     # Killed after the bundle was written and before the row was: the bundle is read, not made again.
     out.write_text(json.dumps({**json.loads(out.read_text()), "rows": {}}))
-    monkeypatch.setattr(training.commands.reproduce, "train", lambda job: pytest.fail("trained again"))
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.runs/**/manifest.json")}
+    assert written
     assert main(command) == 0
     assert json.loads(out.read_text())["rows"] == rows
+    assert written == {file: file.stat().st_mtime_ns for file in written}, "trained again"
 
 
 def test_missing_and_unknown_categories_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

