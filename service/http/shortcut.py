@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.http.parameters import refuse_unread
 from service.station.problem import ProblemError
 
-
 Answer = Callable[[Request, ProblemError | RequestValidationError], Response]
 
 
