@@ -180,6 +180,14 @@ class Pretrained(_Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class UnfitAttempt(_Strict):
+    """A training before this one, with another seed, that gave a version unfit for service."""
+
+    version: Name
+    seed: int
+    unfit: str
+
+
 class TrainingRecord(_Strict):
     """How the network came to be: trained with `config`, the settings of the manifest's method, or imported.
 
@@ -205,6 +213,7 @@ class TrainingRecord(_Strict):
     peak_memory_mib: PeakMemory | None = None
     unusual_photos: list[UnusualPhoto] | None = None
     outlying_scores: list[OutlyingPhoto] | None = None
+    after: list[UnfitAttempt] | None = None
     export_parity: float | None = None
     torch: str | None = None
     int8: dict[str, JsonValue] | None = None

@@ -1,4 +1,4 @@
-"""Simulated anomalies of four kinds: what is drawn, what is labelled, and that a seed says all of it."""
+"""Simulated anomalies of five kinds: what is drawn, what is labelled, and that a seed says all of it."""
 
 from dataclasses import replace
 
@@ -6,12 +6,13 @@ import pytest
 import torch
 from fusion_training import photos, textures
 
-from training.methods.fusion.anomalies import AnomalyMixture, AnomalyShares, visible
+from training.methods.fusion.anomalies import AnomalyMixture, AnomalyShares
 
-NONE = AnomalyShares(normal_share=0.0, texture_share=0.0, patch_share=0.0, shade_share=0.0, curve_share=1.0)
-KINDS = {
-    kind: replace(NONE, **{"curve_share": 0.0, f"{kind}_share": 1.0}) for kind in ("texture", "patch", "shade", "curve")
-}
+KIND_NAMES = ("texture", "patch", "structure", "shade", "curve")
+NONE = AnomalyShares(
+    normal_share=0.0, texture_share=0.0, patch_share=0.0, structure_share=0.0, shade_share=0.0, curve_share=1.0
+)
+KINDS = {kind: replace(NONE, **{"curve_share": 0.0, f"{kind}_share": 1.0}) for kind in KIND_NAMES}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,16 +57,13 @@ def test_a_seed_gives_the_same_samples() -> None:
     assert not all(torch.equal(a.image, b.image) for a, b in zip(first, third, strict=True))
 
 
-def test_a_label_has_no_speckles_and_no_invisible_parts() -> None:
-    """A texture that meets the surface's own colour at single pixels is still one piece."""
-    before = torch.zeros(3, 32, 32)
-    after = before.clone()
-    after[:, 8:24, 8:24] = 0.2 * (torch.rand((16, 16), generator=torch.Generator().manual_seed(0)) > 0.3)
-    mask = torch.zeros(32, 32)
-    mask[8:24, 4:24] = 1
-    seen = visible(before, after, mask)
-    assert seen[10:22, 10:22].all()
-    assert not seen[:, :5].any()
+def test_several_kinds_meet_on_some_images_and_all_of_them_are_labelled() -> None:
+    """Lines alone, against lines on top of other lines: up to three kinds cover more than one."""
+    once = AnomalyMixture(photos(), textures(), NONE, 0)
+    areas = [float(once.draw().mask.mean()) for _ in range(60)]
+    alone = AnomalyMixture(photos(), textures(), NONE, 0)
+    single = [float(alone._added(photos()[0].float() / 255, 0)[1].mean()) for _ in range(60)]
+    assert sum(areas) > 1.1 * sum(single)
 
 
 def test_no_kind_at_all_is_refused() -> None:

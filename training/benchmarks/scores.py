@@ -31,7 +31,7 @@ from training.bundling.calibration import calibrate
 from training.bundling.held_out import split_as_trained
 from training.bundling.scores import PAPER_WINDOW, build_score
 from training.data.folders import DataError
-from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
+from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply, part_masks
 from training.evaluation.metrics import image_metrics, in_bands, stacked
 
 FORMULAS: tuple[ScoreFormula, ...] = get_args(ScoreFormula)
@@ -75,14 +75,15 @@ def render(photos: Sequence[Pixels], seed: int) -> Iterator[tuple[tuple[int, str
     """A defect of every size at every place on every photo, of any kind; inside, on the part where that is known."""
     rng = np.random.default_rng(seed)
     kinds = [kind for kind in KINDS if kind != "border"]
-    part = foreground_mask(photos)
+    parts = part_masks(photos[:_PHOTOS])
     height, width = photos[0].shape[:2]
     for size in SIZES:
         allowed = places((height, width), size * min(height, width) / 256)
-        if part is not None and (allowed["interior"] & part).any():
-            allowed["interior"] &= part
-        for place, mask in allowed.items():
-            for photo in photos[:_PHOTOS]:
+        for place, everywhere in allowed.items():
+            for photo, part in zip(photos[:_PHOTOS], parts, strict=True):
+                mask = everywhere
+                if place == "interior" and part is not None and (everywhere & part).any():
+                    mask = everywhere & part
                 for kind in rng.permutation(kinds):
                     # Not every kind can be seen everywhere: nothing is missing on a plain background.
                     with suppress(ImpossibleDefectError):

@@ -20,10 +20,12 @@ from service.images.decoding import Pixels, read
 from service.images.quality import Quality, learn_limits, measure
 from service.images.resizing import fit
 from training.data.folders import DataError, good_images, listing, split
-from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply, foreground_mask
+from training.data.simulated_defects import KINDS, ImpossibleDefectError, apply, part_masks
 from training.evaluation.metrics import stacked
 from training.evaluation.parts import Parts
 from training.settings import RecipeSettings
+
+_DEFECTIVE = 20  # held-out photos that get a defect of every kind
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,13 @@ class Rendered(NamedTuple):
 
 
 def simulate_defects(photos: list[Pixels], seed: int) -> list[Rendered]:
-    """One rendered defect of every kind on each of up to 20 photos: none of them made by the training simulator.
+    """One rendered defect of every kind on each of the first photos: none of them made by the training simulator.
 
     On the part, where it can be told from the background. A kind that cannot be seen on a photo is left out.
     """
     rng = np.random.default_rng(seed)
-    part = foreground_mask(photos)
     defects = []
-    for photo in photos[:20]:
+    for photo, part in zip(photos[:_DEFECTIVE], part_masks(photos[:_DEFECTIVE]), strict=True):
         for kind in KINDS:
             with suppress(ImpossibleDefectError):
                 defects.append(Rendered(*apply(photo, kind, rng, None if kind == "border" else part), kind))

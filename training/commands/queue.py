@@ -16,7 +16,7 @@ from pydantic import Field
 from training.commands.outcome import INTERRUPTED, QueueStoppedError, attempt
 from training.commands.recipe_flags import PHOTOS, PlaceFlags
 from training.commands.train import LearningFlags, tell
-from training.commands.training_job import TrainingJob, train
+from training.commands.training_job import TrainingJob, train_until_fit
 from training.errors import UserError
 from training.loop.runs import RESULTS
 
@@ -39,24 +39,24 @@ def run(request: Queue) -> int:
         if recipe in jobs:
             raise QueueError(f"{folder}: a second folder named {recipe}: recipes take their names from the folders")
         job = request.job(folder, recipe, request.runs / recipe, request.models, request.version)
-        jobs[recipe] = partial(_train_in_queue, job)
+        jobs[recipe] = partial(_train_in_queue, job, request.retries)
     work_through(jobs)
     return 0
 
 
-def _train_in_queue(job: TrainingJob) -> int:
-    status = attempt(partial(_train_unless_finished, job))
+def _train_in_queue(job: TrainingJob, retries: int) -> int:
+    status = attempt(partial(_train_unless_finished, job, retries))
     if status == 1:
         print(f"{job.order.recipe}: failed", file=sys.stderr)
     return status
 
 
-def _train_unless_finished(job: TrainingJob) -> int:
+def _train_unless_finished(job: TrainingJob, retries: int) -> int:
     job.claim()
     if job.finished():
         print(f"{job.order.recipe}: finished before, see {job.run / RESULTS}")
         return 0
-    bundle = train(job)
+    bundle = train_until_fit(job, retries)
     if bundle:
         tell(bundle)
     return 0

@@ -12,7 +12,7 @@ from service.bundle.folder import Bundle
 from training.commands.outcome import UNFIT
 from training.commands.recipe_flags import PHOTOS, PlaceFlags, RecipeFlags
 from training.commands.settings import MethodFlags
-from training.commands.training_job import TrainingJob, train
+from training.commands.training_job import TrainingJob, train_until_fit
 from training.evaluation.evaluate import markdown
 from training.evaluation.report import REPORT
 
@@ -23,6 +23,9 @@ class LearningFlags(MethodFlags, RecipeFlags):
     textures: Annotated[
         Path | None, Field(description="folder of texture images, e.g. DTD; procedural ones without it")
     ] = None
+    retries: Annotated[
+        int, Field(ge=0, le=5, description="trainings more, each with the next seed, while the recipe is unfit")
+    ] = 1
     device: Annotated[str, Field(description="auto (a GPU where there is one), cpu, cuda or cuda:N")] = "auto"
     compile: Annotated[bool, Field(description="run the network through torch.compile")] = False
 
@@ -54,7 +57,8 @@ class Train(LearningFlags, PlaceFlags):
 def run(request: Train) -> int:
     recipe = request.recipe or request.data.resolve().name
     folder = request.run or Path("runs") / recipe
-    bundle = train(request.job(request.data, recipe, folder, request.models, request.version))
+    job = request.job(request.data, recipe, folder, request.models, request.version)
+    bundle = train_until_fit(job, request.retries)
     if bundle is None:
         return 0
     tell(bundle)
@@ -76,6 +80,8 @@ def tell(bundle: Bundle) -> None:
         f"rendered defects on held-out photos: {calibration.escapes} of {calibration.defect_images} pass as OK "
         f"(95 % interval {low:.0%} to {high:.0%})"
     )
+    for before in manifest.training.after or []:
+        print(f"version {before.version}, trained before with --seed {before.seed}, is unfit: {before.unfit}")
     if manifest.unfit:
         print(
             f"UNFIT: {manifest.unfit}. The service does not serve this version. Train again with more photos, another "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from service.bundle.folder import Bundle
-from service.bundle.manifest import InputSpec, PeakMemory, TrainingRecord
+from service.bundle.manifest import InputSpec, PeakMemory, TrainingRecord, UnfitAttempt
 from training.bundling.order import RecipeOrder
 from training.bundling.recipe import write_recipe, write_results
 from training.commands.photos import (
@@ -48,6 +49,8 @@ class TrainingJob:
     textures: Path | None = None
     device: str = "auto"
     compiled: bool = False
+    # Those before it that were unfit for service.
+    after: tuple[UnfitAttempt, ...] = ()
 
     def claim(self) -> list[Path]:
         """The good photos, once the run's folder is this process's own; raises TrainingError where it is not, DataError
@@ -87,6 +90,47 @@ class TrainingJob:
 
     def finished(self) -> bool:
         return (self.run / RESULTS).exists()
+
+    def again(self, unfit: UnfitAttempt) -> TrainingJob:
+        """The same with the next seed, in a run's folder and under a version of its own."""
+        after = (*self.after, unfit)
+        seed = self.settings.seed + 1
+        version = self.order.version and f"{self.order.version}-seed{seed}"
+        return replace(
+            self,
+            settings=replace(self.settings, seed=seed),
+            order=replace(self.order, seed=seed, version=version),
+            run=self.run.with_name(f"{self.run.name}-seed{seed}"),
+            after=after,
+        )
+
+
+def train_until_fit(job: TrainingJob, retries: int) -> Bundle | None:
+    """Train; where the recipe is unfit for service, train up to `retries` times more, each with the next seed.
+
+    One seed may fail where the next does not. The bundle that lets the smallest share of rendered defects pass. Several
+    processes train once: only the first of them would know of a second training.
+    """
+    best = bundle = train(job)
+    for left in range(retries, 0, -1):
+        if bundle is None or not bundle.manifest.unfit or (bundle.manifest.training.processes or 1) > 1:
+            break
+        manifest = bundle.manifest
+        unfit = UnfitAttempt(version=manifest.version, seed=job.settings.seed, unfit=manifest.unfit)
+        job = job.again(unfit)
+        print(
+            f"{bundle.path} is unfit for service: {unfit.unfit}; it is trained again with --seed {job.settings.seed} in "
+            f"{job.run} ({left} of {retries} left)",
+            file=sys.stderr,
+        )
+        bundle = train(job)
+        best = min((one for one in (bundle, best) if one is not None), key=_share_that_passes)
+    return best
+
+
+def _share_that_passes(bundle: Bundle) -> float:
+    calibration = bundle.manifest.thresholds.calibration
+    return calibration.escapes / max(1, calibration.defect_images)
 
 
 def train(job: TrainingJob) -> Bundle | None:
@@ -130,6 +174,7 @@ def train(job: TrainingJob) -> Bundle | None:
         peak_memory_mib=PeakMemory(**asdict(peak)),
         unusual_photos=suspects,
         outlying_scores=warn_of_outlying(network, photos, job.order),
+        after=list(job.after) or None,
     )
     samples = method.samples(settings, data) if method.samples else None
     with disk_full_named(job.order.models / job.order.recipe):

@@ -73,6 +73,7 @@ def render(
             for group in groups
         ],
         sentences=[
+            *_retried(training.record),
             *_calibration_sentences(thresholds.calibration, training.record.calibrated_on_training_photos),
             *_test_sentences(metrics),
         ],
@@ -113,6 +114,13 @@ def _calibration_sentences(calibration: Calibration, trained_on: bool) -> list[s
             f"{_share(low)} to {_share(high)} of such defects. They chose no threshold."
         )
     return sentences
+
+
+def _retried(record: TrainingRecord) -> list[str]:
+    return [
+        f"Trained again with another seed: version {one.version} (seed {one.seed}) is unfit for service, {one.unfit}."
+        for one in record.after or []
+    ]
 
 
 def _test_sentences(metrics: dict[str, JsonValue]) -> list[str]:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from training.data.simulated_defects import foreground_mask
 from training.settings import require_ranges, setting
+from training.simulation.labels import visible
+from training.simulation.patches import PatchPaster, shuffled
 from training.simulation.perlin import perlin_noise
 from training.simulation.textures import AUGMENTERS, LUMA, TEXT_AUGMENTERS, augment_textures, rotate
 
@@ -45,12 +47,18 @@ class SimulatorConfig:
     match_grey: bool = setting(
         False, "where the photos are grey the textures are too: colour would give anomalies away"
     )
+    structure: float = setting(
+        0.0, "share of anomalies whose texture is the photo itself, its blocks in another order (MemSeg)", 0.0, 1.0
+    )
+    patches: float = setting(
+        0.0, "share of anomalies that are patches of other good photos, blended by Poisson's equation (NSA)", 0.0, 1.0
+    )
     own_texture: float = setting(0.0, "share of anomalies whose texture is another good photo (0: the paper)", 0.0, 1.0)
     mask_combination: bool = setting(
         False, "union or intersection of two masks for a third each (GLASS, Chen et al. 2024)"
     )
     visible_min: float = setting(
-        0.0, "masked pixels that the blend changed by less (largest channel, of 1) count as normal", 0.0, 1.0
+        0.0, "masked pixels around which the mean change (largest channel, of 1) is less count as normal", 0.0, 1.0
     )
     rotate_probability: float = setting(
         0.3, "share of good photos that are rotated by U(-rotate-degrees, rotate-degrees)", 0.0, 1.0
@@ -91,11 +99,13 @@ class AnomalySimulator:
         self.config = config
         self.generator = generator
         self.part = self._part() if config.foreground else None
+        self.paster = PatchPaster(good, generator) if config.patches else None
         self.grey = config.match_grey and are_grey(good[:32])
         self._augmenters = AUGMENTERS if config.augmenters == "code" else TEXT_AUGMENTERS
 
     def batch(self, count: int) -> Batch:
-        clean, part = self._good_photos(count)
+        index = torch.randint(0, len(self.good), (count,), generator=self.generator)
+        clean, part = self._good_photos(index)
         anomalous = torch.rand(count, generator=self.generator) < self.config.anomaly_probability
         mask = torch.zeros((count, 1, *clean.shape[2:]), device=clean.device)
         augmented = clean.clone()
@@ -104,10 +114,15 @@ class AnomalySimulator:
             masks = self.masks(count) if part is None else self._masks_on(part.index_select(0, chosen))
             before = clean.index_select(0, chosen)
             opacity = self.opacities(count).to(clean.device)
-            after = torch.lerp(before, self.textures_for(count), masks * opacity)
+            textures = self.textures_for(count)
+            for i in self._chance(count, self.config.structure):
+                textures[i] = shuffled(before[i], self.generator)
+            after = torch.lerp(before, textures, masks * opacity)
+            if self.paster:
+                for i in self._chance(count, self.config.patches):
+                    after[i], masks[i, 0] = self.paster.paste(before[i], int(index[chosen[i]]))
             if self.config.visible_min > 0:
-                change = (after - before).abs_().amax(dim=1, keepdim=True)
-                masks *= change >= self.config.visible_min
+                masks = visible(before, after, masks, self.config.visible_min)
             mask[chosen], augmented[chosen] = masks, after
         return Batch(augmented, clean, mask)
 
@@ -116,9 +131,10 @@ class AnomalySimulator:
         part = foreground_mask(list(photos))
         return None if part is None else torch.from_numpy(part).to(self.good.device).float()[None, None]
 
-    def _good_photos(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Photos, some of them rotated, and where the part is on each, `(N, 1, H, W)`; None: anywhere."""
-        photos = self._pick(self.good, count).div_(255)
+    def _good_photos(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Photos `index`, some of them rotated, and where the part is on each, `(N, 1, H, W)`; None: anywhere."""
+        count = len(index)
+        photos = self.good.index_select(0, index.to(self.good.device)).float().div_(255)
         part = None if self.part is None else self.part.repeat(count, 1, 1, 1)
         turned = self._uniform(count) < self.config.rotate_probability
         degrees = (self.config.rotate_degrees * (2 * self._uniform(count) - 1))[turned].to(photos.device)
@@ -128,6 +144,10 @@ class AnomalySimulator:
             if part is not None:
                 part[chosen] = rotate(part.index_select(0, chosen), degrees).round()
         return photos, part
+
+    def _chance(self, count: int, share: float) -> list[int]:
+        """Which of `count` are drawn; nothing is drawn for a share of 0, so that settings leave other draws alone."""
+        return (self._uniform(count) < share).nonzero().flatten().tolist() if share else []
 
     def opacities(self, count: int) -> Tensor:
         if self.config.middling_opacity:
