@@ -46,19 +46,39 @@ def test_shared_gaussian_is_the_mahalanobis_distance() -> None:
 
 def test_nearest_patch_is_the_smallest_distance_to_the_bank() -> None:
     good, image = _embeddings(5), _embeddings(2, seed=5)
-    fitted = NearestPatch(good, torch.randperm(5 * 24))
-    bank = good.reshape(-1, 12)
-    expected = (torch.cdist(image.reshape(-1, 12), bank).amin(dim=1).square() + 0.25).sqrt().view(2, 4, 6)
+    fitted = NearestPatch.balanced(good, 5 * 24, torch.Generator().manual_seed(0))
+    bank = good.reshape(-1, 12) @ fitted.components
+    expected = (
+        (torch.cdist(image.reshape(-1, 12) @ fitted.components, bank).amin(dim=1).square() + 0.25).sqrt().view(2, 4, 6)
+    )
     torch.testing.assert_close(fitted(image), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_photo_left_out_finds_none_of_its_own_patches() -> None:
     good = _embeddings(5)
-    fitted = NearestPatch(good, torch.randperm(5 * 24))
+    fitted = NearestPatch.balanced(good, 5 * 24, torch.Generator().manual_seed(0))
     assert fitted(good).amax() < 0.51
-    others = torch.cdist(good[0].reshape(-1, 12), good[1:].reshape(-1, 12)).amin(dim=1).view(4, 6)
+    own, rest = (part.reshape(-1, 12) @ fitted.components for part in (good[0], good[1:]))
+    others = torch.cdist(own, rest).amin(dim=1).view(4, 6)
     expected = (others.square() + 0.25).sqrt()
     torch.testing.assert_close(fitted.without(good[:1], torch.tensor([0]))[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_rare_good_patches_are_in_the_bank() -> None:
+    good = _embeddings(60)
+    good[7, 1, 2] += 20  # once in 1440 patches
+    fitted = NearestPatch.balanced(good, 40, torch.Generator().manual_seed(0))
+    assert fitted(good)[7, 1, 2] < 0.51
+
+
+def test_no_component_drowns_the_others() -> None:
+    """Where one direction of good patches varies a hundred times more, a step along another one still shows."""
+    good = _embeddings(30)
+    good[..., 0] *= 100
+    image = good[:1].clone()
+    image[0, 2, 3, 5] += 10
+    near = NearestPatch.balanced(good, 30 * 24, torch.Generator().manual_seed(0))(image)[0]
+    assert near[2, 3] > 3 * near.flatten().median()
 
 
 def test_leaving_a_photo_out_comes_close_to_fitting_without_it() -> None:

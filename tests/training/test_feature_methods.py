@@ -13,7 +13,7 @@ from training.bundling.onnx import opened, to_onnx
 from training.features.distances import NearestPatch
 from training.loop.runs import Run
 from training.methods import METHODS
-from training.methods.patchcore.coreset import farthest_points
+from training.features.coreset import farthest_points
 from training.methods.patchcore.reweighting import ReweightedPatches
 from training.methods.protocol import TrainingSet
 from training.settings import changed

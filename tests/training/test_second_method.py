@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -115,12 +115,65 @@ def test_a_run_of_one_method_is_not_continued_by_another(folder: Path, capsys: p
     assert "holds a run with other settings" in capsys.readouterr().err
 
 
+class Blind(nn.Module):
+    """Finds nothing anywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.1 * x.amax(dim=1)
+
+
+def _blind_with(*seeds: int) -> Method[MeanSettings]:
+    """The method of above, which learns nothing with these seeds."""
+
+    def fit_by_seed(settings: MeanSettings, data: TrainingSet, run: Run, device: torch.device) -> nn.Module:
+        return Blind() if settings.seed in seeds else fit(settings, data, run, device)
+
+    return replace(MEAN, fit=fit_by_seed)
+
+
+@pytest.mark.parametrize(
+    ("blind", "flags", "status", "versions"),
+    [
+        ((), [], 0, ["1"]),
+        ((0,), [], 0, ["1", "1-seed1"]),
+        ((0,), ["--retries", "0"], 3, ["1"]),
+        ((0, 1), ["--retries", "2"], 0, ["1", "1-seed1", "1-seed2"]),
+    ],
+)
+def test_an_unfit_training_is_repeated_with_another_seed(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    blind: tuple[int, ...],
+    flags: list[str],
+    status: int,
+    versions: list[str],
+) -> None:
+    monkeypatch.setitem(METHODS, "mean", _blind_with(*blind))
+    places = ["--models", str(tmp_path / "models"), "--run", str(tmp_path / "run"), "--version", "1"]
+    command = ["train", "--method", "mean", "--data", str(folder / "parts"), *places, "--most-escapes", "0.8", *flags]
+    assert main(command) == status
+    made = tmp_path / "models" / "parts"
+    assert sorted(path.name for path in made.iterdir()) == versions
+    said = capsys.readouterr()
+    assert f"bundle {made / versions[-1]}:" in said.out
+    last = read_bundle(made / versions[-1])
+    before = last.manifest.training.after or []
+    assert [one.version for one in before] == versions[:-1]
+    assert [one.seed for one in before] == list(range(len(versions) - 1))
+    report = (last.path / "report.html").read_text()
+    for one in before:
+        assert f"version {one.version}, trained before with --seed {one.seed}, is unfit: {one.unfit}" in said.out
+        assert f"version {one.version} (seed {one.seed}) is unfit for service" in report
+
+
 def test_a_recipe_that_misses_defects_ends_with_its_own_status(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--models", str(tmp_path / "models"), "--run", str(tmp_path / "run"), "--version", "1"]
     command = ["train", "--method", "mean", "--data", str(folder / "parts"), *places]
-    assert main([*command, "--most-escapes", "0"]) == 3
+    assert main([*command, "--most-escapes", "0", "--retries", "0"]) == 3
     said = capsys.readouterr()
     assert "pass as OK (95 % interval" in said.out.splitlines()[-1]
     assert said.err.splitlines()[-1].startswith("UNFIT: ")

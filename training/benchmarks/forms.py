@@ -38,7 +38,7 @@ from training.features.embedding import Standardised, embeddings_of, features_of
 from training.features.map import DistanceMap
 from training.features.trunk import Trunk
 from training.features.trunks import load_trunk
-from training.methods.patchcore.coreset import farthest_points
+from training.features.coreset import farthest_points, projected
 from training.methods.patchcore.method import MOST_PATCHES
 from training.methods.patchcore.reweighting import ReweightedPatches
 from training.settings import RecipeSettings
@@ -109,7 +109,7 @@ def _directions(embeddings: Tensor, generator: torch.Generator, channels: int, k
 def _patches(embeddings: Tensor, generator: torch.Generator, bank: int, neighbours: int) -> nn.Module:
     patches = embeddings.flatten(0, 2)
     drawn = torch.randperm(len(patches), generator=generator)[:MOST_PATCHES]
-    nearest = NearestPatch(embeddings, drawn[farthest_points(patches[drawn], bank, generator)])
+    nearest = NearestPatch(embeddings, drawn[farthest_points(projected(patches[drawn], generator), bank, generator)])
     return ReweightedPatches(nearest, neighbours) if neighbours > 1 else nearest
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import sys
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -95,12 +95,13 @@ class TrainingJob:
         """The same with the next seed, in a run's folder and under a version of its own."""
         after = (*self.after, unfit)
         seed = self.settings.seed + 1
-        version = self.order.version and f"{self.order.version}-seed{seed}"
+        first = self.after[0].version if self.after else unfit.version
+        version = self.order.version and f"{first}-seed{seed}"
         return replace(
             self,
             settings=replace(self.settings, seed=seed),
             order=replace(self.order, seed=seed, version=version),
-            run=self.run.with_name(f"{self.run.name}-seed{seed}"),
+            run=self.run / f"seed{seed}",
             after=after,
         )
 
@@ -113,14 +114,13 @@ def train_until_fit(job: TrainingJob, retries: int) -> Bundle | None:
     """
     best = bundle = train(job)
     for left in range(retries, 0, -1):
-        if bundle is None or not bundle.manifest.unfit or (bundle.manifest.training.processes or 1) > 1:
+        if bundle is None or (bundle.manifest.training.processes or 1) > 1 or not (why := bundle.manifest.unfit):
             break
-        manifest = bundle.manifest
-        unfit = UnfitAttempt(version=manifest.version, seed=job.settings.seed, unfit=manifest.unfit)
+        unfit = UnfitAttempt(version=bundle.manifest.version, seed=job.settings.seed, unfit=why)
         job = job.again(unfit)
         print(
-            f"{bundle.path} is unfit for service: {unfit.unfit}; it is trained again with --seed {job.settings.seed} in "
-            f"{job.run} ({left} of {retries} left)",
+            f"{bundle.path} is unfit for service: {unfit.unfit}; it is trained again with --seed "
+            f"{job.settings.seed} in {job.run} ({left} of {retries} left)",
             file=sys.stderr,
         )
         bundle = train(job)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.features.coreset import farthest_points
 from training.features.trunk import TrunkError
 
 _RIDGE = 0.002  # of a channel's variance: what noise adds to every direction
@@ -18,6 +19,8 @@ _FAR = -1e9
 # Added to the squared distance to the nearest patch: that is a difference of large numbers, and rounding is all below.
 _NEAR = 0.25
 _COMPONENTS = 64  # of the embeddings in which the nearest patch is looked for
+_BALANCED = 96  # where none of them drowns the others
+_COMPARED = 20_000  # patches that the bank is chosen from
 _PHOTOS_AT_ONCE = 16
 _MOST_BYTES = 1_900_000_000
 
@@ -133,17 +136,35 @@ class NearestPatch(nn.Module):
     bank: Tensor
     half_squares: Tensor
 
-    def __init__(self, embeddings: Tensor, chosen: Tensor) -> None:
-        """The bank has the patches `chosen`, numbered photo by photo and row by row."""
+    def __init__(self, embeddings: Tensor, chosen: Tensor, components: Tensor | None = None) -> None:
+        """The bank has the patches `chosen`, numbered photo by photo and row by row; without `components` `(C, K)`
+        those of the bank are taken as they are.
+        """
         super().__init__()
         kept = embeddings.flatten(0, 2)[chosen]
-        rest = (kept - kept.mean(dim=0)).double()
-        vectors = torch.linalg.eigh(rest.T @ rest).eigenvectors.flip(1)[:, :_COMPONENTS]
-        self.register_buffer("components", vectors.float().contiguous())
+        if components is None:
+            components = _main_components(kept)[0][:, :_COMPONENTS].float().contiguous()
+        self.register_buffer("components", components)
         bank = kept @ self.components
         self.register_buffer("bank", bank.T.contiguous())
         self.register_buffer("half_squares", bank.square().sum(dim=1) / 2)
         self.source = chosen // (embeddings.shape[1] * embeddings.shape[2])
+
+    @classmethod
+    def balanced(cls, embeddings: Tensor, count: int, generator: torch.Generator) -> NearestPatch:
+        """With a coreset of `count` patches: of as many random ones the rare ones, which good parts have too, would be
+        missing.
+
+        A component counts by the root of its deviation: as it is, what varies most would hide the rest, and at equal
+        weights noise would.
+        """
+        patches = embeddings.flatten(0, 2)
+        drawn = torch.randperm(len(patches), generator=generator)[:_COMPARED].to(embeddings.device)
+        vectors, variances = _main_components(patches[drawn])
+        weighed = vectors / variances.clamp(min=_RIDGE) ** 0.25
+        components = weighed[:, :_BALANCED].float().contiguous()
+        kept = farthest_points(patches[drawn] @ components, count, generator)
+        return cls(embeddings, drawn[kept], components)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return self._distances(embeddings, None)
@@ -162,6 +183,13 @@ class NearestPatch(nn.Module):
         return (_NEAR + (places.square().sum(dim=3) - 2 * likeness.amax(dim=3)).clamp(min=0)).sqrt()
 
 
+def _main_components(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Main components `(C, C)` of patches `(N, C)` in float64, a column each, and their variances, the largest first."""
+    rest = (patches - patches.mean(dim=0)).double()
+    variances, vectors = torch.linalg.eigh(rest.T @ rest / len(rest))
+    return vectors.flip(1), variances.flip(0)
+
+
 class Distances(nn.Module):
     """All three, `(N, 3, h, w)`; about 1 where good photos left out lie."""
 
@@ -171,8 +199,7 @@ class Distances(nn.Module):
         super().__init__()
         self.position = PositionGaussian(embeddings, channels, generator)
         self.shared = SharedGaussian(embeddings)
-        drawn = torch.randperm(embeddings.shape[:3].numel(), generator=generator)[:bank]
-        self.nearest = NearestPatch(embeddings, drawn.to(embeddings.device))
+        self.nearest = NearestPatch.balanced(embeddings, bank, generator)
         self.register_buffer("scale", torch.ones((1, 3, 1, 1), device=embeddings.device))
         photos = torch.arange(min(64, len(embeddings)))
         typical = self.without(embeddings[photos], embeddings, photos).mean(dim=(0, 2, 3), keepdim=True)

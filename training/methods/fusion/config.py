@@ -14,8 +14,8 @@ from training.settings import setting
 class FusionConfig(LoopSettings):
     width: int = setting(32, "channels of the head at stride 4; more at stride 8, fewer at stride 2", 8, 512)
     samples: int = setting(2800, "simulated images, made once: 0.6 MB of memory each at 256x256", 8)
-    channels: int = setting(128, "channels, drawn by the seed, of the distance to a position's Gaussian", 8, 4096)
-    bank: int = setting(1024, "good patches among which the nearest one is looked for", 16)
+    channels: int = setting(112, "channels, drawn by the seed, of the distance to a position's Gaussian", 8, 4096)
+    bank: int = setting(768, "good patches among which the nearest one is looked for", 16)
     distance_weight: float = setting(
         0.25, "logits that a deviation of the distances counts for, beside what the head makes of them", 0.0
     )

@@ -12,7 +12,7 @@ from training.features.embedding import Standardised, embeddings_of, features_of
 from training.features.map import DistanceMap
 from training.features.trunks import TrunkChoice, load_trunk, pretrained_of
 from training.loop.runs import Run
-from training.methods.patchcore.coreset import farthest_points
+from training.features.coreset import farthest_points, projected
 from training.methods.patchcore.reweighting import ReweightedPatches
 from training.methods.protocol import Method, TrainingSet
 from training.settings import RecipeSettings, setting
@@ -39,7 +39,7 @@ def fit(config: PatchcoreConfig, data: TrainingSet, run: Run, device: torch.devi
     generator = torch.Generator().manual_seed(config.seed)
     patches = embeddings.flatten(0, 2)
     drawn = torch.randperm(len(patches), generator=generator)[:MOST_PATCHES].to(device)
-    chosen = drawn[farthest_points(patches[drawn], config.bank, generator)]
+    chosen = drawn[farthest_points(projected(patches[drawn], generator), config.bank, generator)]
     distance = NearestPatch(embeddings, chosen)
     some = torch.arange(min(_MEASURED, len(embeddings)))
     good = torch.cat([distance.without(embeddings[part], part) for part in torch.split(some, 8)])
