@@ -63,7 +63,7 @@ def test_queue_trains_what_is_left_and_goes_on_after_a_stop(tmp_path: Path) -> N
     runs, models = tmp_path / "runs", tmp_path / "models"
 
     def command(*folders: Path) -> list[str]:
-        flags = ["--runs", str(runs), "--models", str(models), *TINY]
+        flags = ["--runs", str(runs), "--models", str(models), "--most-escapes", "1", *TINY]
         return [sys.executable, "-m", "training", "queue", *flags, "60", "--data", *map(str, folders)]
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from training.commands.outcome import INTERRUPTED, QueueStoppedError, attempt
-from training.commands.recipe_flags import PHOTOS, PlaceFlags
+from training.commands.recipe_flags import PHOTOS, PlaceFlags, RetryFlags
 from training.commands.train import LearningFlags, tell
 from training.commands.training_job import TrainingJob, train_until_fit
 from training.errors import UserError
@@ -25,7 +25,7 @@ class QueueError(UserError):
     """Some recipes failed; the message names them."""
 
 
-class Queue(LearningFlags, PlaceFlags):
+class Queue(LearningFlags, RetryFlags, PlaceFlags):
     """Train one recipe for each folder, named like it, one after the other; what is finished is not trained again."""
 
     data: Annotated[tuple[Path, ...], Field(description=f"folders, each: {PHOTOS}")]

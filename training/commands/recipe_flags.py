@@ -50,6 +50,16 @@ class RecipeFlags(BaseModel):
         )
 
 
+class RetryFlags(BaseModel):
+    """What becomes of a recipe that is unfit."""
+
+    model_config = ConfigDict(frozen=True)
+
+    retries: Annotated[
+        int, Field(ge=0, le=5, description="trainings more, each with the next seed, while the recipe is unfit")
+    ] = 1
+
+
 class PlaceFlags(BaseModel):
     """Where a bundle goes."""
 

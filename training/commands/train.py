@@ -10,7 +10,7 @@ from pydantic import Field
 
 from service.bundle.folder import Bundle
 from training.commands.outcome import UNFIT
-from training.commands.recipe_flags import PHOTOS, PlaceFlags, RecipeFlags
+from training.commands.recipe_flags import PHOTOS, PlaceFlags, RecipeFlags, RetryFlags
 from training.commands.settings import MethodFlags
 from training.commands.training_job import TrainingJob, train_until_fit
 from training.evaluation.evaluate import markdown
@@ -23,9 +23,6 @@ class LearningFlags(MethodFlags, RecipeFlags):
     textures: Annotated[
         Path | None, Field(description="folder of texture images, e.g. DTD; procedural ones without it")
     ] = None
-    retries: Annotated[
-        int, Field(ge=0, le=5, description="trainings more, each with the next seed, while the recipe is unfit")
-    ] = 1
     device: Annotated[str, Field(description="auto (a GPU where there is one), cpu, cuda or cuda:N")] = "auto"
     compile: Annotated[bool, Field(description="run the network through torch.compile")] = False
 
@@ -46,7 +43,7 @@ class LearningFlags(MethodFlags, RecipeFlags):
         return TrainingJob(settings, run, order, self.textures, self.device, self.compile)
 
 
-class Train(LearningFlags, PlaceFlags):
+class Train(LearningFlags, RetryFlags, PlaceFlags):
     """Train on good photos, export, calibrate, evaluate where labelled defects exist, write the bundle."""
 
     data: Annotated[Path, Field(description=PHOTOS)]
