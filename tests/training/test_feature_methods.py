@@ -10,10 +10,10 @@ from fusion_training import photos
 from service.bundle.manifest import InputSpec
 from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import opened, to_onnx
+from training.features.coreset import farthest_points
 from training.features.distances import NearestPatch
 from training.loop.runs import Run
 from training.methods import METHODS
-from training.features.coreset import farthest_points
 from training.methods.patchcore.reweighting import ReweightedPatches
 from training.methods.protocol import TrainingSet
 from training.settings import changed

@@ -33,12 +33,12 @@ from training.data.masks import read_mask
 from training.data.reading import load_images
 from training.evaluation.pixels import PixelFigures
 from training.evaluation.ranking import auroc
+from training.features.coreset import farthest_points, projected
 from training.features.distances import NearestPatch, PositionGaussian
 from training.features.embedding import Standardised, embeddings_of, features_of
 from training.features.map import DistanceMap
 from training.features.trunk import Trunk
 from training.features.trunks import load_trunk
-from training.features.coreset import farthest_points, projected
 from training.methods.patchcore.method import MOST_PATCHES
 from training.methods.patchcore.reweighting import ReweightedPatches
 from training.settings import RecipeSettings

@@ -184,7 +184,7 @@ class NearestPatch(nn.Module):
 
 
 def _main_components(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Main components `(C, C)` of patches `(N, C)` in float64, a column each, and their variances, the largest first."""
+    """Main components `(C, C)` of patches `(N, C)` in float64, a column each, and their variances, largest first."""
     rest = (patches - patches.mean(dim=0)).double()
     variances, vectors = torch.linalg.eigh(rest.T @ rest / len(rest))
     return vectors.flip(1), variances.flip(0)

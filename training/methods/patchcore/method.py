@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from training.features.coreset import farthest_points, projected
 from training.features.distances import NearestPatch
 from training.features.embedding import Standardised, embeddings_of, features_of
 from training.features.map import DistanceMap
 from training.features.trunks import TrunkChoice, load_trunk, pretrained_of
 from training.loop.runs import Run
-from training.features.coreset import farthest_points, projected
 from training.methods.patchcore.reweighting import ReweightedPatches
 from training.methods.protocol import Method, TrainingSet
 from training.settings import RecipeSettings, setting
