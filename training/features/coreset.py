@@ -22,5 +22,5 @@ def farthest_points(patches: Tensor, count: int, generator: torch.Generator) -> 
 def projected(patches: Tensor, generator: torch.Generator) -> Tensor:
     """Patches `(N, C)` in few dimensions, about as far from each other (Achlioptas 2003): values are -1, 0 and 1."""
     draws = torch.randint(0, 6, (patches.shape[1], _PROJECTED), generator=generator)
-    projection = ((draws == 0).float() - (draws == 1).float()).to(patches.device) * (3 / _PROJECTED) ** 0.5
-    return patches @ projection
+    projection: Tensor = ((draws == 0).float() - (draws == 1).float()) * (3 / _PROJECTED) ** 0.5
+    return patches @ projection.to(patches.device)
