@@ -36,8 +36,13 @@ Stations scale on what waits for the network, never on CPU. Engines are built be
   container is started again. A recipe that was refused restarts nothing.
 - **Stopping**: a pod goes on for `preStopSeconds`, hears SIGTERM, says `draining` for `settings.drain_grace_s`,
   finishes what runs within `settings.drain_timeout_s`; the grace period is computed from these.
-- **TLS** is the business of the Ingress or Gateway before the Service; let its body limit be above
-  `settings.max_upload_bytes`.
+- **From outside** the way is an Ingress (`ingress`), which ends TLS. Of ingress-nginx the chart sets what
+  `docker/nginx/nginx.conf` sets: bodies up to twice `settings.max_upload_bytes`, sent on without a buffer; 60 s; no
+  second try; 256 connections an address; one station for one address. Times for heads and bodies are for all Ingresses,
+  in the controller's ConfigMap: `client-header-timeout: 10`, `client-body-timeout: 10`, `use-forwarded-headers:
+  "false"`. Another controller, or a Gateway, needs `ingress.annotations` or an object of its own, so that it takes
+  bodies above `settings.max_upload_bytes` without a buffer, waits longer than `settings.deadline_ms`, repeats no POST,
+  and sets forwarding headers in place of those that clients send. `networkPolicy.from` must let the controller in.
 - **Recipes** come with the image, from a volume, an OCI image or archives (`tar -czf A.tar.gz -C models NAME/VERSION`).
   `sha256` is checked before an archive is opened, the manifest's own checksums after that, and a signature where
   `trustedKey` asks for one. On a claim the version that serves first stays until another is activated; with
@@ -46,16 +51,16 @@ Stations scale on what waits for the network, never on CPU. Engines are built be
   again, and the others go on. A station that starts serves the first version of a recipe; newer ones are activated.
 - **Uninstalling** keeps the claims with recipes, engines, runs and records.
 
-## Examples
-
-| values | for |
-|---|---|
-
 Checked without a cluster, in `make test`: rendered and linted by Helm's own library over all of `helm/examples`,
 every object held to Kubernetes' schemas of 1.30 and the newest (strict); wrong values are refused; values, schema and
 settings agree; alerts and dashboard are those of `docker/`; the commands of Job, init containers and `helm test` are
 really run. Triton's configuration is read with its own schema, and the graph run with the shapes that it promises.
-Not run: a cluster, KEDA, the Prometheus operator, KServe, Triton, the images of `aws-cli` and `oras`.
+Not run: a cluster, ingress-nginx, KEDA, the Prometheus operator, KServe, Triton, the images of `aws-cli` and `oras`.
+
+## Examples
+
+| values | for |
+|---|---|
 """
 
 VALUES = """

@@ -41,6 +41,10 @@ _SECRET = re.compile(
 )
 _COOKIE = re.compile(rf"(cookie)({_BETWEEN})[^\"'\\\r\n)]+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+# Of a URL's query: whatever its name makes look like a secret.
+_IN_QUERY = re.compile(
+    r"([?&][^=&\s\"']*(?:key|auth|token|secret|pass|pwd|sig|session|cred)[^=&\s\"']*=)[^&\s\"'\\]+", re.IGNORECASE
+)
 _REDACTED = "[redacted]"
 # Of each name above a part, in lower case: a line that has none of them has no secret.
 _HINTS = ("authorization", "api", "password", "secret", "token", "cookie", "bearer", "basic")
@@ -174,7 +178,7 @@ def redact(text: str) -> str:
         return text
     for secret in (_SECRET, _COOKIE):
         text = secret.sub(rf"\1\2{_REDACTED}", text)
-    return _BEARER.sub(rf"\1 {_REDACTED}", text)
+    return _IN_QUERY.sub(rf"\1{_REDACTED}", _BEARER.sub(rf"\1 {_REDACTED}", text))
 
 
 def _as_json(record: logging.LogRecord) -> str:

@@ -66,6 +66,7 @@ class Devices:
             default=settings.default_recipe,
             check_bundle=trust.check_bundle,
             on_refused=on_refused,
+            on_endless=self.trials.remember_endless,
             decisions=trust.decisions,
             forbid_older=settings.forbid_older,
             serve_unfit=settings.serve_unfit,

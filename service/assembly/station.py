@@ -20,12 +20,14 @@ from service.station.feed import Feed
 from service.station.inspection import Inspector
 from service.station.refusals import Refusals
 from service.station.sampling import Sample
+from service.station.tracing import redact_spans
 from service.station.triggers import Triggers
 
 
 @asynccontextmanager
 async def lifespan(foundation: Foundation, trust: Trust, parts: Parts, _: FastAPI) -> AsyncIterator[dict[str, Station]]:
     """The station on its foundation, for the state of each request; its recipes load in the background."""
+    redact_spans()
     settings, metrics, records = foundation.settings, foundation.metrics, foundation.records
     devices = Devices.of(settings, parts, metrics)
     triggers = Triggers(records, hours=settings.trigger_hours)

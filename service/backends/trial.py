@@ -5,6 +5,7 @@ be lost, and every recipe with it. So a child opens a bundle first and runs its 
 takes too long or too much. What it survived is kept in the cache:
 
     <cache>/trials/<sha256 of the bundle's files and of what runs them>
+    <cache>/trials/<sha256 of the same, whatever the CPU>.endless           when a picture did not come back later
 
 Nothing is decided here but that the bundle is harmless: what else is wrong with it is found when it is loaded. GPUs
 have one owner, and no trial.
@@ -24,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -72,7 +74,15 @@ class Trials:
 
     def require_harmless(self, bundle: Bundle) -> None:
         """Raises BackendError where opening or running the bundle ended a process, or had to be ended."""
-        if not self._on_cpu or (known := self._cache / self._key(bundle)).exists():
+        if not self._on_cpu:
+            return
+        with suppress(OSError):
+            endless = self._endless(bundle)
+            raise BackendError(
+                f"{bundle.path}: a picture never came back from this model ({endless.read_text()}): activate another "
+                f"version, or remove {endless} to have it tried again"
+            )
+        if (known := self._cache / self._key(bundle)).exists():
             return
         with self._lock:
             if self._closed:
@@ -91,6 +101,15 @@ class Trials:
         with suppress(OSError):
             known.parent.mkdir(parents=True, exist_ok=True)
             known.touch()
+
+    def remember_endless(self, bundle: Bundle) -> None:
+        """Have the bundle refused from now on, in other processes too: what ended none of its golden images still
+        took a core for ever, and a station that restarts would meet the same picture again.
+        """
+        if self._on_cpu:
+            with suppress(OSError):
+                self._cache.mkdir(parents=True, exist_ok=True)
+                self._endless(bundle).write_text(datetime.now(UTC).isoformat(timespec="seconds"))
 
     def rest(self) -> None:
         """End the child, unless it is at work."""
@@ -112,15 +131,23 @@ class Trials:
             self._child = None
 
     def _key(self, bundle: Bundle) -> str:
-        what = [
+        return _hashed([*self._what(bundle), self._asked["threads"], cpu_name()])
+
+    def _endless(self, bundle: Bundle) -> Path:
+        return self._cache / f"{_hashed(self._what(bundle))}.endless"
+
+    def _what(self, bundle: Bundle) -> list[object]:
+        return [
             sorted((name, entry.sha256) for name, entry in bundle.manifest.files.items()),
             bundle.manifest.models,
             bundle.manifest.input.model_dump(mode="json"),
-            {name: value for name, value in self._asked.items() if name != "cache"},
+            [self._asked["choice"], self._asked["precision"]],
             runtime_versions(),
-            cpu_name(),
         ]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _hashed(what: list[object]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class _FatalError(Exception):

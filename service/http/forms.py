@@ -61,7 +61,10 @@ class _Reader:
         self.parts.append(Part())
 
     def _end_header(self) -> None:
-        self.parts[-1].headers[self._field.decode("latin-1").lower()] = self._value.decode("latin-1")
+        name, headers = self._field.decode("latin-1").lower(), self.parts[-1].headers
+        if name in headers:
+            raise ProblemError("invalid_request", f"part {len(self.parts)} of the form has {name[:64]!r} twice")
+        headers[name] = self._value.decode("latin-1")
         self._field.clear()
         self._value.clear()
 

@@ -28,7 +28,7 @@ from service.http.orders import CameraId, DeadlineMs, LotId, PartId, TriggerId, 
 from service.http.problems import openapi_responses
 from service.http.replies import stored
 from service.http.tensor_json import take_numbers
-from service.http.uploads import arrival, read_body
+from service.http.uploads import arrival, read_body, require_type
 from service.images.cropping import shape_of_whole
 from service.images.decoding import Pixels, decode
 from service.settings import Settings
@@ -40,6 +40,7 @@ _Output = Literal["anomaly_map", "score", "verdict"]
 _DATATYPES: dict[_Output, str] = {"anomaly_map": "FP32", "score": "FP32", "verdict": "BYTES"}
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _BODY = {"application/json": {"schema": {"type": "object", "required": ["inputs"]}}, **_BINARY}
+_IMAGE_HINT = "; a bare image file goes to /inspect"
 _IN_PATH = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 _VERSION: dict[str, Any] = {"parameters": [_IN_PATH]}
 _POST: dict[str, Any] = {"requestBody": {"required": True, "content": _BODY}}
@@ -170,6 +171,8 @@ async def infer(
     """
     order = take_order(request, model, x_deadline_ms, part=x_part_id, camera=x_camera_id, lot=x_lot_id)
     recipe, station = order.recipe, order.station
+    # Triton's own client names no type.
+    require_type(request, list(_BODY), _IMAGE_HINT, may_be_missing=True)
     body = await order.read(read_body)
     split = len(body) if inference_header_content_length is None else inference_header_content_length
     async with arrival(order.deadline):

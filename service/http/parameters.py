@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.station.problem import ProblemError
 
-# Read by the service itself on every route.
-_EVERYWHERE = {"x-request-id", "x-api-key"}
+# Read by the service itself on every route: of two, who sends the second would not know that the first counts.
+_EVERYWHERE = {"x-request-id", "x-api-key", "authorization", "content-type", "content-encoding"}
 # A header of these families is the service's own, whatever comes behind: X-Part-Number, X-Deadline-Seconds.
 _FAMILIES = {
     *("part", "trigger", "camera", "lot", "meta", "deadline", "timeout"),

@@ -15,6 +15,7 @@ MEDIA_TYPE = "application/problem+json"
 # code: (status, title)
 PROBLEMS: dict[str, tuple[int, str]] = {
     "empty_image": (400, "No image in the request"),
+    "digest_mismatch": (400, "The body is not the one of its digest"),
     "unsupported_image": (400, "Not an image"),
     "corrupt_image": (400, "Damaged image"),
     "malformed_request": (400, "Not a request of HTTP/1.1"),

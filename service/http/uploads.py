@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from service.http.bodies import read_json
+from service.http.digests import OF_DIGESTS, require_digests
 from service.http.forms import Part, parse_form
 from service.station.problem import ProblemError
 
@@ -141,8 +142,21 @@ async def arrival(deadline: float, body: Body | None = None, *, most_s: float = 
         raise ProblemError("deadline_passed", f"{what} passed while the picture was arriving") from None
 
 
+def require_type(request: Request, known: Sequence[str], hint: str = "", *, may_be_missing: bool = False) -> None:
+    """Raises ProblemError for a Content-Type that is none of `known`: a page that is open in a browser here can send
+    others without being asked for its origin, and what they hold is not what is read.
+    """
+    sent = request.headers.getlist("content-type")
+    media_type = _media_type(sent[0]) if sent else ""
+    if len(sent) > 1 or (media_type not in known and not (may_be_missing and not sent)):
+        raise ProblemError(
+            "unsupported_media_type", f"Content-Type {media_type or 'is missing'}: send {' or '.join(known)}{hint}"
+        )
+
+
 async def read_model(request: Request, model: type[T], *, most: int = SMALL_BODY) -> T:
     """The JSON of a small body; raises ProblemError. To be called once it is known that the client may ask."""
+    require_type(request, ["application/json"])
     async with arrival(time.monotonic() + _ARRIVAL_S, request.state.body):
         data = await read_body(request, most)
     try:
@@ -188,7 +202,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         chunk, more = message.get("body", b""), message.get("more_body", False)
         body.grow(len(chunk), limit)
         chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if not OF_DIGESTS.isdisjoint(name for name, _ in request.headers.raw):
+        await require_digests(request.headers.items(), data)
+    return data
 
 
 async def read_images(request: Request, limit: int, *, max_files: int) -> list[bytes]:
@@ -214,6 +231,7 @@ async def read_images(request: Request, limit: int, *, max_files: int) -> list[b
                 "unsupported_media_type",
                 f"part {number} of the form has a Content-Transfer-Encoding: send the bytes as they are",
             )
+        await require_digests(part.headers.items(), bytes(part.data), f"part {number} of the form")
     if len(parts) > max_files:
         more = "send one, or all of them to /inspect/batch" if max_files == 1 else f"send at most {max_files}"
         raise ProblemError("invalid_request", f"the form has {len(parts)} pictures: {more}")

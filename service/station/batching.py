@@ -116,12 +116,13 @@ class Batcher:
                 model = batch.jobs[0].model
                 batch.computed_s += step
                 wall_s = now - batch.started
-                hangs = min(wall_s, batch.computed_s) > self._hung_s or wall_s > _STUCK_S
-                if not (hangs and model.backend.replaceable):
+                computes = min(wall_s, batch.computed_s) > self._hung_s
+                if not ((computes or wall_s > _STUCK_S) and model.backend.replaceable):
                     continue
                 self._count_work(now)
                 self._running.remove(batch)
                 batch.given_up = model.endless = True
+                model.computes_for_ever = computes
                 self._lost += 1
                 left = [job for job in self._jobs if job.model is model]
                 self._jobs = deque(job for job in self._jobs if job.model is not model)

@@ -46,7 +46,7 @@ class RecipeStore:
 
     Which version, service.station.choosing says. A swap replaces one entry of `ready`: requests that began with the old
     version finish with it. `on_refused` is told the name of a recipe that failed its golden images where it serves, or
-    was to.
+    was to, `on_endless` the bundle whose model computed for ever.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class RecipeStore:
         default: str | None,
         check_bundle: Callable[[Bundle], None] = lambda bundle: None,
         on_refused: Callable[[str], None] = lambda name: None,
+        on_endless: Callable[[Bundle], None] = lambda bundle: None,
         decisions: Decisions | None = None,
         forbid_older: bool = False,
         serve_unfit: bool = False,
@@ -65,6 +66,7 @@ class RecipeStore:
         self._models_dir = models_dir
         self._batcher = batcher
         self._on_refused = on_refused
+        self._on_endless = on_endless
         self.decisions = decisions or Decisions()
         self._forbid_older = forbid_older
         self._folder = ModelsFolder(models_dir)
@@ -217,6 +219,8 @@ class RecipeStore:
                     self.failed[name] = f"{recipe.bundle.path}: a picture never came back from its model"
                     del self.ready[name]
                     self._on_refused(name)
+                    if recipe.model.computes_for_ever:
+                        self._on_endless(recipe.bundle)
                     log.error("recipe %s is out of service: %s", name, self.failed[name])
             for name, shadow in list(self.shadows.items()):
                 if shadow.model.endless:

@@ -19,6 +19,7 @@ class Model:
     retired: bool = False
     refused: bool = False  # by the golden gate: what it gave and gives is not to be trusted
     endless: bool = False  # a run of it was given up
+    computes_for_ever: bool = False  # and had not waited for the machine
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,31 @@ def test_probes_ask_what_the_service_answers(client: Any) -> None:
         assert client.get(path).status_code == 200
 
 
+def test_the_ingress_has_the_limits_of_nginx() -> None:
+    found = (DOCKER / "nginx" / "nginx.conf").read_text()
+    nginx = dict(re.findall(r"^ *(?:proxy_|limit_|client_)?(\w+) ([\w.]+);", found, re.M))
+    ingress = only(render({"ingress": {"enabled": True}}), "Ingress")
+    annotations = {key.rsplit("/", 1)[1]: value for key, value in ingress["metadata"]["annotations"].items()}
+    assert int(annotations["proxy-body-size"]) == 2 * 33_554_432 == int(nginx["max_body_size"][:-1]) << 20
+    assert annotations["client-body-buffer-size"] == nginx["body_buffer_size"]
+    assert annotations["proxy-request-buffering"] == nginx["request_buffering"] == "off"
+    assert annotations["proxy-read-timeout"] + "s" == nginx["read_timeout"]
+    assert annotations["proxy-next-upstream"] == nginx["next_upstream"] == "off"
+    assert annotations["proxy-http-version"] == nginx["http_version"]
+    assert annotations["limit-connections"] == re.findall(r"limit_conn address (\d+);", found)[0]
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    assert (path["path"], path["backend"]["service"]["port"]) == ("/", {"name": "http"})
+    assert "tls" not in ingress["spec"]
+    whole = only(render(example("everything")), "Ingress")
+    assert whole["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"] == "90"
+    assert whole["metadata"]["annotations"]["nginx.ingress.kubernetes.io/auth-tls-secret"] == "floor/line-3-clients"
+    assert whole["spec"]["tls"] == [{"secretName": "line-3-tls", "hosts": ["line-3.example.com"]}]
+    station = {"ingress": {"enabled": True}, "settings": {"root_path": "/station", "max_upload_bytes": 1_500_000}}
+    below = only(render(station), "Ingress")
+    assert below["spec"]["rules"][0]["http"]["paths"][0]["path"] == "/station"
+    assert below["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"] == "3000000"
+
+
 def test_a_gpu_is_asked_for_by_those_who_use_it_and_nobody_else() -> None:
     objects = render(example("gpu"))
     pod = only(objects, "StatefulSet")["spec"]["template"]["spec"]

@@ -94,6 +94,8 @@ def test_the_service_reads_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch)
         ({"apiKeys": {"lines": ["a key in the clear"]}}, "lines"),
         ({"apiKeys": {"existingSecret": "keys", "lines": [f"admin {'0' * 64}"]}}, "lines"),
         ({"trustedKey": "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----"}, "trustedKey"),
+        ({"ingress": {"host": "https://line-3"}}, "host"),
+        ({"ingress": {"annotations": {"example.com/retries": 0}}}, "annotations"),
         ({"autoscaling": {"kind": "cpu"}}, "kind"),
         ({"autoscaling": {"kind": "hpa", "hpa": {"metric": "cpu"}}}, "metric"),
         ({"autoscaling": {"kind": "keda"}}, "prometheus"),

@@ -12,6 +12,7 @@ from service.http.access import ROLES, Access, KeyFileError, new_key
 from service.settings import Settings
 
 PICTURE = {"image": png(gray(51))}
+JSON = {"Content-Type": "application/json"}
 
 
 def _client(models: Path, keys: Path | None, host: str = "127.0.0.1", **settings: Any) -> TestClient:
@@ -114,8 +115,10 @@ def test_rights_come_before_the_body(models: Path) -> None:
         assert_problem(refused, 403, "forbidden")
     with _client(models, None) as client:
         wait_until_loaded(client)
-        assert_problem(client.patch("/recipes/part/limits", content=b"[" * 70_000), 413, "body_too_large")
-        assert_problem(client.patch("/recipes/part/limits", content=b"[" * 60_000), 422, "invalid_request")
+        assert_problem(client.patch("/recipes/part/limits", content=b"[" * 70_000, headers=JSON), 413, "body_too_large")
+        assert_problem(
+            client.patch("/recipes/part/limits", content=b"[" * 60_000, headers=JSON), 422, "invalid_request"
+        )
         assert_problem(client.patch("/recipes/part/limits", json={"review": "secret"}), 422, "invalid_request")
 
 

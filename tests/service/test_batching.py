@@ -351,6 +351,7 @@ def test_a_run_that_hangs_costs_its_model_alone_where_others_can_go_on(make_batc
     cores.now += 16
     batcher.give_up_hung()
     assert batcher.lost == 2
+    assert model.computes_for_ever
     assert batcher.hung_s() is None
     for future in (*hanging, waiting):
         with pytest.raises(BackendError, match="for more than 15 s: the recipe is out of service"):
@@ -370,6 +371,7 @@ def test_a_run_that_waits_for_ever_is_given_up_too(make_batcher: Callable[..., B
     clock.now += 121
     batcher.give_up_hung()
     assert isinstance(hanging.exception(0), BackendError)
+    assert not model.computes_for_ever, "another process may have more luck"
     backend.release.release(10)
     wait_for(lambda: batcher.lost == 0)
 

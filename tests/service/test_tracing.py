@@ -55,11 +55,20 @@ def test_a_request_is_part_of_its_callers_trace(models: Path, tmp_path: Path, mo
             headers = {"Content-Type": "image/png", "traceparent": f"00-{TRACE}-{CALLER}-01"}
             assert client.post("/inspect", content=png(gray(204)), headers=headers).json()["verdict"] == "NG"
             assert client.post("/inspect", content=png(gray(204))[:-30], headers=headers).status_code == 400
+            for secret in (
+                "?api_key=hush-hush",
+                "?X-API-Key=hush-hush",
+                "/Bearer%20hush-hush",
+                "?part=7&client_secret=hush-hush",
+            ):
+                assert client.post(f"/inspect{secret}", content=b"", headers=headers).status_code in {404, 422}
             process.terminate()
             process.wait(60)
     named = {(span.name, span.status.message): span for span in spans}
     (request, *others) = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
-    assert len(others) == 1
+    assert len(others) == 5
+    assert "hush" not in str(spans)
+    assert "part=7&client_secret=[redacted]" in str(spans)
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, CALLER)
     inspection = named["inspection", ""]
     assert inspection.parent_span_id == request.span_id

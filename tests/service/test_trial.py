@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from bundles import brightness_model, gray, make_bundle, png
-from fakes import wait_for
+from fakes import FakeBackend, wait_for
 from processes import running_service
 from replies import assert_problem, post
 from stations import station
@@ -20,6 +20,8 @@ from service.assembly.parts import Parts
 from service.backends.base import BackendError
 from service.backends.trial import Trials
 from service.bundle.folder import Bundle
+from service.station.batching import Batcher
+from service.station.recipes import RecipeStore
 
 GOOD = png(gray(51))
 ENDLESS = brightness_model(endless_above=-1.0)
@@ -32,8 +34,10 @@ def _children() -> list[int]:
 
 def _trials(cache: Path, **more: float) -> Trials:
     options = {"run_s": 2.0, "open_s": 600.0} | more
-    memory = options.pop("memory_bytes", 1e12)
-    return Trials("ort-cpu", threads=2, precision="auto", cache=cache, memory_bytes=lambda: int(memory), **options)
+    memory, threads = options.pop("memory_bytes", 1e12), int(options.pop("threads", 2))
+    return Trials(
+        "ort-cpu", threads=threads, precision="auto", cache=cache, memory_bytes=lambda: int(memory), **options
+    )
 
 
 @pytest.fixture
@@ -96,6 +100,32 @@ def test_what_was_survived_is_tried_once(tmp_path: Path, trials: Trials) -> None
     assert len(_children()) == 1
 
 
+def test_what_hung_later_is_refused_by_the_next_process_too(tmp_path: Path, trials: Trials) -> None:
+    bundle, other = (make_bundle(tmp_path / "models", name, label=name) for name in ("late", "part"))
+    trials.require_harmless(bundle)
+    trials.remember_endless(bundle)
+    again = _trials(tmp_path / "cache", threads=1)
+    with pytest.raises(BackendError, match=r"late/1: a picture never came back .*remove (\S+\.endless)") as refused:
+        again.require_harmless(bundle)
+    trials.require_harmless(other)
+    Path(str(refused.value).split("remove ")[1].split()[0]).unlink()
+    trials.require_harmless(bundle)
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_recipe_is_remembered_where_its_model_computes_for_ever(tmp_path: Path, computes: bool) -> None:
+    bundle, told = make_bundle(tmp_path), list[Bundle]()
+    batcher = Batcher(max_batch=1, queue_size=8)
+    store = RecipeStore(tmp_path, batcher, lambda _: FakeBackend(), default=None, on_endless=told.append)
+    store.load()
+    model = store.get("part").model
+    model.endless, model.computes_for_ever = True, computes
+    store.take_out_endless()
+    assert "never came back" in store.failed["part"]
+    assert [one.path for one in told] == [bundle.path] * computes
+    batcher.close()
+
+
 def test_what_is_wrong_but_harmless_is_for_the_loading_to_say(tmp_path: Path, trials: Trials) -> None:
     trials.require_harmless(make_bundle(tmp_path / "models", golden_shift=0.1))
     trials.require_harmless(make_bundle(tmp_path / "models", version="2", model=b"no model"))
@@ -121,7 +151,7 @@ def test_a_recipe_that_hangs_later_goes_alone_and_the_service_ends_in_time(model
     make_bundle(models, "late", model=brightness_model(endless_above=210.0))
     settings = {"backend": "ort-cpu", "default_recipe": "part", "drain_grace_s": 1, "drain_timeout_s": 1}
     with running_service(models, tmp_path / "log", **settings) as (process, client):
-        headers = {"Content-Type": "image/png", "X-Deadline-Ms": "60000"}
+        headers = {"Content-Type": "image/png", "X-Deadline-Ms": "600000"}
 
         def inspect(recipe: str, value: int = 51) -> httpx2.Response:
             return client.post(f"/inspect?recipe={recipe}", content=png(gray(value)), headers=headers)

@@ -12,11 +12,15 @@ from service.bundle.versions import list_versions
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_exports")]
 
 TINY = [
     "--preset",
     "quick",
+    "--size",
+    "64",
+    "--max-textures",
+    "20",
     "--reconstructive-width",
     "4",
     "--discriminative-width",
@@ -51,7 +55,7 @@ def _figures(bundle: Path, data: Path, out: Path, *more: str) -> dict[str, float
 
 def test_real_photos_from_training_to_figures_over_http(test_data: Path, tmp_path: Path) -> None:
     data = test_data / "mvtec_ad_256" / "bottle"
-    assert _train(data, tmp_path, "--textures", str(test_data / "dtd_10classes_256"), "--max-textures", "20") == 0
+    assert _train(data, tmp_path, "--textures", str(test_data / "dtd_10classes_256")) == 0
     bundle = tmp_path / "models" / "part" / "1"
     manifest = read_bundle(bundle).manifest
     assert manifest.metrics is not None

@@ -93,11 +93,12 @@ def test_batches_score_like_single_images(open_model: Callable[[], OrtBackend], 
 def test_batch_norm_is_folded_and_the_map_is_the_networks(
     network: AnomalyMap, open_model: Callable[[], OrtBackend], held_out: HeldOut
 ) -> None:
-    kinds = {node.op_type for node in onnx.load_from_string(to_onnx(InspectionGraph(network), 64, 64)).graph.node}
+    model = to_onnx(InspectionGraph(network), 64, 64)
+    kinds = {node.op_type for node in onnx.load_from_string(model).graph.node}
     assert "Conv" in kinds
     assert "BatchNormalization" not in kinds
     # Nothing of the machine that exported it travels with the model.
-    assert str(Path(__file__).parents[2]).encode() not in to_onnx(InspectionGraph(network), 64, 64)
+    assert str(Path(__file__).parents[2]).encode() not in model
     assert stacked(score_with_torch(InspectionGraph(network), held_out.photos))[0].std() > 1e-3
     assert check_parity(InspectionGraph(network), open_model(), held_out.photos) < 1e-4
 
@@ -129,6 +130,7 @@ def test_parity_refuses_another_network(open_model: Callable[[], OrtBackend], he
         check_parity(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), open_model(), held_out.photos)
 
 
+@pytest.mark.usefixtures("shared_exports")
 def test_bundle_reproduces_its_golden_values(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
     written = _export(network, held_out, tmp_path)
     bundle = read_bundle(tmp_path / "part" / "1")
@@ -142,6 +144,7 @@ def test_bundle_reproduces_its_golden_values(network: AnomalyMap, held_out: Held
         np.testing.assert_allclose(maps[0], np.load(bundle.file(golden.anomaly_map)), atol=1e-4)
 
 
+@pytest.mark.usefixtures("shared_exports")
 def test_existing_version_is_kept(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
     first = _export(network, held_out, tmp_path).manifest.created
     with pytest.raises(BundleError, match="exists already"):
@@ -164,6 +167,7 @@ def test_ignored_areas_are_zero_in_the_graph_itself(network: AnomalyMap, held_ou
     np.testing.assert_array_equal(read(bundle.file(bundle.manifest.keep_mask))[:, :, 0] > 0, keep)
 
 
+@pytest.mark.usefixtures("shared_exports")
 def test_the_bundle_names_its_score_and_its_graph_computes_it(
     network: AnomalyMap, held_out: HeldOut, tmp_path: Path
 ) -> None:
@@ -174,6 +178,7 @@ def test_the_bundle_names_its_score_and_its_graph_computes_it(
     np.testing.assert_allclose(scores, largest.mean(axis=1), atol=1e-5)
 
 
+@pytest.mark.usefixtures("shared_exports")
 def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
     network: AnomalyMap, held_out: HeldOut, tmp_path: Path
 ) -> None:
@@ -192,6 +197,7 @@ def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
     assert (tmp_path / "ours.pem").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.usefixtures("shared_exports")
 def test_a_signature_holds_for_what_was_signed_whatever_fields_the_manifest_has_got_since(
     network: AnomalyMap, held_out: HeldOut, tmp_path: Path
 ) -> None:

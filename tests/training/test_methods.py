@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bundles import wait_until_loaded
+from exports import remembered_exports
 from fastapi.testclient import TestClient
 
 from service.app import create_app
@@ -57,7 +58,8 @@ def folder(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest
     places = ["--models", str(folder / "models"), "--run", str(folder / "run"), "--version", "1"]
     # Hardly trained ones miss what there is.
     words += ["--most-escapes", "1"]
-    assert main(["train", "--method", name, "--data", str(parts), *places, *words]) == 0
+    with remembered_exports():
+        assert main(["train", "--method", name, "--data", str(parts), *places, *words]) == 0
     return folder
 
 
@@ -102,6 +104,7 @@ def test_from_photos_to_a_verdict(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("shared_exports")
 def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(name: str, tmp_path: Path) -> None:
     graph, images = _graph(name, tmp_path), _images()
     expected = score_with_torch(graph, images)
@@ -115,6 +118,7 @@ def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(name: st
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("shared_exports")
 def test_tensorrt_takes_the_graph_and_its_int8(name: str, tmp_path: Path) -> None:
     tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
     single = to_onnx(_graph(name, tmp_path), SIZE, SIZE)

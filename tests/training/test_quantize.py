@@ -187,6 +187,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_exports")
 def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(parts: Path, tmp_path: Path) -> None:
     """Quantised are two layers here, to save the search for them, then a network that has learned nothing."""
     copied = demo_trained_on(parts, tmp_path / "models")
@@ -237,6 +238,7 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(par
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_exports")
 def test_half_precision_is_a_file_of_its_own_that_no_cpu_chooses(parts: Path, tmp_path: Path) -> None:
     copied = demo_trained_on(parts, tmp_path / "models")
     assert main(["export", "--bundle", str(copied), "--fp16", "--data", str(parts)]) == 0

@@ -35,9 +35,10 @@ def to_onnx(graph: InspectionGraph, height: int, width: int) -> bytes:
 
     BatchNorm is folded into the convolutions.
     """
-    folded = fold_batch_norm(graph)
+    # Nobody asks for gradients, and the exporter traces a fifth less without them.
+    folded = fold_batch_norm(graph).requires_grad_(False)
     example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-    with warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         # torch 2.13 warns of its own internals while it exports.
         warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
