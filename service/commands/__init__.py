@@ -5,17 +5,12 @@ from __future__ import annotations
 import argparse
 import inspect as inspect_module
 import re
-import sqlite3
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
 from pydantic import BaseModel
 
-from service.backends.base import BackendError
-from service.bundle.manifest import BundleError
 from service.commands import (
     build_engine,
     compare_versions,
@@ -28,10 +23,8 @@ from service.commands import (
     replay,
     versions,
 )
-from service.flags import FlagError, add_flags, read_flags
-from service.station.database import RecordsError
-from service.station.decisions import DecisionError
-from service.station.limits import LimitsError
+from service.commands.outcome import attempt
+from service.flags import add_flags, read_flags
 
 
 @dataclass(frozen=True)
@@ -41,12 +34,6 @@ class Command:
     request: type[BaseModel]
     run: Callable[[Any], int]
 
-
-# What a person can correct.
-_CORRIGIBLE = (
-    *(FlagError, BackendError, BundleError, DecisionError, LimitsError, RecordsError, OSError, ValueError),
-    *(httpx2.HTTPError, sqlite3.Error),
-)
 
 COMMANDS: dict[str, Command] = {
     "inspect": Command(inspect.Inspect, inspect.run),
@@ -68,14 +55,13 @@ COMMANDS: dict[str, Command] = {
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; what a person can correct is one line on standard error and exit status 2, not a traceback."""
-    try:
+    """Exit status of one command: see `attempt`."""
+
+    def action() -> int:
         command, request = parse(arguments)
         return command.run(request)
-    except _CORRIGIBLE as error:
-        for line in str(error).splitlines() or [type(error).__name__]:
-            print(f"error: {line}", file=sys.stderr)
-        return 2
+
+    return attempt(action)
 
 
 def parse(arguments: list[str]) -> tuple[Command, BaseModel]:

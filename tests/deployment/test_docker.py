@@ -9,21 +9,19 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
-import uvicorn
 import yaml
 from bundles import gray, png
 from certificates import write_certificate
 from images import COMPOSE, DOCKER, NOT_IN_CONTAINERS, ROOT, environment_name, image_environment, merged, run, tool
 from processes import running_service
 
-from service.__main__ import main
 from service.http.draining import LEAVE_S
+from service.serving import prepare
 from service.settings import Settings
 
 
@@ -105,18 +103,13 @@ def test_mounted_files_are_there() -> None:
                 assert Path(source).exists(), (name, source)
 
 
-def test_nginx_gives_up_an_idle_connection_before_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nginx_gives_up_an_idle_connection_before_the_service_does() -> None:
     """Whoever closes second may be sending a picture on a connection that is closing: a 502."""
-    configured: list[uvicorn.Config] = []
-    monkeypatch.setenv("INSPECT_RECORDS_DIR", "none")
-    monkeypatch.setattr("sys.argv", ["service"])
-    monkeypatch.setattr("service.logs.configure", lambda level, log_format: SimpleNamespace())
-    monkeypatch.setattr("service.__main__.DrainingServer.run", lambda server, sockets: configured.append(server.config))
-    main()
+    service = prepare(Settings(records_dir=None)).server.config
     for name in ("nginx.conf", "replicas.conf"):
         found = re.search(r"^ *keepalive_timeout (\d+)s;", (DOCKER / "nginx" / name).read_text(), re.M)
         assert found
-        assert configured[0].timeout_keep_alive > int(found[1])
+        assert service.timeout_keep_alive > int(found[1])
 
 
 def test_a_replica_is_the_same_service_with_records_of_its_own() -> None:

@@ -1,14 +1,12 @@
-import resource
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bundles import make_bundle
-from fakes import FakeBackend, brightness
+from fakes import FakeBackend, brightness, no_more_files
 
 from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
@@ -336,20 +334,10 @@ def test_verification_takes_a_recipe_that_changed_its_mind_out_of_service(tmp_pa
         store.get("part")
 
 
-@contextmanager
-def _no_more_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_golden_images_out_of_reach_for_a_while_say_nothing_about_the_recipe(tmp_path: Path, batcher: Batcher) -> None:
     make_bundle(tmp_path)
     store = _load(tmp_path, batcher)
-    with _no_more_files():
+    with no_more_files():
         with pytest.raises(BackendError, match=r"cannot be read now: .*Too many open files"):
             store.verify("part")
         assert "Too many open files" in store.unchecked["part"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,17 @@ def wait_for(condition: Callable[[], object]) -> None:
     until = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < until, "it never came"
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process cannot open another file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def leave_note(file: Path, status: int) -> int:

@@ -6,92 +6,18 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from pydantic import BaseModel
 
 from service.flags import FlagError, Group, add_flags, read_flags
-from training.commands import (
-    bench,
-    collect,
-    demo_data,
-    evaluate,
-    export,
-    import_checkpoint,
-    queue,
-    recalibrate,
-    train,
-)
+from training.commands.command import Command
 from training.commands.outcome import attempt
-from training.commands.settings import MethodFlags, setting_names, with_settings
+from training.commands.settings import MethodFlags, setting_names
+from training.commands.table import COMMANDS
 from training.methods import METHODS
 from training.methods.protocol import Method
-
-
-@dataclass(frozen=True)
-class Command:
-    """The request that `request` makes for a method and a preset, whose docstring is the help, and what runs it.
-
-    Flags for `first` are what most people need: the help begins with them. `method` is taken where none is named.
-    """
-
-    request: Callable[[Method[Any], str | None], type[BaseModel]]
-    run: Callable[[Any], int]
-    first: tuple[str, ...] = ()
-    method: str = next(iter(METHODS))
-
-
-_TRAINING = ("data", "recipe", "textures", "method", "preset", "device", "models", "region", "ignore")
-
-COMMANDS: dict[str, Command] = {
-    "train": Command(lambda method, preset: with_settings(train.Train, method, preset or "edge"), train.run, _TRAINING),
-    "queue": Command(lambda method, preset: with_settings(queue.Queue, method, preset or "edge"), queue.run, _TRAINING),
-    "evaluate": Command(lambda *_: evaluate.Evaluate, evaluate.run),
-    "export": Command(lambda *_: export.Export, export.run),
-    "import-checkpoint": Command(
-        lambda method, _: import_checkpoint.request_of(method), import_checkpoint.run, method="draem"
-    ),
-    "bench": Command(
-        lambda method, preset: with_settings(bench.Bench, method, preset or "edge"),
-        bench.run,
-        ("bundle", "method", "preset", "threads", "batch", "rounds", "out"),
-        "draem",
-    ),
-    "collect": Command(lambda *_: collect.Collect, collect.run),
-    "recalibrate": Command(lambda *_: recalibrate.Recalibrate, recalibrate.run),
-    "demo-data": Command(lambda *_: demo_data.DemoData, demo_data.run),
-}
-
-
-# The laboratory is in the checkout, not in what is installed.
-if find_spec("training.experiments"):
-    from training.commands import ablate, compare, reproduce
-
-    COMMANDS |= {
-        "ablate": Command(
-            lambda method, preset: with_settings(
-                ablate.Ablate, method, preset or "quick", without={*method.set_by_ablations, "tiles", "overlap"}
-            ),
-            ablate.run,
-            ("data", "textures", "imagenet", "only", "method", "preset", "seed", "out"),
-            "draem",
-        ),
-        "compare": Command(
-            lambda *_: compare.Compare,
-            compare.run,
-            ("data", "textures", "methods", "steps", "seeds", "minutes", "intervals", "serve_winner", "out"),
-        ),
-        "reproduce": Command(
-            lambda method, preset: with_settings(reproduce.Reproduce, method, preset or "paper"),
-            reproduce.run,
-            ("dataset", "data", "categories", "split", "textures", "method", "preset", "seed", "out"),
-            "draem",
-        ),
-    }
 
 
 def run(arguments: list[str] | None = None) -> int:
