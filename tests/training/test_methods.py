@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from bundles import wait_until_loaded
-from exports import remembered_exports
 from fastapi.testclient import TestClient
 
 from service.app import create_app
@@ -16,17 +14,14 @@ from service.backends.engines import Library, parse
 from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle, read_bundle
 from service.bundle.manifest import InputSpec
-from service.images.decoding import Pixels
+from service.images.decoding import Pixels, read
+from service.images.resizing import fit
 from service.settings import Settings
-from training.bundling.graph import InspectionGraph, score_with_torch
-from training.bundling.onnx import opened, to_onnx
+from training.bundling.onnx import opened
 from training.bundling.quantize import layers_of, observe, to_qdq
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
-from training.loop.runs import Run
 from training.methods import METHODS
-from training.methods.protocol import TrainingSet
-from training.settings import changed
 
 SIZE = 64
 SPEC = InputSpec(height=SIZE, width=SIZE)
@@ -38,7 +33,12 @@ SMALL: dict[str, dict[str, int]] = {
     "riad": {"width": 4, **LOOP},
     "bozic": {"width": 2, **LOOP},
     "us": {"width": 2, **LOOP},
+    "draem": {"reconstructive-width": 4, "discriminative-width": 4, **LOOP},
+    "fusion": {"width": 8, "samples": 12, "channels": 16, "bank": 64, **LOOP},
+    "padim": {"channels": 24},
+    "patchcore": {"bank": 100},
 }
+BUILT_ON_A_TRUNK = {"us", "fusion", "padim", "patchcore"}
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +58,8 @@ def folder(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest
     places = ["--models", str(folder / "models"), "--run", str(folder / "run"), "--version", "1"]
     # Hardly trained ones miss what there is.
     words += ["--most-escapes", "1"]
-    with remembered_exports():
-        assert main(["train", "--method", name, "--data", str(parts), *places, *words]) == 0
+    assert main(["train", "--method", name, "--data", str(parts), *places, *words]) == 0
     return folder
-
-
-def _graph(name: str, folder: Path) -> InspectionGraph:
-    """Hardly trained, or fitted, on noise."""
-    method = METHODS[name]
-    settings = changed(next(iter(method.presets.values())), {"size": SIZE, "bf16": False, **SMALL[name]})
-    good = torch.randint(90, 130, (6, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0)).byte()
-    network = method.fit(settings, TrainingSet(good, good), Run(folder), torch.device("cpu"))
-    return InspectionGraph(network, score=settings.score).eval()
 
 
 def _images() -> list[Pixels]:
@@ -89,10 +79,10 @@ def test_from_photos_to_a_verdict(folder: Path) -> None:
     assert config is not None
     assert method.recorded(config).preset == next(iter(method.presets))
     assert bundle.manifest.metrics is not None
-    assert (bundle.manifest.training.pretrained is not None) == (folder.name == "us")
+    assert (bundle.manifest.training.pretrained is not None) == (folder.name in BUILT_ON_A_TRUNK)
     stats = folder / "run" / "stats.jsonl"
     lines = stats.read_text().splitlines() if stats.exists() else []
-    assert len(lines) == SMALL[folder.name]["steps"]
+    assert len(lines) == SMALL[folder.name].get("steps", 0)
     settings = Settings(records_dir=None, models_dir=folder / "models", backend="ort-cpu")
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         wait_until_loaded(client)  # the golden gate let it through
@@ -103,34 +93,40 @@ def test_from_photos_to_a_verdict(folder: Path) -> None:
             assert reply["verdict"] == bundle.manifest.thresholds.band(reply["score"])
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.usefixtures("shared_exports")
-def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(name: str, tmp_path: Path) -> None:
-    graph, images = _graph(name, tmp_path), _images()
-    expected = score_with_torch(graph, images)
-    with opened(to_onnx(graph, SIZE, SIZE), SPEC) as backend:
-        maps, scores = backend.run(np.stack(images))
-    for place, one in enumerate(expected):
-        assert one.anomaly_map.shape == (SIZE, SIZE)
-        assert 0 <= one.anomaly_map.min() <= one.anomaly_map.max() <= 1
-        np.testing.assert_allclose(maps[place], one.anomaly_map, atol=1e-4)
-        assert abs(scores[place] - one.score) < 1e-4
+@pytest.mark.slow
+def test_the_exported_graph_gives_what_torch_gives_alone_and_in_batches(folder: Path) -> None:
+    """Golden maps and scores are torch's."""
+    bundle = _bundle(folder)
+    golden = bundle.manifest.golden
+    pictures = [fit(read(bundle.file(one.image)), SPEC) for one in golden]
+    with opened(bundle.read(bundle.manifest.models["fp32"]), SPEC) as backend:
+        together, scores = backend.run(np.stack(pictures))
+        for place, (picture, one) in enumerate(zip(pictures, golden, strict=True)):
+            expected = np.load(bundle.file(one.anomaly_map))
+            alone, score = backend.run(picture[None])
+            assert expected.shape == (SIZE, SIZE)
+            assert 0 <= expected.min() <= expected.max() <= 1
+            for anomaly_map in (together[place], alone[0]):
+                np.testing.assert_allclose(anomaly_map, expected, atol=1e-4)
+            for found in (scores[place], score[0]):
+                assert abs(found - one.score) < 1e-4
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.usefixtures("shared_exports")
-def test_tensorrt_takes_the_graph_and_its_int8(name: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_tensorrt_takes_the_graph_and_its_int8(folder: Path) -> None:
     tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
-    single = to_onnx(_graph(name, tmp_path), SIZE, SIZE)
+    bundle = _bundle(folder)
+    single = bundle.read(bundle.manifest.models["fp32"])
     for model in (single, to_qdq(single, observe(single, _images()), layers_of(single), "int8")):
         errors: list[str] = []
-        parse(OnnxModel(name, model), SPEC, Library(tensorrt_rtx), errors)
+        parse(OnnxModel(folder.name, model), SPEC, Library(tensorrt_rtx), errors)
         assert not errors
 
 
 def test_a_preset_belongs_to_one_method_and_the_papers_is_among_them() -> None:
     names = [name for method in METHODS.values() for name in method.presets]
     assert len(names) == len(set(names))
-    for name in SMALL:
+    assert SMALL.keys() == METHODS.keys(), "every method is served here"
+    for name in ("reconstruction", "discriminative", "riad", "bozic", "us"):
         assert f"{name}-paper" in METHODS[name].presets
         assert next(iter(METHODS[name].presets)) == f"{name}-edge", "what is trained where nobody names a preset"
