@@ -12,19 +12,27 @@ serve: $(VENV)/.service
 
 # Helm's library is written in Go, whose runtime has crashed the process of a whole test run: it gets one of its own.
 HELM_TESTS = $(wildcard tests/deployment/test_helm*.py) tests/deployment/test_observability.py
+TRAINING_1 = $(wildcard tests/training/test_[a-l]*.py)
+TRAINING_2 = $(wildcard tests/training/test_[m-z]*.py)
+SERVICE_1 = $(wildcard tests/service/test_[a-l]*.py)
+SERVICE_2 = $(wildcard tests/service/test_[m-z]*.py)
+ELSEWHERE = $(HELM_TESTS) $(TRAINING_1) $(TRAINING_2) $(SERVICE_1) $(SERVICE_2)
+
+# Two at a time, a core each, in this order; what one says is shown when it ends. Tests may start a make of their own.
+CHECKS = check-training-1 check-service-1 check-training-2 check-service-2 check-rest check-types check-helm
+CHECK = env -u MAKEFLAGS -u MAKELEVEL OMP_NUM_THREADS=1 $(PYTEST)
+.PHONY: $(CHECKS)
 test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
-	@echo "Two halves side by side, a core each; the second half is shown when both are done."; \
-	export OMP_NUM_THREADS=1; \
-	$(PYTEST) tests --ignore tests/service $(addprefix --ignore ,$(HELM_TESTS)) >$(VENV)/tests.log 2>&1 & other=$$!; \
-	$(PYTEST) tests/service; first=$$?; \
-	wait $$other; second=$$?; \
-	cat $(VENV)/tests.log; \
-	exit $$((first || second))
-	$(PYTEST) $(HELM_TESTS)
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(CHECKS)
+check-training-1: ; @$(CHECK) $(TRAINING_1)
+check-training-2: ; @$(CHECK) $(TRAINING_2)
+check-service-1: ; @$(CHECK) $(SERVICE_1)
+check-service-2: ; @$(CHECK) $(SERVICE_2)
+check-rest: ; @$(CHECK) tests $(addprefix --ignore ,$(ELSEWHERE))
+check-helm: ; @$(CHECK) $(HELM_TESTS)
+check-types: ; $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
 
 # The tests as on a CPU without AVX-512, VNNI and bfloat16, for PyTorch, OpenVINO and OpenCV; ONNX Runtime cannot be held.
 test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2

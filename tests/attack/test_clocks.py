@@ -6,15 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import httpx2
 import pytest
-from attacks import GOOD
+from attacks import GOOD, camera_beside
 from bundles import make_bundle
 from processes import running_service
-from sockets import connect, picture_request, read_reply
+from sockets import HOST, connect, picture_request, read_reply, read_to_end, send_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
 
@@ -41,6 +42,35 @@ def test_a_service_that_was_stopped_gives_no_late_verdict(tmp_path: Path, kept: 
         assert reply["verdict"] == "NOT_INSPECTED"
         assert status in {429, 504}
         assert client.get("/counters").json()["part"]["OK"] == 1
+
+
+def test_no_verdict_is_late_beside_changes_that_nobody_may_make(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models")
+    body = b"[" * 1_572_864
+    head = b"PATCH /recipes/part/limits HTTP/1.1\r\n" + HOST + b"Via: 1.1 a\r\nContent-Type: application/json\r\n"
+    request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    over = threading.Event()
+    with running_service(tmp_path / "models", tmp_path / "log") as (_, client):
+
+        def attack() -> None:
+            while not over.is_set():
+                with connect(client) as stranger:
+                    send_all(stranger, request)
+                    assert b" 403 " in read_to_end(stranger)[:20]
+
+        strangers = [threading.Thread(target=attack) for _ in range(4)]
+        with camera_beside(client, 67, deadline_s=0.3) as camera:
+            for stranger in strangers:
+                stranger.start()
+            while len(camera.statuses) < 67 and camera.error is None:
+                time.sleep(0.1)
+            over.set()
+            for stranger in strangers:
+                stranger.join()
+    assert camera.error is None, repr(camera.error)
+    assert set(camera.statuses) <= {200, 429, 504}
+    sys.stdout.write(f"{camera.statuses.count(200)} of {len(camera.statuses)} with a verdict, late: {camera.late()}\n")
+    assert camera.late() == []
 
 
 def test_nobody_who_reads_the_log_keeps_nobody_waiting(tmp_path: Path) -> None:
