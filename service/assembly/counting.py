@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from functools import partial
 
@@ -21,5 +22,6 @@ def restored_counters(settings: Settings, metrics: Metrics, records: Records | N
     )
     if records is not None:
         with suppress(RecordsError):
-            counters.restore(records.ask(counted), records.ask(partial(counted_since, since=counters.shift.since)))
+            of_shift = partial(counted_since, since=counters.shift.since, until=time.time())
+            counters.restore(records.ask(counted), records.ask(of_shift))
     return counters

@@ -117,7 +117,7 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     final = root / manifest.recipe / manifest.version
     if manifest.created.tzinfo is None:
         raise BundleError(f"{final}: created {manifest.created} has no time zone: which version is newer depends on it")
-    if manifest.version.upper() == "ACTIVE" or manifest.version.upper().startswith("LIMITS-"):
+    if manifest.version.upper() in {"ACTIVE", "COLLECTING"} or manifest.version.upper().startswith("LIMITS-"):
         raise BundleError(f"{final}: a file of this name says what serves: choose another --version")
     if final.exists():
         raise BundleError(f"{final}: this version exists already: choose another --version")

@@ -8,7 +8,7 @@ import re
 import httpx2
 
 from service.client.address import split_address
-from service.client.client import Outcome, read_outcome
+from service.client.conversation import Outcome, read_outcome
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

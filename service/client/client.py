@@ -1,172 +1,54 @@
 """Client of the service, for lines and scripts: `Client` waits, `AsyncClient` awaits; neither makes up an OK.
 
-Whatever becomes of an image is an Outcome: an exception is for what the caller did wrong, such as a file that cannot be
-read. With `retries` an image that got no answer is sent again under the same trigger: the service inspects it once.
+Whatever becomes of an image is an Outcome, of a question an Answer: an exception is for what the caller did wrong, such
+as a file that cannot be read. With `retries` an image that got no answer is sent again under the same trigger: the
+service inspects it once. Questions are asked again too, but for those that change something.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import time
-import uuid
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from functools import update_wrapper
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import httpx2
-import numpy as np
-from numpy.typing import NDArray
 
+from service.client import questions
 from service.client.address import split_address
-from service.station.verdicts import Verdict
+from service.client.conversation import (
+    HeatmapMode,
+    Order,
+    Outcome,
+    Pause,
+    Picture,
+    Reply,
+    Step,
+    conversation,
+    interview,
+)
+from service.client.questions import Answer, Question
 
-Picture = bytes | Path | NDArray[np.uint8] | NDArray[np.uint16]
-HeatmapMode = Literal["none", "auto", "overlay", "map", "npy"]
-
-_MEDIA_TYPE = "application/octet-stream"
-# Problems that pass, and after which the part has no verdict yet.
-_PASSING = {"overloaded", "starting", "draining", "backend_failed", "records_unavailable"}
-# Seconds before an image is sent again where the service does not say.
-_PAUSE_S = 0.05
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one picture; `reply` is the service's JSON, the inspection or the problem."""
-
-    verdict: Verdict
-    status: int | None
-    reply: dict[str, Any]
-
-    @property
-    def score(self) -> float | None:
-        """The anomaly score, where there was an inspection."""
-        return self.reply.get("score")
-
-    @property
-    def inspection_id(self) -> str | None:
-        """What the records know this inspection by; None where there was none."""
-        return self.reply.get("inspection_id")
-
-    @property
-    def heatmap(self) -> bytes | None:
-        """The overlay or map that was asked for: a PNG, or a .npy file."""
-        found = self.reply.get("heatmap")
-        return None if found is None else base64.b64decode(found["data"])
-
-    @property
-    def replayed(self) -> bool:
-        """Whether the trigger was answered before, and this is that answer."""
-        return bool(self.reply.get("replayed"))
-
-    @property
-    def detail(self) -> str:
-        """Why a picture was not inspected; empty otherwise."""
-        return str(self.reply.get("detail", "")) or "; ".join(self.reply.get("faults", []))
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What an image is sent with."""
+def _asks(make: Callable[P, Question[T]]) -> Callable[Concatenate[Client, P], Answer[T]]:
+    def ask(client: Client, /, *args: P.args, **values: P.kwargs) -> Answer[T]:
+        return client.ask(make(*args, **values))
 
-    image: Picture
-    recipe: str | None
-    deadline_ms: float | None
-    part_id: str | None
-    camera_id: str | None
-    trigger_id: str | None
-    lot_id: str | None
-    metadata: Mapping[str, str] | None
-    heatmap: HeatmapMode
-
-    def request(self, trigger_id: str | None) -> dict[str, Any]:
-        """Raises OSError where a file cannot be read, ValueError for an array that is no image."""
-        headers: dict[str, str | bytes] = {"Content-Type": _MEDIA_TYPE, "X-Request-Id": str(uuid.uuid4())}
-        if self.deadline_ms is not None:
-            headers["X-Deadline-Ms"] = str(self.deadline_ms)
-        names = {"Part": self.part_id, "Camera": self.camera_id, "Trigger": trigger_id, "Lot": self.lot_id}
-        headers |= {f"X-{name}-Id": value.encode() for name, value in names.items() if value is not None}
-        headers |= {f"X-Meta-{name}": value.encode() for name, value in (self.metadata or {}).items()}
-        # An empty name is sent, and refused: it is no choice of the default recipe.
-        params: dict[str, Any] = {"heatmap": self.heatmap} | ({} if self.recipe is None else {"recipe": self.recipe})
-        content, layout = _content(self.image)
-        return {"url": "/inspect", "content": content, "headers": headers, "params": params | layout}
+    update_wrapper(ask, make)
+    return ask
 
 
-def _content(image: Picture) -> tuple[bytes, dict[str, Any]]:
-    """The body of a request, and for an array its layout: RGB `(H, W, 3)` or gray `(H, W)` of 8 or 16 bits."""
-    if isinstance(image, bytes):
-        return image, {}
-    if isinstance(image, Path):
-        return image.read_bytes(), {}
-    formats = {(2, "uint8"): "Mono8", (3, "uint8"): "RGB8", (2, "uint16"): "Mono16"}
-    pixel_format = formats.get((image.ndim, image.dtype.name))
-    if pixel_format is None or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(
-            f"an array {image.shape} of {image.dtype} is no image: RGB (H, W, 3) uint8, or gray (H, W) uint8 or uint16"
-        )
-    layout = {"width": image.shape[1], "height": image.shape[0], "pixel_format": pixel_format}
-    return np.ascontiguousarray(image, image.dtype.newbyteorder("<")).tobytes(), layout
+def _awaits(make: Callable[P, Question[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[Answer[T]]]:
+    async def ask(client: AsyncClient, /, *args: P.args, **values: P.kwargs) -> Answer[T]:
+        return await client.ask(make(*args, **values))
 
-
-def read_outcome(status: int, body: bytes) -> Outcome:
-    """What a reply says; anything but a known verdict with status 200 is NOT_INSPECTED."""
-    try:
-        reply = json.loads(body)
-        verdict = Verdict(reply["verdict"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return _no_answer(f"HTTP {status} without a verdict", status)
-    if status != httpx2.codes.OK:
-        verdict = Verdict.NOT_INSPECTED
-    return Outcome(verdict, status, reply)
-
-
-def _no_answer(detail: str, status: int | None = None) -> Outcome:
-    return Outcome(Verdict.NOT_INSPECTED, status, {"detail": detail})
-
-
-@dataclass(frozen=True)
-class _Send:
-    """A request that is to be sent, within `timeout_s`."""
-
-    request: dict[str, Any]
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class _Pause:
-    seconds: float
-
-
-_Step = _Send | _Pause
-_Answer = httpx2.Response | httpx2.HTTPError | None
-
-
-def _conversation(order: _Order, retries: int, timeout_s: float) -> Generator[_Step, _Answer, Outcome]:
-    """What is sent, again where that may help and is safe, within one `timeout_s` for all of it."""
-    ends = time.monotonic() + (timeout_s if order.deadline_ms is None else min(timeout_s, order.deadline_ms / 1000))
-    trigger = order.trigger_id or (str(uuid.uuid4()) if retries else None)
-    request = order.request(trigger)
-    left = timeout_s
-    for tried in range(retries + 1):
-        answer = yield _Send(request, left)
-        pause_s = _PAUSE_S * 2**tried
-        if isinstance(answer, httpx2.Response):
-            outcome = read_outcome(answer.status_code, answer.content)
-            if outcome.reply.get("code") not in _PASSING:
-                return outcome
-            pause_s = max(pause_s, outcome.reply.get("retry_after_ms", 0) / 1000)
-        else:
-            outcome = _no_answer(f"no answer: {answer!r}")
-        left = ends - time.monotonic() - pause_s
-        if tried == retries or left <= 0:
-            break
-        yield _Pause(pause_s)
-    return outcome
+    update_wrapper(ask, make)
+    return ask
 
 
 class Client:
@@ -199,22 +81,42 @@ class Client:
 
         `metadata` is kept with the record: {"order": "4711"}. OSError only where the file cannot be read.
         """
-        order = _Order(image, recipe, deadline_ms, part_id, camera_id, trigger_id, lot_id, metadata, heatmap)
-        steps, answer = _conversation(order, self._retries, self._timeout_s), None
+        order = Order(image, recipe, deadline_ms, part_id, camera_id, trigger_id, lot_id, metadata, heatmap)
+        return self._go_through(conversation(order, self._retries, self._timeout_s))
+
+    def ask(self, question: Question[T]) -> Answer[T]:
+        """What the service answers to one of service.client.questions."""
+        return self._go_through(interview(question, self._retries, self._timeout_s))
+
+    search = _asks(questions.search)
+    record = _asks(questions.record)
+    image = _asks(questions.image)
+    anomaly_map = _asks(questions.anomaly_map)
+    overlay = _asks(questions.overlay)
+    review = _asks(questions.review)
+    reviews = _asks(questions.reviews)
+    defect_types = _asks(questions.defect_types)
+    counters = _asks(questions.counters)
+    reset_counters = _asks(questions.reset_counters)
+    shift = _asks(questions.shift)
+    recipes = _asks(questions.recipes)
+
+    def _go_through(self, steps: Generator[Step, Reply, T]) -> T:
+        answer: Reply = None
         while True:
             try:
                 step = steps.send(answer)
             except StopIteration as end:
-                outcome: Outcome = end.value
-                return outcome
+                result: T = end.value
+                return result
             answer = self._take(step)
 
-    def _take(self, step: _Step) -> _Answer:
-        if isinstance(step, _Pause):
+    def _take(self, step: Step) -> Reply:
+        if isinstance(step, Pause):
             time.sleep(step.seconds)
             return None
         try:
-            return self._http.post(**step.request, timeout=step.timeout_s)
+            return self._http.request(**step.request, timeout=step.timeout_s)
         except httpx2.HTTPError as error:
             return error
 
@@ -266,22 +168,42 @@ class AsyncClient:
         heatmap: HeatmapMode = "none",
     ) -> Outcome:
         """Inspect as `Client.inspect` does."""
-        order = _Order(image, recipe, deadline_ms, part_id, camera_id, trigger_id, lot_id, metadata, heatmap)
-        steps, answer = _conversation(order, self._retries, self._timeout_s), None
+        order = Order(image, recipe, deadline_ms, part_id, camera_id, trigger_id, lot_id, metadata, heatmap)
+        return await self._go_through(conversation(order, self._retries, self._timeout_s))
+
+    async def ask(self, question: Question[T]) -> Answer[T]:
+        """What the service answers to one of service.client.questions."""
+        return await self._go_through(interview(question, self._retries, self._timeout_s))
+
+    search = _awaits(questions.search)
+    record = _awaits(questions.record)
+    image = _awaits(questions.image)
+    anomaly_map = _awaits(questions.anomaly_map)
+    overlay = _awaits(questions.overlay)
+    review = _awaits(questions.review)
+    reviews = _awaits(questions.reviews)
+    defect_types = _awaits(questions.defect_types)
+    counters = _awaits(questions.counters)
+    reset_counters = _awaits(questions.reset_counters)
+    shift = _awaits(questions.shift)
+    recipes = _awaits(questions.recipes)
+
+    async def _go_through(self, steps: Generator[Step, Reply, T]) -> T:
+        answer: Reply = None
         while True:
             try:
                 step = steps.send(answer)
             except StopIteration as end:
-                outcome: Outcome = end.value
-                return outcome
+                result: T = end.value
+                return result
             answer = await self._take(step)
 
-    async def _take(self, step: _Step) -> _Answer:
-        if isinstance(step, _Pause):
+    async def _take(self, step: Step) -> Reply:
+        if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return None
         try:
-            return await self._http.post(**step.request, timeout=step.timeout_s)
+            return await self._http.request(**step.request, timeout=step.timeout_s)
         except httpx2.HTTPError as error:
             return error
 

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from service.client.client import Outcome
+from service.client.conversation import Outcome
 from service.station.verdicts import Verdict
 
 

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "rollback": Command(versions.Rollback, versions.run_rollback),
     "verify": Command(versions.Verify, versions.run_verify),
     "shadow": Command(versions.Shadow, versions.run_shadow),
+    "collect": Command(versions.Collect, versions.run_collect),
     "default": Command(versions.Default, versions.run_default),
     "compare-versions": Command(compare_versions.CompareVersions, compare_versions.run),
     "limits": Command(limits.Limits, limits.run),

@@ -1,4 +1,4 @@
-"""`python -m service activate | rollback | verify | shadow | default`: which version serves, and which recipe."""
+"""`python -m service activate | rollback | verify | shadow | default | collect`: which version serves, which recipe."""
 
 from __future__ import annotations
 
@@ -40,6 +40,17 @@ class Default(Connection):
     """Let requests that name no recipe be for this one, whatever recipes come beside it."""
 
     recipe: Annotated[str, POSITIONAL, Field(description="name of the recipe")]
+
+
+class Collect(Connection):
+    """Let a recipe without a model gather photos from the line for its first training; nothing is judged meanwhile."""
+
+    recipe: Annotated[str, POSITIONAL, Field(description="name of the recipe that is to be trained")]
+    end: Annotated[bool, Field(description="gather no more")] = False
+
+
+def run_collect(request: Collect) -> int:
+    return change_recipe(request, "POST", f"{request.recipe}/collect{'/end' if request.end else ''}")
 
 
 def run_activate(request: Activate) -> int:

@@ -37,8 +37,24 @@ figcaption { font-size: .8rem; color: var(--quiet); overflow-wrap: anywhere; } f
 
 def to_html(found: Comparison, title: str, notes: Sequence[str] = (), warnings: Sequence[str] = ()) -> bytes:
     """The page, as UTF-8; `notes` say how sure it is, `warnings` stand above everything."""
-    body = [
-        f"<h1>{escape(title)}</h1>",
+    body = [f"<h1>{escape(title)}</h1>", *_content(found, notes, warnings)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    ).encode()
+
+
+def section(found: Comparison, notes: Sequence[str] = ()) -> bytes:
+    """The same as a part of a training's report, whose style it shares."""
+    return "\n".join(["<h2>Beside the version before</h2>", *_content(found, notes, ())]).encode()
+
+
+def _content(found: Comparison, notes: Sequence[str], warnings: Sequence[str]) -> list[str]:
+    left_out = [f"{count} left out: {escape(why)}" for why, count in found.left_out.items()]
+    return [
         f'<p class="quiet">{escape(found.recipe)}: version {escape(found.before.name)} beside version '
         f"{escape(found.after.name)}, on the same {len(found.images)} images</p>",
         *(f'<p class="warning">{escape(warning)}</p>' for warning in [*_warnings(found), *warnings]),
@@ -49,16 +65,8 @@ def to_html(found: Comparison, title: str, notes: Sequence[str] = (), warnings: 
         _thresholds([found.before, found.after]),
         "<h2>Images whose verdict changed</h2>",
         *_changes(found),
+        *(f'<p class="quiet">{line}</p>' for line in left_out),
     ]
-    left_out = [f"{count} left out: {escape(why)}" for why, count in found.left_out.items()]
-    body += [f'<p class="quiet">{line}</p>' for line in left_out]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    ).encode()
 
 
 def _warnings(found: Comparison) -> list[str]:

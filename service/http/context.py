@@ -96,6 +96,12 @@ def counted_as(store: RecipeStore, name: str | None) -> str:
     return name if name in store.ready or name in store.failed else ""
 
 
+def is_collecting(station: Station, name: str) -> bool:
+    """Whether a recipe has no model and collects photos for its first training."""
+    store = station.recipes
+    return name in store.collecting.names and name not in store.ready and name not in store.failed
+
+
 def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:
     """The recipe of this name, or the default one, in this `version` where one is asked for; raises ProblemError."""
     # One that is ready need not wait for the others.

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from service.http.accept import wanted_picture
+from service.http.collecting import keep_photo
+from service.http.context import is_collecting, station_of
 from service.http.orders import CameraId, DeadlineMs, LotId, PartId, TriggerId, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
 from service.http.refusals import note_refusal
@@ -71,6 +73,10 @@ async def inspect(
         curl --data-binary @frame.raw -H 'Content-Type: application/octet-stream' \\
              'http://localhost:8000/inspect?width=2448&height=2048&pixel_format=BayerRG8'
     """
+    if recipe is not None and is_collecting(station_of(request), recipe):
+        layout_of = partial(_raw_layout, width, height, pixel_format)
+        names = {"part": x_part_id, "camera": x_camera_id, "lot": x_lot_id}
+        return await keep_photo(request, recipe, x_deadline_ms, layout_of, **names)
     order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id, lot=x_lot_id)
     station = order.station
     picture = wanted_picture(request.headers.getlist("accept"))

@@ -144,7 +144,7 @@ class Order:
         hot = hot_from(inspection.anomaly_map, inspection.verdict, recipe.limits.thresholds.pixel)
         view = View(image, inspection.anomaly_map, hot, recipe.bundle.manifest.input.crop, layout)
         seen = {"camera_id": self.camera, "lot_id": self.lot, "metadata": self.metadata}
-        self.station.feed.publish(record | seen | {"time": now, "image_size": inspection.image_size}, view)
+        self.station.feed.publish(record | seen | {"time": now}, view)
         log.info(
             "inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply["timings_ms"]["total"]}
         )

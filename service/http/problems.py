@@ -27,6 +27,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "Method not allowed here"),
     "head_too_slow": (408, "The head of the request took too long"),
     "recipe_not_ready": (409, "The recipe is not ready"),
+    "collecting": (409, "The recipe collects photos"),
     "activation_failed": (409, "The version was not activated"),
     "limits_refused": (409, "The limits were not changed"),
     "trigger_reused": (409, "The trigger was answered for another picture"),

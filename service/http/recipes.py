@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,10 +20,11 @@ from service.bundle.folder import Bundle, read_manifest
 from service.bundle.manifest import BundleError
 from service.bundle.versions import Shelf
 from service.comparing.page import to_html
-from service.http.context import choose_recipe, station_of
+from service.http.context import Station, choose_recipe, is_collecting, station_of
 from service.http.problems import openapi_responses
-from service.http.replies import RecipeReply, recipe_reply
+from service.http.replies import CollectingReply, RecipeReply, recipe_reply
 from service.http.uploads import read_model
+from service.station.collecting import collected, why_collecting
 from service.station.comparing import compare_versions
 from service.station.database import RecordsError
 from service.station.limits import LimitsChange, LimitsError
@@ -56,6 +58,11 @@ async def recipes(request: Request) -> list[RecipeReply]:
     for name in shelves.keys() - replies.keys():
         if shelves[name].versions:
             replies[name] = RecipeReply(recipe=name, ready=False, reason="it appeared just now")
+    for name in store.collecting.names:
+        if is_collecting(station, name):
+            replies[name] = RecipeReply(
+                recipe=name, ready=False, reason=why_collecting(name), collecting=await _collecting(station, name)
+            )
     try:
         default: str | None = store.default_name()
     except UnknownRecipeError:
@@ -67,6 +74,14 @@ async def recipes(request: Request) -> list[RecipeReply]:
         )
         for name in sorted(replies)
     ]
+
+
+async def _collecting(station: Station, name: str) -> CollectingReply:
+    photos, choice = None, station.recipes.collecting.names[name]
+    if station.records is not None:
+        with suppress(RecordsError):
+            photos = await asyncio.to_thread(station.records.ask, partial(collected, recipe=name))
+    return CollectingReply(photos=photos, since=choice.since, by=choice.by)
 
 
 def _with_folder(reply: RecipeReply, shelf: Shelf) -> RecipeReply:
@@ -192,7 +207,7 @@ async def report(request: Request, recipe: str, version: str) -> Response:
     return Response(page, media_type="text/html", headers=_REPORT_HEADERS)
 
 
-@router.get("/recipes/{recipe}/versions/{version}/comparison.html", response_class=Response)
+@router.get("/recipes/{recipe}/versions/{version}/comparison.html", response_class=Response, tags=["comparing"])
 async def comparison(
     request: Request,
     recipe: str,

@@ -74,6 +74,7 @@ _EXAMPLE: dict[str, JsonValue] = {
     },
     "inspected": {"x": 96, "y": 64, "width": 320, "height": 256},
     "regions": [{"x": 126, "y": 101, "width": 41, "height": 56, "area": 1456, "peak": 0.55}],
+    "image_size": [256, 256],
     "heatmap": {"format": "overlay", "media_type": "image/png", "data": "iVBORw0KGgo="},
     "backend": {"name": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32"},
     "timings_ms": {"read": 0.4, "decode": 0.6, "quality": 0.2, "queue": 0.5, "model": 18.3, "postprocess": 0.4},
@@ -82,8 +83,8 @@ _EXAMPLE: dict[str, JsonValue] = {
 
 
 class InspectionReply(BaseModel):
-    """Regions are in pixels of the sent image, and so is what was `inspected` of it, null where all was; times in
-    milliseconds by stage; `faults` of the picture, if any.
+    """Regions are in pixels of the sent image, whose size is height and width, and so is what was `inspected` of it,
+    null where all was; times in milliseconds by stage; `faults` of the picture, if any.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
@@ -102,6 +103,7 @@ class InspectionReply(BaseModel):
     limits: LimitsReply
     inspected: BoxReply | None = None
     regions: list[Region]
+    image_size: tuple[int, int]
     heatmap: HeatmapReply | None
     backend: BackendReply
     timings_ms: dict[str, float]
@@ -119,6 +121,14 @@ class CalibrationReply(BaseModel):
     escapes: int
     escape_interval: tuple[float, float]
     warning: str | None
+
+
+class CollectingReply(BaseModel):
+    """Photos that are kept for the first training of a recipe; None where the records cannot be read."""
+
+    photos: int | None
+    since: str
+    by: str
 
 
 class RecipeReply(BaseModel):
@@ -140,6 +150,7 @@ class RecipeReply(BaseModel):
     version: str | None = None
     why: str | None = None
     shadow: str | None = None
+    collecting: CollectingReply | None = None
     model_sha256: str | None = None
     thresholds: ThresholdsReply | None = None
     quality: QualityLimits | None = None
@@ -173,6 +184,7 @@ def inspection_reply(
         "limits": _limits(recipe),
         "inspected": None if crop is None else dict(vars(box_of(crop, inspection.image_size))),
         "regions": [dict(vars(region)) for region in inspection.regions],
+        "image_size": list(inspection.image_size),
         "heatmap": None
         if picture is None
         else {

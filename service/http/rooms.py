@@ -9,12 +9,13 @@ from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
-from service.http import health, inspect, live, open_inference, recipes, records, statistics
+from service.http import collecting, health, inspect, live, open_inference, recipes, records, statistics
 from service.http.parameters import PlainFiles
 from service.http.shortcut import Answer, Shortcut
 from service.settings import Settings
 
-ROUTERS = tuple(room.router for room in (inspect, recipes, records, statistics, health, live, open_inference))
+_ROOMS = (inspect, recipes, collecting, records, statistics, health, live, open_inference)
+ROUTERS = tuple(room.router for room in _ROOMS)
 _WEB = Path(__file__).parents[1] / "web"
 
 

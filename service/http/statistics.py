@@ -100,10 +100,12 @@ def _selection(
     before: float | None,
     span_s: float,
 ) -> Selection:
-    until = time.time() + 1 if before is None else before
+    # A clock that was ahead left rows of times that are to come.
+    now = time.time() + 1
+    until = now if before is None else min(before, now)
     since = until - span_s if after is None else after
     if not 0 < until - since <= _MOST_S:
-        raise ProblemError("invalid_request", "before: it must be after `after`, by 400 days at most")
+        raise ProblemError("invalid_request", "before: it must be after `after`, by 400 days at most, and `after` past")
     return Selection(recipe, camera, version, since, until)
 
 

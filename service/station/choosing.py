@@ -2,6 +2,7 @@
 
     models/<recipe>/ACTIVE    the version that serves, the one before it, since when and by whom
     models/DEFAULT            the recipe of requests that name none
+    models/<recipe>/COLLECTING  since when, and by whose choice, a recipe without a model collects photos
 
 The first version that serves is written down too. So a version that appears later serves when somebody activates it,
 and one that is damaged changes nothing for the others. Where nothing is written down, the newest version is meant; and
@@ -21,6 +22,7 @@ from service.station.decisions import DecisionError, Decisions
 
 ACTIVE = "ACTIVE"
 DEFAULT = "DEFAULT"
+COLLECTING = "COLLECTING"
 
 _NAME = re.compile(NAME_PATTERN)
 _SINCE, _SEAL = "since ", "seal "
@@ -59,6 +61,25 @@ def read_default(models: Path, decisions: Decisions) -> Choice | None:
 def write_default(models: Path, recipe: str, by: str, decisions: Decisions) -> Choice:
     """Choose the default recipe; raises DecisionError or OSError and then changes nothing."""
     return _write(models / DEFAULT, "the default recipe", recipe, None, by, decisions)
+
+
+def read_collecting(folder: Path, decisions: Decisions) -> Choice | None:
+    """Since when the recipe in `folder` collects photos, if it does; raises DecisionError, OSError."""
+    return _read(folder / COLLECTING, _collects(folder), f"POST /recipes/{folder.name}/collect", decisions)
+
+
+def write_collecting(folder: Path, by: str, decisions: Decisions) -> Choice:
+    """Let the recipe collect photos; raises DecisionError or OSError and then changes nothing."""
+    return _write(folder / COLLECTING, _collects(folder), folder.name, None, by, decisions)
+
+
+def end_collecting(folder: Path, by: str, decisions: Decisions) -> None:
+    """Let it collect no more; raises OSError."""
+    decisions.remove(folder / COLLECTING, _collects(folder), by)
+
+
+def _collects(folder: Path) -> str:
+    return f"that {folder.name} collects photos"
 
 
 def chosen_version(folder: Path, shelf: Shelf, decisions: Decisions) -> tuple[str, Choice | None]:

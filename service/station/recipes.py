@@ -16,6 +16,7 @@ from service.bundle.folder import Bundle
 from service.bundle.versions import Shelf, survey
 from service.station.batching import Batcher, ClosedError
 from service.station.choosing import Choice, chosen_version, read_active, write_active
+from service.station.collecting import CollectingRecipes, why_collecting
 from service.station.decisions import DecisionError, Decisions
 from service.station.defaults import DefaultRecipe
 from service.station.following import ModelsFolder
@@ -75,6 +76,7 @@ class RecipeStore:
             batcher, open_model, check_bundle, self.decisions, self._folder.tell, serve_unfit=serve_unfit
         )
         self._changing = threading.Lock()
+        self.collecting = CollectingRecipes(models_dir, self.decisions)
         self.ready: dict[str, Recipe] = {}
         self.failed: dict[str, str] = {}
         self.shadows: dict[str, Recipe] = {}
@@ -86,6 +88,7 @@ class RecipeStore:
         """Load one version of every recipe; a recipe that cannot be loaded is kept in `failed`, never raised."""
         try:
             self._default.read()
+            self.collecting.look()
             for name, shelf in self._folder.look().items():
                 try:
                     self._try(name, shelf)
@@ -104,6 +107,7 @@ class RecipeStore:
         """
         with self._changing:
             shelves = self._folder.look()
+            self.collecting.look()
             for name in [name for name in self.failed if name not in shelves]:
                 del self.failed[name]
             due = self._folder.due(self.ready, self.failed)
@@ -278,6 +282,8 @@ class RecipeStore:
             return self.ready[name]
         if name in self.failed:
             raise RecipeNotReadyError(f"recipe {name!r} could not be loaded: {self.failed[name]}")
+        if name in self.collecting.names:
+            raise RecipeNotReadyError(why_collecting(name))
         raise self._unknown(name)
 
     def default_name(self) -> str:
@@ -292,6 +298,8 @@ class RecipeStore:
         if not self.loaded:
             return "recipes are being loaded and checked"
         if not self.ready and not self.failed:
+            if self.collecting.names:
+                return "; ".join(map(why_collecting, self.collecting.names))
             return f"no recipe in {self._models_dir}: put a bundle at {self._models_dir}/<recipe>/<version>"
         if not self.ready or (self._default.setting and self._default.setting not in self.ready):
             return "; ".join(f"{name}: {reason}" for name, reason in self.failed.items()) or self._choice()

@@ -74,11 +74,11 @@ def counted(connection: sqlite3.Connection) -> list[Counted]:
     return [Counted(recipe, Verdict(verdict), reason, count, since) for recipe, verdict, reason, count, since in rows]
 
 
-def counted_since(connection: sqlite3.Connection, since: float) -> list[Counted]:
-    """Parts from a quarter of an hour on."""
+def counted_since(connection: sqlite3.Connection, since: float, until: float) -> list[Counted]:
+    """Parts of whole quarters of an hour; `until` is now, for a clock that was ahead left parts of times to come."""
     rows = connection.execute(
-        "SELECT recipe, verdict, reason, sum(count) FROM tallies WHERE quarter >= ? GROUP BY 1, 2, 3",
-        (int(since // QUARTER_S),),
+        "SELECT recipe, verdict, reason, sum(count) FROM tallies WHERE quarter BETWEEN ? AND ? GROUP BY 1, 2, 3",
+        (int(since // QUARTER_S), int(until // QUARTER_S)),
     )
     return [Counted(recipe, Verdict(verdict), reason, count, since) for recipe, verdict, reason, count in rows]
 

@@ -1,4 +1,6 @@
 // Requests to the service that served this page, below the same path. The key is kept for this tab alone.
+import { title } from "./sentences.js";
+
 let refused = () => {};
 
 export const key = () => sessionStorage.getItem("api-key");
@@ -8,7 +10,7 @@ export const whenRefused = (listener) => { refused = listener; };
 // The service's own words for what went wrong.
 export class Problem extends Error {
   constructor(status, body) {
-    super([body.title, body.detail].filter(Boolean).join(": ") || `HTTP ${status}`);
+    super([title(body.code, body.title), body.detail].filter(Boolean).join(": ") || `HTTP ${status}`);
     this.status = status;
   }
 }

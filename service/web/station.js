@@ -1,6 +1,7 @@
 // The station's page: which view is shown, in which language; the state of the connection, on every view.
 import { key, setKey, whenRefused } from "./api.js";
 import { choose, chosen, follow, state as stateNow } from "./feed.js";
+import { sentence } from "./sentences.js";
 import { languages, language, setLanguage, word } from "./words.js";
 import * as history from "./views/history.js";
 import * as live from "./views/live.js";
@@ -61,7 +62,7 @@ function buildBar() {
 
 function showState(state) {
   at("link").className = state.connected && state.ready ? "ready" : "lost";
-  at("link").textContent = !state.connected ? word("no_connection") : state.ready ? word("ready") : `${word("not_ready")}: ${state.reason}`;
+  at("link").textContent = !state.connected ? word("no_connection") : state.ready ? word("ready") : `${word("not_ready")}: ${sentence(state.reason)}`;
   const shift = state.shift ? word("shift", state.shift.name) : "";
   at("serving").textContent = [chosen.camera, chosen.recipe, shift].filter(Boolean).join(" · ");
   const waiting = state.shift?.open_reviews ?? 0;

@@ -2,7 +2,8 @@
 import { read, send, withQuery } from "./api.js";
 import { INNER, histogram } from "./charts.js";
 import { button, confirmed, draw, field, make, scrolling, trouble } from "./dom.js";
-import { count, figure, word } from "./words.js";
+import { person } from "./sentences.js";
+import { count, figure, time, word } from "./words.js";
 
 const WAIT_MS = 200;
 const NAMES = ["review", "reject"];
@@ -107,7 +108,7 @@ export function thresholds(recipe, changed) {
   const apply = button(word("apply"), () => change(word("apply_question", figure(wanted.review, 4), figure(wanted.reject, 4), recipe.recipe), () => send("PATCH", `recipes/${name}/limits`, wanted)), { id: "limits-apply", class: "main" });
   const reset = button(word("reset_limits"), () => change(word("reset_question", recipe.recipe), () => send("POST", `recipes/${name}/limits/reset`)), { id: "limits-reset", disabled: recipe.limits?.source !== "changed" });
   ask();
-  return make("section", { id: "thresholds" }, make("h3", {}, word("thresholds")), make("p", { class: "quiet" }, recipe.limits?.source === "changed" ? word("limits_changed", recipe.limits.changed, recipe.limits.by) : word("limits_own")),
+  return make("section", { id: "thresholds" }, make("h3", {}, word("thresholds")), make("p", { class: "quiet" }, recipe.limits?.source === "changed" ? word("limits_changed", time(new Date(recipe.limits.changed) / 1000), person(recipe.limits.by)) : word("limits_own")),
     chart, make("p", { class: "legend quiet" }, make("i", { class: "other" }), word("not_reviewed"), make("i", { class: "good" }), word("reviewed_good"), make("i", { class: "defect" }), word("reviewed_defect")),
     make("div", { class: "row" }, ...NAMES.map((which) => field(`${SHAPES[which]} ${word(`${which}_from`)}`, inputs[which])), apply, reset), said, sum);
 }

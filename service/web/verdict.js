@@ -1,5 +1,6 @@
 // How a verdict looks wherever it stands: a word and a shape, never colour alone.
 import { make } from "./dom.js";
+import { fault, sentence, title } from "./sentences.js";
 import { word } from "./words.js";
 
 export const VERDICTS = ["OK", "REVIEW", "NG", "NOT_INSPECTED"];
@@ -15,5 +16,6 @@ export function badge(verdict) {
 
 // The service's reasons where it has some, or what the verdict means.
 export function explain(entry) {
-  return [...(entry.faults ?? []), entry.detail].filter(Boolean).join("; ") || word(TEXTS[entry.verdict]);
+  const problem = entry.code ? [title(entry.code, ""), sentence(entry.detail ?? "")].filter(Boolean).join(": ") : entry.detail;
+  return [...(entry.faults ?? []).map(fault), problem].filter(Boolean).join("; ") || word(TEXTS[entry.verdict]);
 }

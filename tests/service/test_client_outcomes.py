@@ -1,21 +1,16 @@
-"""The integrator's job through the client alone: triggers, the line's names, arrays, pictures, failing answers."""
+"""What the clients make of answers that fail, and what they send again."""
 
 import asyncio
+import inspect
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from bundles import gray, png
-from processes import running_service
 
 from service.client import AsyncClient, Client, Outcome
-
-GOOD, BAD = gray(51), gray(204)
 
 
 @contextmanager
@@ -97,26 +92,58 @@ def test_an_array_that_is_no_image_is_named(array: np.ndarray) -> None:
         client.inspect(array)
 
 
-@pytest.mark.slow
-def test_a_line_is_integrated_through_the_client_alone(models: Path, tmp_path: Path) -> None:
-    with running_service(models, tmp_path / "log") as (_, http), Client(str(http.base_url), retries=2) as client:
-        assert client.inspect(png(GOOD), recipe="part").verdict == "OK"
-        assert client.inspect(GOOD).verdict == "OK"
-        assert client.inspect(GOOD[:, :, 0]).verdict == "OK"
-        ramp = np.linspace(40_000, 60_000, 64 * 64).reshape(64, 64).astype(np.uint16)
-        assert client.inspect(ramp).verdict == "NG"
-        (tmp_path / "part.png").write_bytes(png(BAD))
-        names = {"part_id": "Gehäuse 17", "camera_id": "left", "lot_id": "L 1", "metadata": {"order": "4711"}}
-        bad = client.inspect(tmp_path / "part.png", trigger_id="T 1", heatmap="overlay", **names)  # type: ignore[arg-type]
-        assert (bad.verdict, bad.replayed) == ("NG", False)
-        assert bad.heatmap is not None
-        assert cv2.imdecode(np.frombuffer(bad.heatmap, np.uint8), cv2.IMREAD_COLOR).shape == (64, 64, 3)
-        again = client.inspect(tmp_path / "part.png", trigger_id="T 1", **names)  # type: ignore[arg-type]
-        assert (again.verdict, again.replayed, again.inspection_id) == ("NG", True, bad.inspection_id)
-        other = client.inspect(GOOD, trigger_id="T 1")
-        assert (other.verdict, other.reply["code"]) == ("NOT_INSPECTED", "trigger_reused")
-        unfit = client.inspect(gray(0))
-        assert unfit.verdict == "NOT_INSPECTED"
-        assert "too dark" in unfit.detail
-        (found,) = http.get("/inspections?lot=L 1&meta=order=4711").json()
-        assert (found["inspection_id"], found["part_id"]) == (bad.inspection_id, "Gehäuse 17")
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"verdict": "NOT_INSPECTED", "code": ["overloaded"]}',
+        b'{"verdict": "NOT_INSPECTED", "code": "overloaded", "retry_after_ms": "soon"}',
+        b'{"verdict": "NOT_INSPECTED", "code": "overloaded", "retry_after_ms": -5}',
+    ],
+)
+def test_a_problem_of_another_shape_raises_nothing(body: bytes) -> None:
+    with _station(_answer("429 Too Many", body), OK) as (url, heads), Client(url, retries=1) as client:
+        outcome = client.inspect(b"x")
+        # The server waits for both.
+        if len(heads) == 1:
+            client.inspect(b"x")
+    assert outcome.verdict == ("NOT_INSPECTED" if b"[" in body else "OK")
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (_answer("200 OK", b"<html>"), "not one of this service"),
+        (_answer("502 Bad", b"<html>"), "HTTP 502 without a reason"),
+        (_answer("404 No", b'{"detail": "no such part", "code": "not_found"}'), "no such part"),
+        (b"", "no answer"),
+    ],
+)
+def test_a_question_without_an_answer_says_why(answer: bytes, detail: str) -> None:
+    with _station(answer) as (url, _), Client(url) as client:
+        found = client.record("a")
+    assert not found.ok
+    assert detail in found.detail
+
+
+def test_a_question_is_asked_again_and_a_review_is_not() -> None:
+    busy = _answer("503 Busy", b'{"detail": "later", "code": "records_unavailable"}')
+    with _station(busy, _answer("200 OK", b'{"part": {"NG": 1}}')) as (url, heads), Client(url, retries=2) as client:
+        assert client.counters().value == {"part": {"NG": 1}}
+    assert len(heads) == 2
+    with _station(busy) as (url, heads), Client(url, retries=2) as client:
+        assert client.review("a", "good").code == "records_unavailable"
+    assert len(heads) == 1
+
+
+def test_both_clients_have_the_same_calls_with_the_same_parameters() -> None:
+    def calls(kind: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(call).parameters)
+            for name, call in vars(kind).items()
+            if not name.startswith("_") and callable(call)
+        }
+
+    assert calls(Client) == calls(AsyncClient)
+    assert {"inspect", "search", "record", "image", "anomaly_map", "overlay", "review", "counters"} <= set(
+        calls(Client)
+    )

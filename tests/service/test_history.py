@@ -118,6 +118,7 @@ def test_image_map_and_overlay_are_shown_also_of_bare_pixels(station: TestClient
         wait_for(lambda address=address: station.get(f"{address}/map").status_code == 200)
         kept = station.get(f"{address}/image")
         assert (kept.content, kept.headers["content-type"]) == (image, kind)
+        assert station.get(address).json()["image_size"] == [64, 64]
         anomaly_map = cv2.imdecode(np.frombuffer(station.get(f"{address}/map").content, np.uint8), cv2.IMREAD_UNCHANGED)
         assert (anomaly_map.shape, int(anomaly_map.min()), int(anomaly_map.max())) == ((64, 64), 204, 204)
         for picture in ("preview", "overlay"):

@@ -19,7 +19,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from processes import running_service
 
 from service.bundle.folder import Bundle, describe
-from service.bundle.manifest import MANIFEST
+from service.bundle.manifest import MANIFEST, QualityLimits
+from service.http.problems import PROBLEMS
+from service.images.quality import Quality, find_faults
 
 WEB = Path(__file__).parents[2] / "service" / "web"
 VIEWS = ["live", "review", "recipes", "history", "quality", "system", "try"]
@@ -117,6 +119,15 @@ def test_both_languages_have_all_words_with_the_same_gaps_and_no_other() -> None
         name for name in english.keys() - used if not name.startswith(begun) and not re.search(rf"\b{name}\b", code)
     }
     assert {name for name in unused if not name.endswith("_from")} == set()
+
+
+def test_every_problem_has_words_and_the_form_of_no_fault_changed_unseen() -> None:
+    assert {name.removeprefix("code_") for name in words("de") if name.startswith("code_")} == PROBLEMS.keys()
+    limits = dict.fromkeys(("sharpness_min", "contrast_min", "brightness_min", "brightness_max", "aspect_min"), 9.0)
+    strict = QualityLimits(**limits, dark_max=0.1, bright_max=0.1, aspect_max=0.1)
+    found = [*find_faults(Quality(0, 0, 0, 1, 1, 1), strict), *find_faults(Quality(0, 0, 255, 1, 1, 1), strict)]
+    faults = {fault.split(":")[0].replace(" ", "_") for fault in found}
+    assert {name.removeprefix("fault_") for name in words("de") if name.startswith("fault_")} == faults | {"frozen"}
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
@@ -272,6 +283,29 @@ def test_a_quality_engineer_finds_compares_changes_and_saves(chromium: Browser, 
         expect(page.locator("#view .warning").first).to_contain_text("unfit")
         page.get_by_role("link", name="blind").click()
         expect(page.locator("#view .warning").first).to_contain_text("blind: it passed 9 of 10 labelled defects")
+
+
+def test_the_service_speaks_german_too_and_a_recipe_is_begun_by_its_photos(
+    chromium: Browser, service: httpx2.Client
+) -> None:
+    photo = {"content": png(gray(90)), "headers": {"Content-Type": "image/png"}}
+    assert service.post("/inspect?recipe=part", content=png(gray(0)), headers=photo["headers"]).status_code == 200
+    with opened(chromium, f"{service.base_url}/?language=de", allowed="Failed to load resource") as page:
+        expect(page.locator("#live-text")).to_contain_text("zu dunkel (0 unter 10)")
+        page.click("[data-view=recipes]")
+        expect(page.locator("#view")).to_contain_text("gewählt")
+        page.fill("[name=collect]", "bracket")
+        page.click("#collect-form button")
+        expect(page.locator("#view")).to_contain_text("sammelt Bilder für sein erstes Training")
+        assert service.post("/inspect?recipe=bracket", **photo).json()["code"] == "collecting"  # type: ignore[arg-type]
+        page.click("[data-view=live]")
+        expect(page.locator("#live-text")).to_contain_text("Das Rezept sammelt Bilder: Rezept bracket hat noch kein")
+        page.click("[data-view=recipes]")
+        page.get_by_role("link", name="bracket").click()
+        expect(page.locator(".facts").first).to_contain_text("Bilder bisher1")
+        page.get_by_role("button", name="Nicht mehr sammeln").click()
+        page.click("dialog [value=yes]")
+        expect(page.get_by_role("link", name="bracket")).to_have_count(0)
 
 
 def test_what_the_service_refuses_is_said_and_a_question_that_is_closed_changes_nothing(

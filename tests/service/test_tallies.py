@@ -122,6 +122,25 @@ def test_statistics_show_rates_scores_and_light(station: TestClient) -> None:
     assert_problem(station.get("/statistics?after=2026-01-02&before=2026-01-01"), 422, "invalid_request")
 
 
+def test_what_a_clock_that_was_ahead_left_is_in_no_figure(models: Path, tmp_path: Path) -> None:
+    folder, tomorrow = tmp_path / "records", clock.time() + 86_400
+    records = Records(folder, image_budget_bytes=1_000_000)
+    for name, when in (("now", clock.time()), ("ahead", tomorrow)):
+        reply = {"inspection_id": name, "recipe": "part", "version": "1", "verdict": "NG", "score": 0.7}
+        records.add(Record(reply, when, None, None))
+    wait_for(lambda: records.find("ahead"))
+    records.close(wait_s=600)
+    with _app(models, folder) as client:
+        wait_until_loaded(client)
+        assert client.get("/shift").json()["recipes"]["part"]["total"] == 1
+        for query in ("", f"&before={tomorrow + 9}"):
+            found = client.get(f"/statistics?recipe=part{query}").json()
+            assert [group["total"] for group in found["groups"]] == [1]
+            assert found["histogram"]["of"] == 1
+            assert client.get(f"/recipes/part/what-if?{query[1:]}").json()["parts"] == 1
+        assert_problem(client.get(f"/statistics?after={tomorrow}"), 422, "invalid_request")
+
+
 def test_other_thresholds_are_tried_on_what_was_recorded(station: TestClient) -> None:
     names = [post(station, image).json()["inspection_id"] for image in (GOOD, GOOD, DOUBTFUL, BAD)]
     _known(station, 4)

@@ -73,6 +73,8 @@ def run(request: Recalibrate) -> int:
         f"bundle {done.bundle.path}: review {new.review:.4f} (was {old.review:.4f}), reject {new.reject:.4f} (was "
         f"{old.reject:.4f})"
     )
+    flags = f"{manifest.recipe} --review {new.review:.4f} --reject {new.reject:.4f}"
+    print(f"to judge by them without another version: python -m service limits {flags}")
     if unfit := done.bundle.manifest.unfit:
         print(f"UNFIT: {unfit}. The service does not serve this version", file=sys.stderr)
         return UNFIT

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, PeakMemory, TrainingRecord, UnfitAttempt
+from training.bundling.continued import with_comparison
+from training.bundling.held_out import HeldOut
 from training.bundling.order import RecipeOrder
 from training.bundling.recipe import write_recipe, write_results
 from training.commands.photos import (
@@ -22,6 +27,8 @@ from training.commands.photos import (
     warn_of_unusual,
 )
 from training.data.folders import DataError, good_images
+from training.data.line import Line, read_defects
+from training.data.recorded import ReviewedPart
 from training.evaluation.report import Training
 from training.loop import distributed, memory
 from training.loop.runs import (
@@ -40,8 +47,18 @@ from training.settings import RecipeSettings
 
 
 @dataclass(frozen=True)
+class LineJob:
+    """Reviewed parts, what is learned from them, and the run that is continued with the version that it gave."""
+
+    parts: Sequence[ReviewedPart]
+    line: Line
+    start: Path | None = None
+    before: Bundle | None = None
+
+
+@dataclass(frozen=True)
 class TrainingJob:
-    """What is trained, where its run lies, and what bundle it is to give."""
+    """What is trained, where its run lies, and what bundle it is to give; with `line` it learns from reviewed parts."""
 
     settings: RecipeSettings
     run: Path
@@ -51,6 +68,7 @@ class TrainingJob:
     compiled: bool = False
     # Those before it that were unfit for service.
     after: tuple[UnfitAttempt, ...] = ()
+    line: LineJob | None = None
 
     def claim(self) -> list[Path]:
         """The good photos, once the run's folder is this process's own; raises TrainingError where it is not, DataError
@@ -68,6 +86,7 @@ class TrainingJob:
         self._require_memory(len(photos))
         crop = self.spec.crop
         claimed = method.claimed(self.settings) | ({"crop": crop.model_dump()} if crop else {})
+        claimed |= {"line": sorted(self.line.line.learned)} if self.line else {}
         claim_run(self.run, claimed, photos, self.textures)
         return photos
 
@@ -152,10 +171,14 @@ def train(job: TrainingJob) -> Bundle | None:
             warn_of_darkness(photos.trained_on, job.order.data)
             suspects = warn_of_unusual((photos.trained_on, photos.held_out), photos.files)
         textures = method.textures(settings, job.textures) if method.textures else None
-        data = TrainingSet(grid.cut(photos.trained_on), textures)
+        defects = None
+        if job.line and method.learns_defects:
+            defects = read_defects(job.line.line.defects, spec, grid)
+        data = TrainingSet(grid.cut(photos.trained_on), textures, *(defects or ()))
+        run = Run(job.run, job.compiled, start=job.line.start if job.line else None)
         started = time.monotonic()
         with memory.shortage_named(f"training with {job.resolution}"):
-            network = grid.over(method.fit(settings, data, Run(job.run, job.compiled), device)).cpu()
+            network = grid.over(method.fit(settings, data, run, device)).cpu()
         seconds, processes = time.monotonic() - started, distributed.world()
     if not leads:
         return None
@@ -175,11 +198,22 @@ def train(job: TrainingJob) -> Bundle | None:
         unusual_photos=suspects,
         outlying_scores=warn_of_outlying(network, photos, job.order),
         after=list(job.after) or None,
+        line_parts=job.line.line.learned if job.line else None,
     )
     samples = method.samples(settings, data) if method.samples else None
     with disk_full_named(job.order.models / job.order.recipe):
         shown = Training(record, losses_of(job.run), samples)
-        bundle = write_recipe(network, photos.for_thresholds(), job.order, shown)
+        bundle = _write(network, photos.for_thresholds(), job, shown)
     with disk_full_named(job.run / RESULTS):
         write_results(job.run, bundle)
     return bundle
+
+
+def _write(network: nn.Module, held_out: HeldOut, job: TrainingJob, shown: Training) -> Bundle:
+    """The bundle; beside the version that it continues, where there is one, it is to be seen with the comparison."""
+    if job.line is None or job.line.before is None:
+        return write_recipe(network, held_out, job.order, shown)
+    with TemporaryDirectory() as folder:
+        unseen = replace(job.order, models=Path(folder), signing_key=None)
+        made = write_recipe(network, held_out, unseen, shown)
+        return with_comparison(made, job.line.before, job.line.parts, job.line.line.learned, job.order)

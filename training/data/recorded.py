@@ -3,7 +3,8 @@
 Reads the tables `inspections` and `reviews` of service/station/schema.py; the newest review of a part counts. `collect`
 makes a data set in MVTec layout of them:
 
-    train/good, test/good        parts reviewed as good; one in five is for the test
+    train/good, test/good        parts reviewed as good, and photos gathered for a first training; where there are
+                                 defects, one in five is for the test
     test/KIND                    parts reviewed as defect, by the kind that the review names
     ground_truth/KIND            their masks, where the review has a mask or boxes
 """
@@ -41,6 +42,13 @@ FROM inspections AS i JOIN reviews AS r ON r.rowid =
 WHERE (:recipe IS NULL OR i.recipe = :recipe) AND i.review IS NOT NULL ORDER BY i.rowid
 """
 _ALL = "SELECT version, verdict, count(*) FROM inspections WHERE recipe = ? AND score IS NOT NULL GROUP BY 1, 2"
+
+# Photos for a first training: what was refused has no image, what was inspected a score.
+_COLLECTED = """
+SELECT min(rowid), inspection_id, image_sha256, layout FROM inspections
+WHERE (:recipe IS NULL OR recipe = :recipe) AND verdict = 'NOT_INSPECTED' AND score IS NULL AND review IS NULL AND
+    image_sha256 IS NOT NULL GROUP BY image_sha256 ORDER BY 1
+"""
 
 # The version and the verdict that a part got: parts of one stratum had the same chance to be looked at.
 Stratum = tuple[str | None, str]
@@ -119,19 +127,23 @@ def inspected_parts(records: Path, recipe: str) -> Counter[Stratum]:
 
 
 def collect(records: Path, out: Path, recipe: str | None = None) -> Collected:
-    """Write the reviewed parts of a station to a new folder; raises UserError where there is nothing to collect."""
+    """Write reviewed parts, and photos of a recipe without a model, to a new folder; UserError where there are none."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty: name a new folder")
     images: Counter[str] = Counter()
     parts, left_out = reviewed_parts(records, recipe)
+    # A test split without a defect tests nothing.
+    splits = any(part.kind for part in parts)
     masks = 0
-    for part in parts:
+    for part in [*parts, *_collected_photos(records, recipe)]:
         try:
             pixels = part.pixels()
         except ImageError as error:
             left_out[f"the image cannot be read: {error}"] += 1
             continue
-        folder = f"test/{part.kind}" if part.kind else _folder(part.name)
+        folder = (
+            f"test/{part.kind}" if part.kind else "test/good" if splits and is_for_test(part.name) else "train/good"
+        )
         _write(out / folder / f"{part.name}.png", encode(pixels, ".png"))
         images[folder] += 1
         marked = part.mask((pixels.shape[0], pixels.shape[1])) if part.kind else None
@@ -142,6 +154,15 @@ def collect(records: Path, out: Path, recipe: str | None = None) -> Collected:
         why = ", ".join(f"{count}: {reason}" for reason, count in left_out.items()) or "no part was reviewed"
         raise UserError(f"{records}: nothing to collect: {why}")
     return Collected(images, masks, left_out)
+
+
+def _collected_photos(records: Path, recipe: str | None) -> list[ReviewedPart]:
+    """What a recipe without a model gathered for its first training; the line is taken to have made good parts."""
+    with _opened(records) as connection:
+        return [
+            ReviewedPart(records, name, sha256, json.loads(layout) if layout else None, (None, "NOT_INSPECTED"), None)
+            for _, name, sha256, layout in connection.execute(_COLLECTED, {"recipe": recipe})
+        ]
 
 
 @contextmanager
@@ -158,10 +179,9 @@ def _opened(records: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _folder(name: str) -> str:
-    """The same part is always of the same split, whatever is collected beside it."""
-    share = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % _TEST_SHARE
-    return "test/good" if share == 0 else "train/good"
+def is_for_test(name: str) -> bool:
+    """One part in five; the same part is always of the same split, whatever is collected beside it."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % _TEST_SHARE == 0
 
 
 def _kind(defect_type: str | None) -> str:

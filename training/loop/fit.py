@@ -30,6 +30,7 @@ from training.loop.runs import (
     Run,
     State,
     TrainingError,
+    begin_with,
     disk_full_named,
     resume,
     write_checkpoint,
@@ -79,7 +80,8 @@ def train(
     batch, and the first writes the files.
 
     Continues from the run's checkpoint where there is one: the same losses as without the interruption, to the bit on
-    the same machine and thread count. SIGTERM and SIGINT save a checkpoint, then raise InterruptedRunError.
+    the same machine and thread count; a run without one begins with the weights of `run.start`, if any. SIGTERM and
+    SIGINT save a checkpoint, then raise InterruptedRunError.
     """
     steps = config.steps_for(photos)
     require_equal_shares(config.batch, distributed.world())
@@ -95,6 +97,8 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
     learner = Learner(network, optimizer, scaler, generator)
     state = resume(run.folder, learner)
+    if run.start and not state.step:
+        begin_with(run.start, network)
     shared = distributed.share(network, device)
     if run.compiled:
         shared = torch.compile(shared)  # type: ignore[assignment]

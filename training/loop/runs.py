@@ -42,10 +42,13 @@ class InterruptedRunError(TrainingError):
 
 @dataclass(frozen=True)
 class Run:
-    """Where a method trains and how: `compiled` runs the network through torch.compile."""
+    """Where a method trains and how: `compiled` runs the network through torch.compile, `start` is the folder of a
+    finished run whose weights it begins with.
+    """
 
     folder: Path
     compiled: bool = False
+    start: Path | None = None
     checkpoint_s: float = 60.0
 
 
@@ -239,6 +242,17 @@ def _read(file: Path) -> dict[str, Any]:
     except Exception as error:
         raise TrainingError(f"{file}: not a readable checkpoint ({error}): remove it to start again") from error
     return state
+
+
+def begin_with(run: Path, network: nn.Module) -> None:
+    """Give `network` the weights of another run; raises TrainingError where they are of another network."""
+    try:
+        network.load_state_dict(_read(run / CHECKPOINT)["network"])
+    except RuntimeError as error:
+        raise TrainingError(
+            f"{run}: of another network: continue it with the --preset and the settings that it was trained with "
+            f"({str(error).splitlines()[-1].strip()})"
+        ) from error
 
 
 def resume(run: Path, learner: Learner) -> State:

@@ -81,6 +81,8 @@ class Method(Generic[Settings]):
     textures: Callable[[Settings, Path | None], Tensor] | None = None
     # Its map with an untrained network: what is timed without a bundle. None: there is none before it saw photos.
     network: Callable[[Settings], nn.Module] | None = None
+    # Whether it learns from the defects of a training set too, beside the good photos.
+    learns_defects: bool = False
     # What it learned from, for the report.
     samples: Callable[[Settings, TrainingSet], Sheet] | None = None
     # Settings that make the map of what was trained, with the value that stands for all of them: one training serves.

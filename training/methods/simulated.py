@@ -14,6 +14,7 @@ from training.loop.fit import generator_of
 from training.loop.settings import LoopSettings
 from training.methods.protocol import TrainingSet
 from training.settings import setting
+from training.simulation.real_defects import RealDefects
 from training.simulation.simulator import AnomalySimulator, SimulatorConfig
 from training.simulation.textures import load_textures
 
@@ -51,7 +52,15 @@ def simulator_of(config: SimulatedSettings, data: TrainingSet, device: torch.dev
     if data.textures is None:
         raise ValueError("anomalies are simulated from textures, and there are none in the training set")
     good, textures = data.good.to(device), data.textures.to(device)
-    return AnomalySimulator(good, textures, config.simulator, generator_of(config.seed))
+    generator = generator_of(config.seed)
+    return AnomalySimulator(good, textures, config.simulator, generator, real_defects(data, generator))
+
+
+def real_defects(data: TrainingSet, generator: torch.Generator) -> RealDefects | None:
+    """The confirmed defects of a training set; None where it has none."""
+    if data.defects is None or data.masks is None:
+        return None
+    return RealDefects(data.defects, data.masks, generator)
 
 
 def samples_of(config: SimulatedSettings, data: TrainingSet) -> Sheet:

@@ -18,10 +18,12 @@ from training.settings import require_ranges, setting
 from training.simulation.labels import visible
 from training.simulation.patches import PatchPaster, shuffled
 from training.simulation.perlin import perlin_noise
+from training.simulation.real_defects import RealDefects
 from training.simulation.textures import AUGMENTERS, LUMA, TEXT_AUGMENTERS, augment_textures, rotate
 
 _GREY_NOISE = 3  # grey levels
 _COLOURED_SHARE = 0.001  # of the pixels
+_REAL_SHARE = 0.3  # of the anomalies, where there are real defects
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,21 @@ def are_grey(photos: Tensor) -> bool:
 class AnomalySimulator:
     """Draws batches with replacement from good photos and textures, both uint8 `(N, 3, S, S)` on one device."""
 
-    def __init__(self, good: Tensor, textures: Tensor, config: SimulatorConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        good: Tensor,
+        textures: Tensor,
+        config: SimulatorConfig,
+        generator: torch.Generator,
+        real: RealDefects | None = None,
+    ) -> None:
         if good.shape[1:] != textures.shape[1:]:
             raise ValueError(f"good photos are {tuple(good.shape[1:])}, textures {tuple(textures.shape[1:])}")
         self.good = good
         self.textures = textures
         self.config = config
         self.generator = generator
+        self.real = real
         self.part = self._part() if config.foreground else None
         self.paster = PatchPaster(good, generator) if config.patches else None
         self.grey = config.match_grey and are_grey(good[:32])
@@ -124,6 +134,9 @@ class AnomalySimulator:
             if self.config.visible_min > 0:
                 masks = visible(before, after, masks, self.config.visible_min)
             mask[chosen], augmented[chosen] = masks, after
+            if self.real is not None:
+                for place in chosen[self._uniform(count).to(chosen.device) < _REAL_SHARE].tolist():
+                    augmented[place], mask[place, 0] = self.real.paste(clean[place])
         return Batch(augmented, clean, mask)
 
     def _part(self) -> Tensor | None:

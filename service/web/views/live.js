@@ -4,6 +4,7 @@ import { button, choice, field, make, say } from "../dom.js";
 import { KEPT, cameras, chosen, newest, now, state as stateNow } from "../feed.js";
 import { Picture } from "../picture.js";
 import { scale } from "../scale.js";
+import { sentence } from "../sentences.js";
 import { VERDICTS, explain, shape } from "../verdict.js";
 import { clock, count, percent, spoken, word } from "../words.js";
 
@@ -145,7 +146,7 @@ export function tick() {
   if (!parts.verdict) return;
   const age = part ? now() - part.time : Infinity;
   const old = !pinned && age > OLD_S;
-  const notice = !stateNow.connected ? word("no_connection") : !stateNow.ready ? `${word("not_ready")}: ${stateNow.reason}` : !part ? word("waiting")
+  const notice = !stateNow.connected ? word("no_connection") : !stateNow.ready ? `${word("not_ready")}: ${sentence(stateNow.reason)}` : !part ? word("waiting")
     : old ? `${word("nothing_arrives")} · ${word("last_part")} ${word("ago", spoken(age))}` : "";
   parts.notice.textContent = notice;
   parts.verdict.classList.toggle("hatched", notice !== "");

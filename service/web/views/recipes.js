@@ -1,9 +1,10 @@
 // Recipes: which version serves and why, its report, the versions beside it, and the thresholds it judges by.
 import { read, send, withQuery } from "../api.js";
-import { button, confirmed, facts, make, scrolling, trouble } from "../dom.js";
+import { button, confirmed, facts, field, make, scrolling, trouble } from "../dom.js";
 import { report } from "../report.js";
+import { person, sentence } from "../sentences.js";
 import { thresholds } from "../thresholds.js";
-import { clock, count, percent, word } from "../words.js";
+import { clock, count, language, percent, word } from "../words.js";
 
 // A recipe that passes this share of the defects it was tried on is named as blind.
 const BLIND = 0.5;
@@ -19,7 +20,7 @@ export async function enter(root, [name, version, what]) {
     if (mine !== shown) return;
     if (version) await showReport(column, name, version, what === "comparison" ? what : "report", mine);
     else if (found.length) show(column, found, found.find((one) => one.recipe === name) ?? found.find((one) => one.default) ?? found[0], mine);
-    else column.append(make("p", {}, word("no_recipes")));
+    else column.append(make("p", {}, word("no_recipes")), collectForm());
   } catch (error) {
     if (mine === shown) column.append(trouble(error));
   }
@@ -41,7 +42,7 @@ async function showReport(column, name, version, what, mine) {
 // Everything that makes the recipe unfit to be relied on, in words.
 function warnings(recipe) {
   const said = [];
-  if (!recipe.ready) said.push(`${word("recipe_unfit")}: ${recipe.reason ?? word("not_ready")}`);
+  if (!recipe.ready && !recipe.collecting) said.push(`${word("recipe_unfit")}: ${recipe.reason ? sentence(recipe.reason) : word("not_ready")}`);
   if (recipe.unfit) said.push(`${word("serves_unfit")}: ${recipe.unfit}`);
   const trial = recipe.calibration;
   if (trial?.defect_images && trial.escapes >= BLIND * trial.defect_images) said.push(word("recipe_blind", count(trial.escapes), count(trial.defect_images), word(`defects_${trial.defect_source}`)));
@@ -49,6 +50,26 @@ function warnings(recipe) {
   if (recipe.newer?.length) said.push(word("newer_not_active", recipe.newer.join(", ")));
   return said;
 }
+
+// Photos of the line for the first training of a recipe that has no model.
+function collectForm() {
+  const name = make("input", { name: "collect", autocomplete: "off", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}", required: true });
+  const said = make("div");
+  const form = make("form", { id: "collect-form", class: "row" }, field(word("new_recipe"), name), make("button", {}, word("collect")));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await send("POST", `recipes/${encodeURIComponent(name.value)}/collect`);
+      location.hash = `#/recipes/${encodeURIComponent(name.value)}`;
+    } catch (error) {
+      said.replaceChildren(trouble(error));
+    }
+  });
+  return make("section", {}, make("h3", {}, word("collect_title")), make("p", { class: "quiet" }, word("collect_text")), form, said);
+}
+
+// What a recipe without a model has gathered so far.
+const gathered = ({ photos, since, by }) => facts([[word("photos"), photos === null ? "?" : count(photos)], [word("since"), since && new Date(since).toLocaleString(language())], [word("by_whom"), person(by)]]);
 
 function show(column, found, recipe, mine) {
   const name = encodeURIComponent(recipe.recipe);
@@ -76,16 +97,18 @@ function show(column, found, recipe, mine) {
   const actions = recipe.version ? [
     change(word("verify"), `recipes/${name}/verify`), change(word("rollback"), `recipes/${name}/rollback`, word("rollback_question", recipe.recipe)),
     ...(recipe.default ? [] : [change(word("make_default"), `recipes/${name}/default`)]),
-    ...(recipe.shadow ? [change(word("end_shadow"), `recipes/${name}/shadow`)] : [])] : [];
+    ...(recipe.shadow ? [change(word("end_shadow"), `recipes/${name}/shadow`)] : [])] : recipe.collecting ? [change(word("end_collecting"), `recipes/${name}/collect/end`, word("end_collecting_question", recipe.recipe))] : [];
   column.append(tabs, make("div", { class: "two" },
     make("section", {}, make("h2", {}, recipe.recipe, recipe.default ? ` · ${word("default")}` : ""), ...warnings(recipe).map((text) => make("p", { class: "warning" }, "⚠ ", text)),
-      facts([[word("version"), recipe.version], [word("why"), recipe.why], [word("checked"), recipe.golden_checked && `${new Date(recipe.golden_checked).toLocaleDateString()} ${clock(recipe.golden_checked)}`],
+      ...(recipe.collecting ? [make("p", {}, word("collecting")), gathered(recipe.collecting)] : []),
+      facts([[word("version"), recipe.version], [word("why"), recipe.why && sentence(recipe.why)], [word("checked"), recipe.golden_checked && `${new Date(recipe.golden_checked).toLocaleDateString()} ${clock(recipe.golden_checked)}`],
         [word("false_rejects"), trial && word("of", count(trial.false_rejects), count(trial.good_images), interval(trial.false_reject_interval))],
         [word("escapes"), trial?.defect_images ? `${word("of", count(trial.escapes), count(trial.defect_images), interval(trial.escape_interval))} · ${word(`defects_${trial.defect_source}`)}` : null],
         [word("shadow"), recipe.shadow]]),
       make("div", { class: "row" }, ...actions), said),
     make("section", {}, make("h3", {}, word("versions")), versions(recipe, change))));
   if (recipe.thresholds) column.append(thresholds(recipe, again));
+  column.append(collectForm());
 }
 
 const interval = ([low, high]) => `${percent(low)} – ${percent(high)}`;

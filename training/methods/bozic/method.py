@@ -87,6 +87,7 @@ BOZIC = Method(
     title="Božič et al. 2021: segmentation and decision, trained on simulated anomalies",
     presets=PRESETS,
     fit=fit,
+    learns_defects=True,
     textures=textures_from,
     network=lambda config: BozicMap(SegmentationDecision(config.width)),
     samples=samples_of,

@@ -64,6 +64,7 @@ DISCRIMINATIVE = Method(
     title="DRÆM's discriminative network alone: no reconstruction",
     presets=PRESETS,
     fit=fit,
+    learns_defects=True,
     textures=textures_from,
     network=lambda config: AnomalyMap(build_network(config)),
     samples=samples_of,

@@ -31,6 +31,7 @@ DRAEM = Method(
     title="DRÆM: a reconstructive and a discriminative network, trained on simulated anomalies",
     presets=PRESETS,
     fit=fit,
+    learns_defects=True,
     textures=textures_from,
     network=_network,
     samples=samples_of,

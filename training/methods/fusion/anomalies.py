@@ -25,6 +25,7 @@ from training.settings import require_ranges, setting
 from training.simulation.labels import box, visible
 from training.simulation.patches import PatchPaster, shuffled
 from training.simulation.perlin import perlin_noise
+from training.simulation.real_defects import RealDefects
 from training.simulation.simulator import AnomalySimulator, SimulatorConfig
 
 _VISIBLE = 0.03  # mean change around a pixel, of 1
@@ -44,6 +45,7 @@ class AnomalyShares:
     structure_share: float = setting(0.10, "blocks of the photo itself in another order", 0.0)
     shade_share: float = setting(0.10, "the surface darker, brighter or tinted", 0.0)
     curve_share: float = setting(0.15, "thin lines", 0.0)
+    real_share: float = setting(0.30, "defects that people confirmed at a station, where there are any", 0.0)
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -62,7 +64,15 @@ class Anomaly(NamedTuple):
 class AnomalyMixture:
     """Draws samples from good photos and textures, both uint8 `(N, 3, S, S)` on the CPU."""
 
-    def __init__(self, good: Tensor, textures: Tensor, shares: AnomalyShares, seed: int) -> None:
+    def __init__(
+        self,
+        good: Tensor,
+        textures: Tensor,
+        shares: AnomalyShares,
+        seed: int,
+        defects: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """`defects`: photos and masks of real ones."""
         self.good = good
         self.size = good.shape[-1]
         self.shares = shares
@@ -71,6 +81,7 @@ class AnomalyMixture:
         self.simulator = AnomalySimulator(good, textures, _PERLIN, self.generator)
         self.grey = self.simulator.grey
         self.paster = PatchPaster(good, self.generator)
+        self.real = None if defects is None else RealDefects(*defects, self.generator)
         kinds: dict[Callable[[Tensor, int], tuple[Tensor, Tensor]], float] = {
             self._texture: shares.texture_share,
             self._patch: shares.patch_share,
@@ -78,6 +89,8 @@ class AnomalyMixture:
             self._shade: shares.shade_share,
             self._curve: shares.curve_share,
         }
+        if self.real is not None:
+            kinds[self._real] = shares.real_share
         self._kinds = tuple(kinds)
         weights = np.array(list(kinds.values()))
         self._weights = weights / weights.sum()
@@ -129,6 +142,9 @@ class AnomalyMixture:
             mask = _blurred(mask, 5)
         image = torch.lerp(good, self.simulator.textures_for(1)[0], mask * self.simulator.opacities(1)[0])
         return image, (mask > 0.25).float()
+
+    def _real(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
+        return (good, torch.zeros(self.size, self.size)) if self.real is None else self.real.paste(good)
 
     def _shade(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
         mask = self.simulator.masks(1)[0, 0] if self.rng.random() < 0.5 else (self._noise(0, 2) > 0.4).float()

@@ -174,4 +174,5 @@ def reliability(samples: Samples) -> Tensor:
 def mixture_of(config: FusionConfig, data: TrainingSet) -> AnomalyMixture:
     if data.textures is None:
         raise ValueError("the head learns from textures among others, and there are none in the training set")
-    return AnomalyMixture(data.good, data.textures, config.anomalies, config.seed)
+    defects = None if data.defects is None or data.masks is None else (data.defects, data.masks)
+    return AnomalyMixture(data.good, data.textures, config.anomalies, config.seed, defects)

@@ -45,6 +45,7 @@ FUSION = Method(
     presets=PRESETS,
     fit=fit,
     memory=_memory,
+    learns_defects=True,
     pretrained=lambda config: pretrained_of(config.features),
     textures=_textures,
     samples=_samples,

@@ -66,6 +66,7 @@ RECONSTRUCTION = Method(
     title="DRÆM's reconstructive network alone: the map is the distance of image and reconstruction",
     presets=PRESETS,
     fit=fit,
+    learns_defects=True,
     textures=textures_from,
     network=lambda config: AnomalyMap(build_network(config)),
     samples=samples_of,

@@ -1,0 +1,41 @@
+// The service's own sentences in the language of the page, where they have a code or a form of their own. Names, figures
+// and whatever else is in them stay; a sentence that is not known stays as the service said it.
+import { time, word } from "./words.js";
+
+const MEASURED = /(-?[\d.]+(?:e[-+]?\d+)?) is (below|above) (\S+)$/;
+const FORMS = [
+  [/^recipes are being loaded and checked$/, () => word("said_loading")],
+  [/^draining\b/, () => word("said_draining")],
+  [/^recipe '(.+)' has no model yet/, (name) => word("said_collecting", name)],
+  [/^no recipe in /, () => word("no_recipes")],
+  [/^chosen (\S+) by (.+)$/, (when, by) => word("said_chosen", time(new Date(when) / 1000), person(by))],
+  [/^written down by hand$/, () => word("said_by_hand")],
+  [/^records are lost: (.*)$/, (why) => word("said_records_lost", why)],
+  [/^pictures are lost: (.*)$/, (why) => word("said_pictures_lost", why)],
+  [/^the backend failed on the last batch of (.*)$/, (names) => word("said_backend_failed", names)],
+  [/^the device has been at one batch for (\d+) s/, (seconds) => word("said_device_hangs", seconds)],
+  [/^(\d+) runs never came back/, (runs) => word("said_runs_lost", runs)],
+];
+const PERSONS = { "this machine": "by_this_machine", anybody: "by_anybody", "the first start, as the newest": "by_first_start", "being the only recipe": "by_being_alone" };
+
+const known = (name, otherwise) => (word(name) === name ? otherwise : word(name));
+
+// Who did something: the name of a key, or what the service calls those without one.
+export const person = (name) => (name in PERSONS ? word(PERSONS[name]) : name);
+
+export const title = (code, otherwise = code) => known(`code_${code}`, otherwise);
+
+export function fault(text) {
+  const name = known(`fault_${text.split(":")[0].replaceAll(" ", "_")}`, null);
+  if (name === null) return text;
+  const measured = MEASURED.exec(text);
+  return measured ? `${name} (${measured[1]} ${word(measured[2])} ${measured[3]})` : name;
+}
+
+export function sentence(text) {
+  for (const [form, said] of FORMS) {
+    const found = form.exec(text);
+    if (found) return said(...found.slice(1));
+  }
+  return text;
+}
