@@ -87,20 +87,18 @@ def recalibrate(
     learned = set(manifest.training.line_parts or ())
     line = _score(bundle, [part for part in parts if part.name not in learned], inspected, backend)
     _require_enough(line, false_reject_rate)
-    rendered = [one.picture for one in simulate_defects(_resized(bundle, line.good[:20]), seed=0)]
-    simulated = score_images(backend, rendered)
-    real = len(line.defects_scored) >= _ENOUGH_DEFECTS
+    rendered = simulate_defects(_resized(bundle, line.good[:20]), seed=0)
+    simulated = score_images(backend, [one.picture for one in rendered])
     thresholds = calibrate(
         line.good_scored,
-        line.defects_scored if real else simulated,
+        simulated,
         false_reject_rate=false_reject_rate,
         min_area=manifest.thresholds.min_area,
         weights=line.weights,
+        masks=[one.mask for one in rendered],
     )
-    # The same network outlines defects as before.
-    thresholds = thresholds.model_copy(update={"pixel": manifest.thresholds.pixel})
-    if real:
-        known = thresholds.calibration.model_copy(update={"defect_source": "labelled"})
+    if len(line.defects_scored) >= _ENOUGH_DEFECTS:
+        known = _escapes(line.defects_scored, thresholds).model_copy(update={"defect_source": "labelled"})
         thresholds = thresholds.model_copy(update={"calibration": known})
     of_rendered = _escapes(simulated, thresholds)
     notes = _notes(line, thresholds, manifest.thresholds, simulated)
