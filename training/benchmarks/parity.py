@@ -123,7 +123,7 @@ def _precisions(
                 precision,
                 add_precision(bundle, lower(), held_out, models=folder / "models", version=precision, seed=seed),
             )
-        except QuantizationError as error:
+        except (BackendError, QuantizationError) as error:
             yield precision, str(error)
 
 
@@ -147,7 +147,7 @@ def _row(
     cache: Path,
 ) -> Row:
     try:
-        backend = open_backend(bundle, runtime, threads=os.cpu_count() or 1, precision=precision, cache=cache)
+        backend = open_backend(bundle, runtime, threads=len(os.sched_getaffinity(0)), precision=precision, cache=cache)
     except BackendError as error:
         return Row(method, runtime, precision, refused=str(error))
     found = score_images(backend, images)

@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path, data in zip(options.bundle, options.data, strict=True):
             bundle = read_bundle(path)
             photos = held_out(bundle, data)
-            backend = open_backend(bundle, "auto", threads=os.cpu_count() or 1)
+            backend = open_backend(bundle, "auto", threads=len(os.sched_getaffinity(0)))
             name = f"{bundle.manifest.recipe}/{bundle.manifest.version}, {len(photos)} good"
             recipes[name] = compare(bundle, backend, photos, options.seed)
             backend.close()

@@ -93,7 +93,7 @@ def add_precision(
     parts = _labelled(held_out, held_out, seed)
     name = f"model.{precision}.onnx" if lowered.model else manifest.models["fp32"]
     contents = {file: bundle.file(file).read_bytes() for file in manifest.files if file != MANIFEST}
-    fp32 = OrtBackend(OnnxModel.of(bundle, "fp32"), manifest.input, "fp32", threads=os.cpu_count() or 1)
+    fp32 = OrtBackend(OnnxModel.of(bundle, "fp32"), manifest.input, "fp32", threads=len(os.sched_getaffinity(0)))
     before = figures(parts, score_images(fp32, parts.images))
     fp32.close()
     if lowered.model:
@@ -152,13 +152,13 @@ def _runtimes(precision: Precision) -> list[_Open]:
 
 
 def _ort(model: OnnxModel, bundle: Bundle, precision: Precision) -> Backend:
-    return OrtBackend(model, bundle.manifest.input, precision, threads=os.cpu_count() or 1)
+    return OrtBackend(model, bundle.manifest.input, precision, threads=len(os.sched_getaffinity(0)))
 
 
 def _openvino(model: OnnxModel, bundle: Bundle, precision: Precision) -> Backend:
     from service.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(model, bundle.manifest.input, precision, threads=os.cpu_count() or 1)
+    return OpenVinoBackend(model, bundle.manifest.input, precision, threads=len(os.sched_getaffinity(0)))
 
 
 def _labelled(good: Sequence[Pixels], damaged: Sequence[Pixels], seed: int) -> Labelled:

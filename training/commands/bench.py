@@ -40,7 +40,7 @@ def run(request: Bench) -> int:
                 raise inference.BenchError(f"{method.name} has no network before it has seen photos: use --bundle")
             network, grid = partial(_tiled, method.network, settings), settings.grid
             subject = inference.export_random(network, grid.height, grid.width, Path(folder))
-        threads = request.threads or os.cpu_count() or 1
+        threads = request.threads or len(os.sched_getaffinity(0))
         record = inference.run_bench(subject, threads=threads, batches=request.batch, rounds=request.rounds)
     print(inference.tabulate(record))
     if request.out:

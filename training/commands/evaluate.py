@@ -41,7 +41,7 @@ def run(request: Evaluate) -> int:
             results = evaluate(images, scored, manifest.thresholds, manifest.input.crop)
         results["through"] = "http"
     else:
-        backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=os.cpu_count() or 1)
+        backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=len(os.sched_getaffinity(0)))
         scored = (score_with(backend, manifest.input, image.path) for image in images)
         results = evaluate(images, scored, manifest.thresholds, manifest.input.crop)
         results["through"] = f"{backend.name} {backend.precision}"

@@ -50,7 +50,7 @@ def run(request: Recalibrate) -> int:
     parts, left_out = reviewed_parts(request.records, manifest.recipe)
     for why, count in left_out.items():
         print(f"warning: {count} reviewed parts are left out: {why}", file=sys.stderr)
-    backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=os.cpu_count() or 1)
+    backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=len(os.sched_getaffinity(0)))
     try:
         done = recalibrate(
             bundle,
