@@ -25,7 +25,7 @@ CHECK = env -u MAKEFLAGS -u MAKELEVEL OMP_NUM_THREADS=1 $(PYTEST)
 test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(CHECKS)
+	@$(MAKE) --makefile $(firstword $(MAKEFILE_LIST)) --no-print-directory --jobs=2 --keep-going --output-sync=target $(CHECKS)
 check-training-1: ; @$(CHECK) $(TRAINING_1)
 check-training-2: ; @$(CHECK) $(TRAINING_2)
 check-service-1: ; @$(CHECK) $(SERVICE_1)

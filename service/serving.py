@@ -93,7 +93,9 @@ def _grpc(settings: Settings) -> list[Listener]:
         # Only needed where it is asked for.
         from service.http.grpc_server import Grpc, credentials
     except ImportError as error:
-        raise ValueError(f"INSPECT_GRPC_PORT needs the extra: pip install 'draem-inspect[grpc]' ({error})") from error
+        raise ValueError(
+            f"INSPECT_GRPC_PORT needs an extra: in the checkout, pip install '.[grpc]' ({error})"
+        ) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return [
         Grpc(

@@ -52,16 +52,28 @@ def test_no_advice_names_a_distribution_that_no_index_has() -> None:
     assert "draem-inspect[" not in (_ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 1)])
-def test_the_tests_fail_where_one_of_their_halves_does(tmp_path: Path, first: int, second: int) -> None:
+@pytest.mark.parametrize(
+    "failing", [None, "mypy", "lint-imports", *(f"tests/{name}" for name in ("training/test_z", "service/test_a"))]
+)
+def test_every_test_is_run_once_and_one_that_fails_is_enough(tmp_path: Path, failing: str | None) -> None:
     """Everything is installed, by the stamps, and answers what it is told to."""
-    programs = tmp_path / "venv" / "bin"
+    programs, asked = tmp_path / "venv" / "bin", tmp_path / "asked"
     programs.mkdir(parents=True)
-    python = f'case "$*" in *"pytest tests/service"*) exit {first};; *"--ignore tests/service"*) exit {second};; esac'
-    for name, script in {"ruff": "exit 0", "mypy": "exit 0", "lint-imports": "exit 0", "python": python}.items():
+    for name in ("ruff", "mypy", "lint-imports", "python"):
+        script = f'echo "$*" >>{asked}; case "{name} $*" in *"{failing}"*) exit 1;; esac'
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
     for age, name in enumerate(("pyproject.toml", "constraints.txt", *_STAMPS)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (age, age))
-    assert (_make(tmp_path, "test").returncode == 0) is (first == second == 0)
+    parts = {"training": "az", "service": "az9", "deployment": "az"}
+    files = [f"tests/{folder}/test_{letter}.py" for folder, letters in parts.items() for letter in letters]
+    files += ["tests/deployment/test_helm_values.py", "tests/deployment/test_observability.py"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert (_make(tmp_path, "test").returncode == 0) is (failing is None)
+    runs = [line.split() for line in asked.read_text().splitlines() if "pytest" in line]
+    for file in files:
+        # A run that leaves files out is of all others.
+        assert sum((file in words) is not ("--ignore" in words) for words in runs) == 1, file
