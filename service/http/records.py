@@ -150,7 +150,7 @@ async def image(request: Request, inspection_id: str) -> Response:
 
 @router.get("/inspections/{inspection_id}/map", response_class=Response, tags=["history"])
 async def anomaly_map(request: Request, inspection_id: str) -> Response:
-    """The map as a gray PNG of the network's size, 255 is 1; kept with the image."""
+    """The map of the whole photo as a gray PNG, 255 is 1; kept with the image."""
     return Response(await _map(request, inspection_id), media_type="image/png")
 
 

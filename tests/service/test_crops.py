@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from bundles import make_bundle, png, wait_until_loaded
+from fakes import wait_for
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,7 +93,9 @@ def test_maps_and_overlays_are_of_the_whole_photo_and_never_hot_outside(client: 
     outside[160:240, 100:300] = False
     assert (shown[outside] == 20).all()
     assert np.abs(shown - photo)[200, 200].max() > 40
-    record = client.get(f"/inspections/{reply['inspection_id']}/overlay.jpg")
+    url = f"/inspections/{reply['inspection_id']}/overlay.jpg"
+    wait_for(lambda: client.get(url).status_code == 200)
+    record = client.get(url)
     kept = cv2.imdecode(np.frombuffer(record.content, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
     assert np.abs(kept - shown).mean() < 4
     live = client.get(f"/events/{reply['inspection_id']}/overlay.jpg")

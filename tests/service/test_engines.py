@@ -33,7 +33,7 @@ from service.backends.engines import (
 )
 from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle
-from service.bundle.manifest import FileEntry, Precision, ScoreFormula
+from service.bundle.manifest import FileEntry, InputSpec, Precision, ScoreFormula
 from service.commands import run
 from training.bundling.fp16 import to_half
 from training.bundling.graph import InspectionGraph
@@ -42,6 +42,7 @@ from training.bundling.quantize import observe, to_qdq
 from training.commands import run as main
 from training.networks.anomaly_map import AnomalyMap
 from training.networks.draem import Draem
+from training.tiles import Grid
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: x86-64 Linux only")
 
@@ -185,6 +186,17 @@ def test_engines_are_built_of_every_image_score(score: ScoreFormula, region: boo
         parse(OnnxModel.of(bundle, precision), bundle.manifest.input, RTX, errors)
         assert not errors
         assert build_engine(bundle, precision, max_batch=8, cache=tmp_path, gpu=AMPERE, library=RTX).bytes > 0
+
+
+def test_tiles_are_layers_that_nvidias_parser_takes() -> None:
+    grid = Grid(2, 2, SIZE, 16)
+    spec = InputSpec(height=grid.height, width=grid.width)
+    graph = InspectionGraph(grid.over(AnomalyMap(Draem(4, 4))), None, "windows").eval()
+    model = to_onnx(graph, grid.height, grid.width)
+    for data in (model, to_half(model)):
+        errors: list[str] = []
+        parse(OnnxModel("tiled", data), spec, RTX, errors)
+        assert not errors
 
 
 def test_a_graph_of_another_signature_is_refused(bundle: Bundle) -> None:

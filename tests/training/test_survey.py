@@ -65,7 +65,7 @@ def test_mixed_sizes_shapes_and_colours_are_said(tmp_path: Path) -> None:
     _write(good / "wide.png", 51, (32, 64, 3))
     _write(good / "grey.png", 52, (32, 32))
     shapes, colours = survey(tmp_path, labelled_images(tmp_path)).warnings
-    assert "different shapes are all stretched to a square: 32x32 (7)" in shapes
+    assert "different shapes are all stretched to one shape: 32x32 (7)" in shapes
     assert colours == "8 colour and 1 grey photos are mixed: the line's camera sends one kind"
 
 

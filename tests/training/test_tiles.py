@@ -17,9 +17,12 @@ from service.bundle.manifest import Crop, InputSpec
 from service.settings import Settings
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.onnx import check_parity, opened, to_onnx
+from training.bundling.quantize import layers_of, observe, runner, to_qdq
 from training.bundling.triton import triton_config
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
+from training.networks.anomaly_map import AnomalyMap
+from training.networks.compact import CompactDraem
 from training.settings import RecipeSettings
 from training.tiles import Grid
 
@@ -63,6 +66,20 @@ def test_one_score_and_one_map_leave_the_exported_graph_for_any_number_of_pictur
     assert scores.argmax() == 1
     assert maps[1, 30:34, 40:44].min() == 1
     assert score_with_torch(graph, pictures)[1].score == pytest.approx(float(scores[1]))
+
+
+def test_a_tiled_network_in_int8_is_that_of_its_tiles_in_int8() -> None:
+    torch.manual_seed(0)
+    grid, network = Grid.of("1x2", 32, 0), AnomalyMap(CompactDraem(4, 4)).eval()
+    one, both = (
+        to_onnx(InspectionGraph(made).eval(), 32, width) for made, width in ((network, 32), (grid.over(network), 64))
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+    halves = [np.ascontiguousarray(picture[:, :32]), np.ascontiguousarray(picture[:, 32:])]
+    quantized = to_qdq(both, observe(both, [picture]), list(layers_of(both)), "uint8")
+    alone = to_qdq(one, observe(one, halves), list(layers_of(one)), "uint8")
+    expected = np.hstack([runner(alone)(half).anomaly_map for half in halves])
+    np.testing.assert_allclose(runner(quantized)(picture).anomaly_map, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(

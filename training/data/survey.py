@@ -94,7 +94,7 @@ def _mixtures(photos: Sequence[Path]) -> list[str]:
     said = []
     if len(ratios) > 1:
         told = ", ".join(f"{shape} ({count})" for shape, count in shapes.most_common(_NAMED))
-        said.append(f"photos of {len(shapes)} sizes and different shapes are all stretched to a square: {told}")
+        said.append(f"photos of {len(shapes)} sizes and different shapes are all stretched to one shape: {told}")
     elif len(shapes) > 1:
         told = ", ".join(f"{shape} ({count})" for shape, count in shapes.most_common(_NAMED))
         said.append(f"photos of {len(shapes)} sizes: {told}; the line's camera has one")
