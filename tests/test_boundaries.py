@@ -38,6 +38,10 @@ def test_what_is_installed_needs_no_laboratory(tmp_path: Path) -> None:
         path = tmp_path / name
         assert path.exists(), f"{name}: nothing of that name to leave out"
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in ("service/web/index.html", "service/web/words/de.js", "training/evaluation/report_template.html"):
+        assert (tmp_path / name).is_file()
+    kept = {file.name for file in (tmp_path / "training" / "benchmarks").iterdir()}
+    assert kept == {"__init__.py", "contender.py", "inference.py"}, "what only the project measures itself with"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "training", "--help"]
     shown = subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
