@@ -88,7 +88,7 @@ def _reads(route: APIRoute) -> _Reads:
         query = {field.alias: field for dependant in _all(route.dependant) for field in dependant.query_params}
         found = vars(route)["_reads"] = _Reads(
             tuple(query),
-            frozenset(name for name, field in query.items() if _is_list(field.field_info.annotation)),
+            frozenset(name for name, field in query.items() if is_list(field.field_info.annotation)),
             frozenset(field.alias for dependant in _all(route.dependant) for field in dependant.header_params),
             route.body_field is not None or "requestBody" in (route.openapi_extra or {}),
         )
@@ -117,7 +117,7 @@ def _choice(kind: str, known: Iterable[str]) -> str:
     return f"send {names}" if names else f"there is no {kind} here"
 
 
-def _is_list(annotation: object) -> bool:
+def is_list(annotation: object) -> bool:
     return any(get_origin(kind) is list for kind in (annotation, *get_args(annotation)))
 
 

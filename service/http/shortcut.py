@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.parameters import refuse_unread
+from service.http.parameters import is_list, refuse_unread
 from service.station.problem import ProblemError
 
 Answer = Callable[[Request, ProblemError | RequestValidationError], Response]
@@ -64,6 +64,9 @@ class _Way:
 
     def __init__(self, route: APIRoute) -> None:
         self.route = route
+        needs = route.dependant
+        if needs.dependencies or needs.path_params or needs.cookie_params or needs.body_params:
+            raise TypeError(f"{route.path} reads more than single values of the query and headers")
         self._query = [_parameter(field, "query") for field in route.dependant.query_params]
         self._headers = [_parameter(field, "header") for field in route.dependant.header_params]
 
@@ -80,8 +83,8 @@ class _Way:
 
 
 def _parameter(field: Any, place: str) -> _Parameter:
-    if field.field_info.is_required():
-        raise TypeError(f"{place} parameter {field.alias} has no default")
+    if field.field_info.is_required() or is_list(field.field_info.annotation):
+        raise TypeError(f"{place} parameter {field.alias} has no default, or is a list")
     return _Parameter(field.name, field.alias, place, field.default, field.validate)
 
 
