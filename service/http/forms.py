@@ -27,8 +27,12 @@ class Part:
 def parse_form(content_type: str, body: bytes, *, max_parts: int) -> list[Part]:
     """The parts of a form, in order; raises ProblemError where it is cut short, malformed or has too many parts."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
-    if not boundary or b"--" + boundary + b"--" not in body:
+    end = b"--" + boundary + b"--"
+    at = 0 if body.startswith(end) else body.find(b"\r\n" + end)
+    if not boundary or at < 0:
         raise ProblemError("invalid_request", "the multipart form is cut short or names no boundary")
+    if body[at:].strip() != end:
+        raise ProblemError("invalid_request", "behind the end of the multipart form follows more: send one form")
     reader = _Reader(max_parts)
     try:
         parser = MultipartParser(boundary, reader.callbacks())

@@ -65,6 +65,8 @@ async def refuse_unread(request: Request) -> None:
             "unsupported_media_type",
             f"Content-Encoding {request.headers['content-encoding'][:_QUOTED]!r}: send the bytes as they are",
         )
+    if "content-range" in request.headers:
+        raise ProblemError("invalid_request", "Content-Range: a part of a body is judged by nobody: send the whole")
     if not reads.body and (request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers):
         raise ProblemError(
             "invalid_request",

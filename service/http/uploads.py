@@ -231,6 +231,11 @@ async def read_images(request: Request, limit: int, *, max_files: int) -> list[b
                 "unsupported_media_type",
                 f"part {number} of the form has a Content-Transfer-Encoding: send the bytes as they are",
             )
+        if part.headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
+            raise ProblemError(
+                "unsupported_media_type",
+                f"part {number} of the form has a Content-Encoding: send the bytes as they are",
+            )
         await require_digests(part.headers.items(), bytes(part.data), f"part {number} of the form")
     if len(parts) > max_files:
         more = "send one, or all of them to /inspect/batch" if max_files == 1 else f"send at most {max_files}"

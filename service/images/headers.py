@@ -24,6 +24,11 @@ _MAX_PARTS = 20_000
 _PNG_CHUNK = 4096
 # The markers that have a segment, and the end; in the data of a scan FF is followed by 00 or by RST0 to RST7.
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xd9-\xdd\xe0-\xef\xfe]")
+# Of any kind; or of a stream of them, each with a head in front.
+_SECOND = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0|--[^\r\n]+\r\n[^\0]+?\r\n\r\n\xff\xd8\xff",
+    re.DOTALL,
+)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
@@ -74,7 +79,11 @@ def read_header(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("unsupported_image", "a BMP with run lengths may leave pixels out: save it uncompressed")
     header = _open(data)
     if header.format == "JPEG":
-        _refuse_second(data, _end_of_jpeg(data), b"\xff\xd8\xff", "JPEG")
+        _refuse_second(data, _end_of_jpeg(data), "JPEG")
+    elif header.format in ("BMP", "WEBP"):
+        # The length that a WebP names is of what follows it.
+        start, more = (2, 0) if header.format == "BMP" else (4, 8)
+        _refuse_second(data, int.from_bytes(data[start : start + 4], "little") + more, header.format)
     check_pixels(header.size, max_pixels)
     # Of an MPO, several JPEGs in one file, the first is the picture; of a TIFF the pages are counted already.
     if header.format == "PNG" and (frames := getattr(header, "n_frames", 1)) > 1:
@@ -129,14 +138,14 @@ def _check_png_chunks(data: bytes) -> None:
         if at + 12 + length > len(data):
             raise ImageError("corrupt_image", f"the PNG is damaged or cut short: no room for a chunk of {length} bytes")
         if data[at + 4 : at + 8] == b"IEND":
-            _refuse_second(data, at + 12, b"\x89PNG", "PNG")
+            _refuse_second(data, at + 12, "PNG")
             return
         at += 12 + length
 
 
-def _refuse_second(data: bytes, end: int, start: bytes, kind: str) -> None:
+def _refuse_second(data: bytes, end: int, kind: str) -> None:
     """Refuse a file behind whose picture, which stops at `end`, another one follows: nobody would look at it."""
-    if data[end : end + 4096].lstrip(b"\0").startswith(start):
+    if _SECOND.match(data[end : end + 4096].lstrip(b"\0 \t\r\n")):
         raise ImageError("unsupported_image", f"behind the {kind} follows another one: send each on its own")
 
 

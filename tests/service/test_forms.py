@@ -27,6 +27,23 @@ def test_forms_without_the_field_or_broken_are_named(client: TestClient) -> None
     assert_problem(post(client, b"", "multipart/form-data"), 422, "invalid_request")
 
 
+def test_nothing_of_a_form_is_passed_over(client: TestClient) -> None:
+    def form(picture: bytes, head: str = "") -> bytes:
+        named = f'--b\r\nContent-Disposition: form-data; name="image"\r\n{head}\r\n'
+        return named.encode() + picture + b"\r\n--b--\r\n"
+
+    kind = "multipart/form-data; boundary=b"
+    # What looks like its end inside of a picture is none.
+    assert post(client, form(GOOD + b"--b--"), kind).json()["verdict"] == "OK"
+    assert post(client, form(GOOD, "Content-Encoding: identity\r\n"), kind).json()["verdict"] == "OK"
+    two = assert_problem(post(client, form(GOOD) + form(BAD), kind), 422, "invalid_request")
+    assert "behind the end of the multipart form" in str(two["detail"])
+    packed = post(client, form(GOOD, "Content-Encoding: gzip\r\n"), kind)
+    assert_problem(packed, 415, "unsupported_media_type")
+    part = post(client, GOOD, headers={"Content-Range": "bytes 0-99/200"})
+    assert "send the whole" in str(assert_problem(part, 422, "invalid_request")["detail"])
+
+
 def test_a_batch_has_one_result_for_each_picture_in_order(client: TestClient) -> None:
     files = [("image", (f"{i}.png", data, "image/png")) for i, data in enumerate((GOOD, b"text", BAD, DOUBTFUL))]
     response = client.post("/inspect/batch", files=files)

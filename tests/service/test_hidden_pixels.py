@@ -207,12 +207,16 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused(mode: str) -> None
         assert refused.value.code == "corrupt_image"
 
 
-@pytest.mark.parametrize("between", [b"", bytes(100)])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("between", [b"", bytes(100), b"\r\n"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
 def test_of_two_pictures_one_behind_the_other_none_is_chosen(kind: str, between: bytes) -> None:
-    data = _saved(kind, PICTURE)
-    with pytest.raises(ImageError, match=f"behind the {kind} follows another one: send each on its own"):
-        decode(data + between + _saved(kind, 255 - PICTURE))
+    data = cv2.imencode(".bmp", PICTURE)[1].tobytes() if kind == "BMP" else _saved(kind, PICTURE)
+    for second in ("JPEG", "PNG", "WEBP", "TIFF"):
+        with pytest.raises(ImageError, match=f"behind the {kind} follows another one: send each on its own"):
+            decode(data + between + _saved(second, 255 - PICTURE))
+    stream = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
+    with pytest.raises(ImageError, match="follows another one"):
+        decode(data + between + stream + _saved("JPEG", 255 - PICTURE))
     # What phones and recorders append is no picture.
     np.testing.assert_array_equal(decode(data + between + b"trailer"), decode(data))
 
