@@ -18,16 +18,20 @@ const FORMS = [
 ];
 const PERSONS = { "this machine": "by_this_machine", anybody: "by_anybody", "the first start, as the newest": "by_first_start", "being the only recipe": "by_being_alone" };
 
-const known = (name, otherwise) => (word(name) === name ? otherwise : word(name));
-
 // Who did something: the name of a key, or what the service calls those without one.
 export const person = (name) => (name in PERSONS ? word(PERSONS[name]) : name);
 
-export const title = (code, otherwise = code) => known(`code_${code}`, otherwise);
+// What a word is that the language has not: the service may be newer than the page.
+const unknown = (said) => /^(code|fault)_/.test(said);
+
+export function title(code, otherwise = code) {
+  const said = word(`code_${code}`);
+  return unknown(said) ? otherwise : said;
+}
 
 export function fault(text) {
-  const name = known(`fault_${text.split(":")[0].replaceAll(" ", "_")}`, null);
-  if (name === null) return text;
+  const name = word(`fault_${text.split(":")[0].replaceAll(" ", "_")}`);
+  if (unknown(name)) return text;
   const measured = MEASURED.exec(text);
   return measured ? `${name} (${measured[1]} ${word(measured[2])} ${measured[3]})` : name;
 }

@@ -49,7 +49,7 @@ export default {
   drop_here: "Bild hierher ziehen", drop_kinds: "oder drücken, um eines zu wählen · JPEG, PNG, BMP, WebP, TIFF", examples: "Kein Bild zur Hand? Eines vom Rezept selbst:", example: "Beispiel {}",
   masked: "dunkel, wo Anomalien nicht zählen",
   // Was der Dienst sagt
-  code_empty_image: "Kein Bild in der Anfrage", code_unsupported_image: "Kein Bild", code_corrupt_image: "Beschädigtes Bild",
+  code_digest_mismatch: "Das Bild kam anders an, als es gesendet wurde", code_empty_image: "Kein Bild in der Anfrage", code_unsupported_image: "Kein Bild", code_corrupt_image: "Beschädigtes Bild",
   code_malformed_request: "Keine Anfrage nach HTTP/1.1", code_unauthorized: "Kein gültiger API-Schlüssel", code_forbidden: "Nicht erlaubt",
   code_client_disconnected: "Der Absender ist weg", code_not_found: "Nicht gefunden", code_unknown_recipe: "Kein solches Rezept",
   code_method_not_allowed: "Diese Methode ist hier nicht erlaubt", code_head_too_slow: "Der Kopf der Anfrage kam zu langsam",

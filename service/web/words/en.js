@@ -49,7 +49,7 @@ export default {
   drop_here: "Drop an image here", drop_kinds: "or press to choose one · JPEG, PNG, BMP, WebP, TIFF", examples: "No image at hand? Try one of the recipe's own:", example: "Example {}",
   masked: "dark where anomalies do not count",
   // What the service says
-  code_empty_image: "No image in the request", code_unsupported_image: "Not an image", code_corrupt_image: "Damaged image",
+  code_digest_mismatch: "The body is not the one of its digest", code_empty_image: "No image in the request", code_unsupported_image: "Not an image", code_corrupt_image: "Damaged image",
   code_malformed_request: "Not a request of HTTP/1.1", code_unauthorized: "No valid API key", code_forbidden: "Not allowed",
   code_client_disconnected: "The client went away", code_not_found: "No such address", code_unknown_recipe: "No such recipe",
   code_method_not_allowed: "Method not allowed here", code_head_too_slow: "The head of the request took too long",
