@@ -59,7 +59,7 @@ def test_a_seed_gives_the_same_samples() -> None:
 
 def test_several_kinds_meet_on_some_images_and_all_of_them_are_labelled() -> None:
     """Lines alone, against lines on top of other lines: up to three kinds cover more than one."""
-    once = AnomalyMixture(photos(), textures(), NONE, 0)
+    once = AnomalyMixture(photos(), textures(), replace(NONE, mixed_share=1.0), 0)
     areas = [float(once.draw().mask.mean()) for _ in range(60)]
     alone = AnomalyMixture(photos(), textures(), NONE, 0)
     single = [float(alone._added(photos()[0].float() / 255, 0)[1].mean()) for _ in range(60)]

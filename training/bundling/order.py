@@ -37,7 +37,7 @@ class RecipeOrder:
     ignore: Path | None = None
     min_area: int = 0
     false_reject_rate: float = 0.01
-    most_escapes: float = 0.4
+    most_escapes: float = 0.5
     signing_key: Path | None = None
 
     def spec(self, height: int, width: int) -> InputSpec:

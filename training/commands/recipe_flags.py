@@ -29,13 +29,14 @@ class RecipeFlags(BaseModel):
     false_reject_rate: Annotated[
         float, Field(gt=0, lt=1, description="share of good parts that may be rejected, 0.01 is 1 %")
     ] = 0.01
-    # Of the runs in experiments/RESULTS.md all that are no inspection (magnetic_tile by plain DRÆM) are above it.
+    # Of the bundles in experiments/RESULTS.md those whose image AUROC on real defects is good are below it, PaDiM on
+    # wood and magnetic_tile, which lets a quarter and more of them pass, is above.
     most_escapes: Annotated[
         float,
         Field(
             ge=0, le=1, description="share of the rendered defects that may pass as OK; beyond it the recipe is unfit"
         ),
-    ] = 0.4
+    ] = 0.5
 
     def order(self, **names: Any) -> RecipeOrder:
         """What the bundle is to be; the rest of its fields by name."""

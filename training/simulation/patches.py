@@ -22,14 +22,19 @@ _MOST = 4
 _SMALLEST = 6  # pixels
 _BLOCKS = 8  # along a side
 _LOOKED_AT = 8  # photos
-_POISSON = 0.6  # of the patches; the others have an edge, hard or feathered
 
 
 class PatchPaster:
-    """Draws from good photos uint8 `(N, 3, S, S)`; all that it draws follows from `generator`."""
+    """Draws from good photos uint8 `(N, 3, S, S)`; all that it draws follows from `generator`.
 
-    def __init__(self, good: Tensor, generator: torch.Generator) -> None:
+    A share of the patches comes from `others`, the rest from the photo itself, and a share is `grown` in by Poisson's
+    equation, the rest has an edge, hard or feathered.
+    """
+
+    def __init__(self, good: Tensor, generator: torch.Generator, *, others: float = 1.0, grown: float = 1.0) -> None:
         self.good = good.cpu()
+        self.others = others
+        self.grown = grown
         self.generator = generator
         self.rng = np.random.default_rng(0)
         self.size = good.shape[-1]
@@ -48,7 +53,10 @@ class PatchPaster:
         for place in range(_MOST):
             if place and self.rng.random() < 0.5:
                 continue
-            patch = self._cut(self._other(index).permute(1, 2, 0).numpy())
+            source = pixels
+            if self.rng.random() < self.others:
+                source = self._other(index).permute(1, 2, 0).numpy()
+            patch = self._cut(source)
             shape = self._outline(*patch.shape[:2])
             row, column = (int(self.rng.integers(self.size + 1 - side)) for side in patch.shape[:2])
             pixels = self._put(pixels, patch, shape, row, column)
@@ -64,7 +72,7 @@ class PatchPaster:
     def _cut(self, source: Pixels) -> Pixels:
         """A piece of `source`, resized, perhaps turned and with another light on it."""
         largest = int(0.8 * self.size)
-        halves = np.clip(0.02 + self.rng.gamma(1.6, 0.05, 2), 0.02, 0.35)
+        halves = np.clip(0.03 + self.rng.gamma(2, 0.05, 2), 0.03, 0.4)
         height, width = (min(largest, max(_SMALLEST, int(2 * half * self.size))) for half in halves)
         row, column = int(self.rng.integers(self.size + 1 - height)), int(self.rng.integers(self.size + 1 - width))
         factor = float(np.exp(self.rng.uniform(np.log(0.5), np.log(2))))
@@ -81,7 +89,7 @@ class PatchPaster:
         return patch
 
     def _outline(self, height: int, width: int) -> _Coverage:
-        if self.rng.random() < 0.3:
+        if self.rng.random() < 0.4:
             return np.ones((height, width), np.float32)
         exponents = torch.randint(1, 4, (1, 2), generator=self.generator)
         noise = perlin_noise(2**exponents, self.size, self.generator, torch.device("cpu"))[0].numpy()
@@ -90,10 +98,10 @@ class PatchPaster:
         return np.asarray(1 - (x * x + y * y) + 0.8 * noise > 0.15, np.float32)
 
     def _put(self, pixels: Pixels, patch: Pixels, shape: _Coverage, row: int, column: int) -> Pixels:
-        if self.rng.random() < _POISSON:
+        if self.rng.random() < self.grown:
             return self._grown_in(pixels, patch, shape, row, column)
         opacity = shape if self.rng.random() < 0.5 else cv2.GaussianBlur(shape, (0, 0), 1.5)
-        opacity = opacity * (1.0 if self.rng.random() < 0.6 else self.rng.uniform(0.4, 1.0))
+        opacity = opacity * (1.0 if self.rng.random() < 0.6 else self.rng.uniform(0.5, 1.0))
         out = pixels.copy()
         there = out[row : row + len(patch), column : column + patch.shape[1]]
         there[:] = np.rint(there + opacity[..., None] * (patch - there.astype(np.float32)))

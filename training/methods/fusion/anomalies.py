@@ -1,12 +1,12 @@
 """Simulated anomalies of five kinds, drawn one image at a time: what one kind cannot look like another may.
 
 - textures under a Perlin mask, as DRÆM has them;
-- patches of other good photos where they do not belong (`training/simulation/patches.py`);
-- structure: blocks of the photo itself in another order under a Perlin mask;
+- patches of good photos where they do not belong (`training/simulation/patches.py`);
+- structure: blocks of the photo itself in another order under a Perlin mask (none by default);
 - shades: the surface itself, darker, brighter or tinted under a mask with soft edges;
 - curves: thin level lines of Perlin noise, dark, bright or of a colour of their own.
 
-Up to three of them meet on an image. A label holds whole pieces: a pixel counts where the change around it is visible,
+Up to three of them may meet on an image. A label holds whole pieces: a pixel counts where the change around it is visible,
 not where it alone happens to be.
 """
 
@@ -31,7 +31,10 @@ from training.simulation.simulator import AnomalySimulator, SimulatorConfig
 _VISIBLE = 0.03  # mean change around a pixel, of 1
 _FEWEST_PIXELS = 12
 _TRIES = 8
-_KINDS_AT_ONCE = (0.7, 0.22, 0.08)  # how often one, two and three of them meet on an image
+_THREE = 0.25  # of the images where kinds meet
+# Of the patches. More of them that grow in from other photos look like good parts, and good parts then like defects.
+_OTHERS = 0.5
+_GROWN = 0.3
 _PERLIN = SimulatorConfig(anomaly_probability=1.0, match_grey=True, mask_combination=True, rotate_probability=0.0)
 
 
@@ -42,10 +45,11 @@ class AnomalyShares:
     normal_share: float = setting(0.25, "share of the samples without an anomaly", 0.0, 0.9)
     texture_share: float = setting(0.45, "textures under a Perlin mask", 0.0)
     patch_share: float = setting(0.30, "patches of good photos in another place", 0.0)
-    structure_share: float = setting(0.10, "blocks of the photo itself in another order", 0.0)
+    structure_share: float = setting(0.0, "blocks of the photo itself in another order", 0.0)
     shade_share: float = setting(0.10, "the surface darker, brighter or tinted", 0.0)
     curve_share: float = setting(0.15, "thin lines", 0.0)
     real_share: float = setting(0.30, "defects that people confirmed at a station, where there are any", 0.0)
+    mixed_share: float = setting(0.0, "share of the anomalies on which two or three kinds meet", 0.0, 1.0)
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -80,7 +84,7 @@ class AnomalyMixture:
         self.rng = np.random.default_rng(seed)
         self.simulator = AnomalySimulator(good, textures, _PERLIN, self.generator)
         self.grey = self.simulator.grey
-        self.paster = PatchPaster(good, self.generator)
+        self.paster = PatchPaster(good, self.generator, others=_OTHERS, grown=_GROWN)
         self.real = None if defects is None else RealDefects(*defects, self.generator)
         kinds: dict[Callable[[Tensor, int], tuple[Tensor, Tensor]], float] = {
             self._texture: shares.texture_share,
@@ -100,10 +104,16 @@ class AnomalyMixture:
         good = self._seen_again(self.good[photo].float() / 255)
         image, mask = good, torch.zeros(self.size, self.size)
         if self.rng.random() >= self.shares.normal_share:
-            for _ in range(int(self.rng.choice(len(_KINDS_AT_ONCE), p=_KINDS_AT_ONCE)) + 1):
+            for _ in range(self._how_many()):
                 image, added = self._added(image, photo)
                 mask = torch.maximum(mask, added)
         return Anomaly(image, mask, photo)
+
+    def _how_many(self) -> int:
+        """Kinds that meet on an image."""
+        if self.rng.random() >= self.shares.mixed_share:
+            return 1
+        return 3 if self.rng.random() < _THREE else 2
 
     def _added(self, image: Tensor, photo: int) -> tuple[Tensor, Tensor]:
         """One more anomaly, of one kind, on `image`; where it is seen."""
