@@ -6,8 +6,8 @@
 - shades: the surface itself, darker, brighter or tinted under a mask with soft edges;
 - curves: thin level lines of Perlin noise, dark, bright or of a colour of their own.
 
-Up to three of them may meet on an image. A label holds whole pieces: a pixel counts where the change around it is visible,
-not where it alone happens to be.
+Up to three of them may meet on an image. A label holds whole pieces: a pixel counts where the change around it is
+visible, not where it alone happens to be.
 """
 
 from __future__ import annotations
