@@ -31,7 +31,7 @@ Stations scale on what waits for the network, never on CPU. Engines are built be
 `helm/kserve.yaml` serves what `export --triton` wrote.
 
 - **A station is a pod of a StatefulSet** and keeps its own records. Counters, answers to repeated triggers, what makes
-  a picture count as frozen, and `activate` are each station's own too: `service.sessionAffinity` keeps a camera at one.
+  an image count as frozen, and `activate` are each station's own too: `service.sessionAffinity` keeps a camera at one.
 - **Restarting**: `/livez` fails while the device hangs (15 s) or fails run after run (ten); after a minute of that the
   container is started again. A recipe that was refused restarts nothing.
 - **Stopping**: a pod goes on for `preStopSeconds`, hears SIGTERM, says `draining` for `settings.drain_grace_s`,

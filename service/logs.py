@@ -220,7 +220,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def _traceback(record: logging.LogRecord) -> str:
-    """Files, lines and messages: never the variables, which hold pictures and keys; empty without an exception."""
+    """Files, lines and messages: never the variables, which hold images and keys; empty without an exception."""
     if not record.exc_info or record.exc_info[0] is None:
         return ""
     text = io.StringIO()

@@ -161,19 +161,19 @@ class Settings(BaseSettings):
     ] = Path("records")
     record_images: Annotated[
         Literal["none", "failed", "all"],
-        Field(description="pictures kept with the records: `failed` is all but OK, and the sample of OK"),
+        Field(description="images kept with the records: `failed` is all but OK, and the sample of OK"),
     ] = "failed"
     sample_ok: Annotated[
         int,
         Field(
             ge=0,
             le=1_000_000,
-            description="of so many OK parts one waits for a review, with its picture where `failed` are kept; 0: none",
+            description="of so many OK parts one waits for a review, with its image where `failed` are kept; 0: none",
         ),
     ] = 200
-    record_images_mb: Annotated[int, Field(ge=1, description="megabytes of kept pictures; the oldest go first")] = 2000
+    record_images_mb: Annotated[int, Field(ge=1, description="megabytes of kept images; the oldest go first")] = 2000
     records_days: Annotated[
-        int, Field(ge=0, le=36_500, description="days that records and their pictures are kept; 0: for ever")
+        int, Field(ge=0, le=36_500, description="days that records and their images are kept; 0: for ever")
     ] = 90
     shifts: Annotated[
         str,

@@ -1,6 +1,6 @@
 """A photo cut into tiles that overlap, and the map of the photo joined from theirs: inside the graph that is served.
 
-The network sees `size` x `size` pixels at a time, the recipe a picture of all tiles. Cutting and joining are layers
+The network sees `size` x `size` pixels at a time, the recipe an image of all tiles. Cutting and joining are layers
 like any other, so golden images, limits, INT8, engines and Triton have nothing to know of them.
 
 Where tiles overlap the larger value counts: a defect that one tile has cut off at its rim, and its neighbour sees
@@ -46,7 +46,7 @@ class Grid:
 
     @property
     def height(self) -> int:
-        """Of the picture of all tiles."""
+        """Of the image of all tiles."""
         return self.rows * self.size - (self.rows - 1) * self.overlap
 
     @property
@@ -54,7 +54,7 @@ class Grid:
         return self.columns * self.size - (self.columns - 1) * self.overlap
 
     def cut(self, pictures: Tensor) -> Tensor:
-        """`(N, C, H, W)` -> `(N T, C, S, S)`: the tiles of a picture one after the other, row by row."""
+        """`(N, C, H, W)` -> `(N T, C, S, S)`: the tiles of an image one after the other, row by row."""
         if self.count == 1:
             return pictures
         step = self.size - self.overlap
@@ -75,7 +75,7 @@ class Grid:
         return _joined(rows, self.overlap, dim=1)
 
     def over(self, network: nn.Module) -> nn.Module:
-        """A network of tiles as one of whole pictures."""
+        """A network of tiles as one of whole images."""
         return network if self.count == 1 else Tiled(network, self)
 
 

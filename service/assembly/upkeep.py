@@ -58,7 +58,7 @@ async def keep_checking(station: Station, trials: Trials, parts: Parts) -> None:
         looks = 0 if serving != before else looks + 1
         if station.recipes.loaded and looks:
             trials.rest()
-        # Pictures under way may keep a model that was replaced for a while.
+        # Images under way may keep a model that was replaced for a while.
         if looks < _LOOKS_AFTER_SWAP:
             await asyncio.to_thread(memory.give_back)
         for name, recipe in list(station.recipes.ready.items()):

@@ -31,7 +31,7 @@ from service.backends.graphs import OnnxModel
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, Precision
 
-# An idle line sends one picture at a time, and that is the latency that is promised.
+# An idle line sends one image at a time, and that is the latency that is promised.
 _USUAL_BATCH = 1
 
 log = logging.getLogger("draem_inspect")

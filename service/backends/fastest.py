@@ -47,7 +47,7 @@ class ChoiceKey(BaseModel):
 
 
 class Measured(BaseModel):
-    """Milliseconds for one picture, or why this candidate does not come into question."""
+    """Milliseconds for one image, or why this candidate does not come into question."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -118,7 +118,7 @@ def _try(bundle: Bundle, candidate: Candidate, threads: int, opener: Callable[..
 
 
 def _seconds(bundle: Bundle, backend: Backend) -> float:
-    """Least time of a picture: what else the machine does makes a run slower, never faster."""
+    """Least time of an image: what else the machine does makes a run slower, never faster."""
     images = [image[None] for image in golden_images(bundle)]
     times: list[float] = []
     while len(times) < _FEWEST_RUNS or (sum(times) < _SECONDS and len(times) < _MOST_RUNS):

@@ -5,7 +5,7 @@ be lost, and every recipe with it. So a child opens a bundle first and runs its 
 takes too long or too much. What it survived is kept in the cache:
 
     <cache>/trials/<sha256 of the bundle's files and of what runs them>
-    <cache>/trials/<sha256 of the same, whatever the CPU>.endless           when a picture did not come back later
+    <cache>/trials/<sha256 of the same, whatever the CPU>.endless           when an image did not come back later
 
 Nothing is decided here but that the bundle is harmless: what else is wrong with it is found when it is loaded. GPUs
 have one owner, and no trial.
@@ -79,7 +79,7 @@ class Trials:
         with suppress(OSError):
             endless = self._endless(bundle)
             raise BackendError(
-                f"{bundle.path}: a picture never came back from this model ({endless.read_text()}): activate another "
+                f"{bundle.path}: an image never came back from this model ({endless.read_text()}): activate another "
                 f"version, or remove {endless} to have it tried again"
             )
         if (known := self._cache / self._key(bundle)).exists():
@@ -104,7 +104,7 @@ class Trials:
 
     def remember_endless(self, bundle: Bundle) -> None:
         """Have the bundle refused from now on, in other processes too: what ended none of its golden images still
-        took a core for ever, and a station that restarts would meet the same picture again.
+        took a core for ever, and a station that restarts would meet the same image again.
         """
         if self._on_cpu:
             with suppress(OSError):

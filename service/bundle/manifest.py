@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 # A manifest holds a score a held-out photo and two lines a file: a thousand times less than this.
 MOST_BYTES = 32 * 1024 * 1024
 
-# How a picture gets to the size of the network; service.images.resizing has both.
+# How an image gets to the size of the network; service.images.resizing has both.
 Kernel = Literal["area", "linear"]
 # bf16 is not a file of its own: a runtime that can rounds the fp32 graph as it goes.
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -98,7 +98,7 @@ class Calibration(_Strict):
 
 
 class QualityLimits(_Strict):
-    """What a picture must be like to be judged; `service.images.quality` measures it and learns it from good photos."""
+    """What an image must be like to be judged; `service.images.quality` measures it and learns it from good photos."""
 
     sharpness_min: Annotated[float, Field(ge=0.0)]
     contrast_min: Annotated[float, Field(ge=0.0)]
@@ -234,7 +234,7 @@ class Manifest(_Strict):
     quality: QualityLimits
     models: Annotated[dict[Precision, FilePath], Field(min_length=1)]
     opset: Annotated[int, Field(ge=17)]
-    keep_mask: FilePath | None = None  # picture of where anomalies count; it is inside the graph already
+    keep_mask: FilePath | None = None  # image of where anomalies count; it is inside the graph already
     golden: Annotated[list[GoldenImage], Field(min_length=1)]
     tolerances: dict[Precision, Tolerance]
     metrics: dict[str, JsonValue] | None = None

@@ -23,7 +23,7 @@ class BareClient:
         self._free: list[_Connection] = []
 
     async def inspect(self, image: bytes, *, recipe: str | None = None, deadline_ms: float | None = None) -> Outcome:
-        """Inspect an encoded picture."""
+        """Inspect an encoded image."""
         query = f"?recipe={recipe}" if recipe else ""
         deadline = f"X-Deadline-Ms: {deadline_ms}\r\n" if deadline_ms else ""
         head = f"POST /inspect{query} HTTP/1.1\r\nHost: x\r\n{deadline}Content-Length: {len(image)}\r\n"

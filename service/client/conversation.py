@@ -32,7 +32,7 @@ _PAUSE_S = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture; `reply` is the service's JSON, the inspection or the problem."""
+    """What became of one image; `reply` is the service's JSON, the inspection or the problem."""
 
     verdict: Verdict
     status: int | None
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def detail(self) -> str:
-        """Why a picture was not inspected; empty otherwise."""
+        """Why an image was not inspected; empty otherwise."""
         return str(self.reply.get("detail", "")) or "; ".join(self.reply.get("faults", []))
 
 

@@ -1,7 +1,7 @@
 """Qualification of a station for a line: an open-loop load test that a slow answer cannot flatter.
 
-Pictures are sent at fixed times whether or not earlier ones were answered, and each latency counts from the time the
-picture was due, not from when it was sent (no coordinated omission). What was not answered counts as late.
+Images are sent at fixed times whether or not earlier ones were answered, and each latency counts from the time the
+image was due, not from when it was sent (no coordinated omission). What was not answered counts as late.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.station.verdicts import Verdict
 
 @dataclass(frozen=True)
 class Qualification:
-    """Figures of one run; latencies in milliseconds from the due time, of all answered pictures."""
+    """Figures of one run; latencies in milliseconds from the due time, of all answered images."""
 
     rate_hz: float
     deadline_ms: float
@@ -56,7 +56,7 @@ async def qualify(
 ) -> Qualification:
     """Send `images` in turn at `rate_hz`; passes where the share `required` was inspected before its deadline.
 
-    A picture that the station would not judge (its faults say why) was not inspected.
+    An image that the station would not judge (its faults say why) was not inspected.
     """
     outcomes: list[tuple[float, Outcome]] = []
     started = time.perf_counter() + 0.05
@@ -97,7 +97,7 @@ def report(qualification: Qualification) -> str:
     """PASS or FAIL and the figures, for a person."""
     q = qualification
     lines = [
-        f"{'PASS' if q.passed else 'FAIL'}: {q.in_time} of {q.sent} pictures inspected within {q.deadline_ms:g} ms "
+        f"{'PASS' if q.passed else 'FAIL'}: {q.in_time} of {q.sent} images inspected within {q.deadline_ms:g} ms "
         f"at {q.rate_hz:g}/s for {q.seconds:g} s",
         "latency ms: " + "  ".join(f"{name} {value:.1f}" for name, value in q.latency_ms.items()),
         "verdicts: " + "  ".join(f"{name} {count}" for name, count in sorted(q.verdicts.items())),
@@ -119,7 +119,7 @@ def write_record(qualification: Qualification, file: Path, *, url: str) -> None:
 
 
 def _problem(outcome: Outcome) -> str | None:
-    """Why a picture was not inspected: a problem's code, or the names of its faults."""
+    """Why an image was not inspected: a problem's code, or the names of its faults."""
     if outcome.status != 200:
         return str(outcome.reply.get("code", "no_answer"))
     if outcome.verdict is not Verdict.NOT_INSPECTED:

@@ -1,4 +1,4 @@
-"""What the clients ask the service beside inspections: records, pictures, reviews, counters. Each question is made here
+"""What the clients ask the service beside inspections: records, images, reviews, counters. Each question is made here
 once, so that both clients have all of them.
 """
 

@@ -57,10 +57,10 @@ class RecordsFolder(BaseModel):
 class Records(RecordsFolder):
     """Work on the records: verify, export, backup or prune. All of it may be done while the service runs.
 
-    verify: compare every row, picture and review with the chain of hashes; what was changed is named. Exit 0: nothing
+    verify: compare every row, image and review with the chain of hashes; what was changed is named. Exit 0: nothing
     was. export: write a table (--out FILE.csv) or a ZIP with images, maps and masks (--out FILE.zip). backup: copy all
     to a new folder (--out), which a service can be started on. prune: delete what is older than --days, and the oldest
-    pictures above --images-mb.
+    images above --images-mb.
     """
 
     action: Annotated[
@@ -71,7 +71,7 @@ class Records(RecordsFolder):
         None
     )
     days: Annotated[int | None, Field(ge=1, le=36_500, description="prune: days that records are kept")] = None
-    images_mb: Annotated[int | None, Field(ge=1, description="prune: megabytes of pictures that are kept")] = None
+    images_mb: Annotated[int | None, Field(ge=1, description="prune: megabytes of images that are kept")] = None
     recipe: Annotated[str | None, Field(description="export: of this recipe")] = None
     verdict: Annotated[tuple[Verdict, ...], Field(description="export: with one of these verdicts")] = ()
     after: Annotated[Time, Field(description="export: from this time on, ISO 8601")] = None

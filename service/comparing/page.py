@@ -1,4 +1,4 @@
-"""A comparison of two versions as one HTML file that needs nothing else, pictures included."""
+"""A comparison of two versions as one HTML file that needs nothing else, images included."""
 
 from __future__ import annotations
 

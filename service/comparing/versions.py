@@ -24,7 +24,7 @@ Truth = Literal["good", "defect", "unknown"]
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
 TRUTHS: tuple[Truth, ...] = get_args(Truth)
 
-_SIDE = 200  # pixels of a picture in a report
+_SIDE = 200  # pixels of an image in a report
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a client wants to be answered with (RFC 9110, 12.5.1): JSON, or the overlay picture itself."""
+"""What a client wants to be answered with (RFC 9110, 12.5.1): JSON, or the overlay image itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OFFERS: tuple[tuple[_Picture | None, tuple[tuple[str, ...], ...]], ...] = (
 
 
 def wanted_picture(accepted: Sequence[str]) -> _Picture | None:
-    """The picture that the `Accept` headers prefer to JSON; None for JSON, also where they ask for neither.
+    """The image that the `Accept` headers prefer to JSON; None for JSON, also where they ask for neither.
 
     Of several with the same quality the one that is named first; `*/*` is JSON.
     """

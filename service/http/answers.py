@@ -44,5 +44,5 @@ class TimelyAnswer(Response):
         try:
             await self._answer(scope, receive, send_and_settle)
         finally:
-            # It knows the order, which knows it: pictures, maps and models would stay until somebody looks for circles.
+            # It knows the order, which knows it: images, maps and models would stay until somebody looks for circles.
             self._settle.clear()

@@ -56,7 +56,7 @@ def why_not_alive(station: Station) -> str | None:
 
 
 def troubles(station: Station) -> list[str]:
-    """What is wrong and does not keep pictures from being inspected."""
+    """What is wrong and does not keep images from being inspected."""
     unchecked = [f"recipe {name}: {reason}" for name, reason in list(station.recipes.unchecked.items())]
     lost = [why] if (why := _why_lost(station)) else []
     return [*lost, *unchecked, *(station.records.troubles() if station.records else [])]

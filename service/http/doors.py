@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
-# Connections, and how many of the process's files are for other things: models, records, pictures, pipes.
+# Connections, and how many of the process's files are for other things: models, records, images, pipes.
 _MOST_CONNECTIONS = 4_096
 _OTHER_FILES = 64
-# Seconds after which one whose picture is still arriving may have to give way.
+# Seconds after which one whose image is still arriving may have to give way.
 _SLOW_S = 1.0
 # Seconds between two beats of the clock that notices when the event loop was away, from when on it was, and between two
 # looks for connections whose time is over.

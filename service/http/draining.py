@@ -1,6 +1,6 @@
-"""Shutting down without losing a picture: first readiness goes, then the sockets, then the process.
+"""Shutting down without losing an image: first readiness goes, then the sockets, then the process.
 
-uvicorn closes its sockets at once on SIGTERM. A load balancer that has not noticed yet would send pictures to a closed
+uvicorn closes its sockets at once on SIGTERM. A load balancer that has not noticed yet would send images to a closed
 door, so the service goes on taking them for a while in which `/readyz` says `draining`.
 """
 
@@ -142,6 +142,6 @@ class DrainingServer(uvicorn.Server):
         os._exit(1)
 
     def _exit_later(self, sig: int, frame: FrameType | None) -> None:
-        log.info("draining: /readyz says so, pictures are still taken for %g s", self._grace_s)
+        log.info("draining: /readyz says so, images are still taken for %g s", self._grace_s)
         time.sleep(self._grace_s)
         super().handle_exit(sig, frame)

@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC: each call becomes the request of its HTTP form and goes through the same app.
 
-So there is one way to a verdict, and one to each refusal, record and count: this file knows neither pictures nor
+So there is one way to a verdict, and one to each refusal, record and count: this file knows neither images nor
 scores. A problem is a status with its sentence, and its code, verdict and request in the trailing metadata; a call's
 metadata are a request's headers (`x-api-key`, `x-part-id`, …), its deadline is `X-Deadline-Ms`.
 """
@@ -28,7 +28,7 @@ from service.settings import Settings
 
 # Calls at once: each has its message in memory before anybody looks at it.
 _MOST_CALLS = 64
-# Bytes around the pictures of a message.
+# Bytes around the images of a message.
 _ENVELOPE = 65_536
 # Of a call itself, and no headers of a request.
 _NOT_FORWARDED = {"host", "content-length", "content-type", "te", "user-agent", "inference-header-content-length"}

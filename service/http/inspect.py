@@ -52,7 +52,7 @@ async def inspect(
     recipe: RecipeName = None,
     heatmap: Annotated[
         Literal["none", "auto", "overlay", "map", "npy"],
-        Query(description="picture in the reply; auto: overlay for REVIEW and NG"),
+        Query(description="image in the reply; auto: overlay for REVIEW and NG"),
     ] = "none",
     width: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
     height: Annotated[int | None, Query(ge=1, le=65_535, description="of bare pixels")] = None,
@@ -66,7 +66,7 @@ async def inspect(
     """Verdict, score and regions of one image.
 
     The body is an encoded image, or bare pixels of a `width`, `height` and `pixel_format` (rows without padding).
-    With `Accept: image/png` or `image/jpeg` the reply is the overlay picture itself, the result in `X-` headers.
+    With `Accept: image/png` or `image/jpeg` the reply is the overlay image itself, the result in `X-` headers.
 
         curl -F image=@part.png 'http://localhost:8000/inspect?recipe=demo&heatmap=auto'
         curl --data-binary @part.jpg -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: 80' http://localhost:8000/inspect

@@ -1,4 +1,4 @@
-"""The routes of the live screen: the parts as they are decided, and the pictures of the newest ones."""
+"""The routes of the live screen: the parts as they are decided, and the images of the newest ones."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class RequestParameters(_Strict):
 
 
 class InputTensor(_Strict):
-    """`image` UINT8 `[N, H, W, 3]` of the recipe's size, or `image_bytes` BYTES `[N]`, encoded pictures."""
+    """`image` UINT8 `[N, H, W, 3]` of the recipe's size, or `image_bytes` BYTES `[N]`, encoded images."""
 
     name: Literal["image", "image_bytes"]
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=4)]
@@ -274,13 +274,13 @@ def _pixels(data: bytes | list[Any], shape: Sequence[int]) -> Pixels:
 
 
 def _pictures(data: bytes | list[Any], count: int) -> list[bytes]:
-    """Encoded pictures from BYTES elements or base64 strings."""
+    """Encoded images from BYTES elements or base64 strings."""
     if isinstance(data, bytes):
         pictures = list(islice(_elements(data), count + 1))
     else:
         pictures = [base64.b64decode(text, validate=True) for text in data[: count + 1]]
     if len(pictures) != count:
-        raise ValueError(f"shape says {count} pictures, data has {'more' if len(pictures) > count else len(pictures)}")
+        raise ValueError(f"shape says {count} images, data has {'more' if len(pictures) > count else len(pictures)}")
     return pictures
 
 

@@ -40,11 +40,11 @@ PartId = Annotated[_Identifier, Header(max_length=128, description="comes back i
 TriggerId = Annotated[
     _Identifier,
     Header(
-        min_length=1, max_length=128, description="with the same recipe and picture it gives the same answer, as JSON"
+        min_length=1, max_length=128, description="with the same recipe and image it gives the same answer, as JSON"
     ),
 ]
 CameraId = Annotated[
-    _Identifier, Header(max_length=64, description="who sends; the same picture twice from one camera is frozen")
+    _Identifier, Header(max_length=64, description="who sends; the same image twice from one camera is frozen")
 ]
 
 LotId = Annotated[
@@ -78,13 +78,13 @@ class Order:
             return await reader(self.request, self.station.settings.max_upload_bytes)
 
     async def inspect(self, decoders: Sequence[Decoder], mode: HeatmapMode = "none") -> list[Inspection]:
-        """Inspect pictures that are answered together or not at all; raises ProblemError and then counts nothing."""
+        """Inspect images that are answered together or not at all; raises ProblemError and then counts nothing."""
         return await self.station.inspector.inspect_all(
             decoders, self.recipe, mode, camera=self.camera, started=self.started, deadline=self.deadline
         )
 
     def judge(self) -> Judge:
-        """What would inspect a picture that comes now; raises ProblemError where nothing does."""
+        """What would inspect an image that comes now; raises ProblemError where nothing does."""
         version = self.request.path_params.get("version")
         return Judge.of(self.adapt(choose_recipe(self.station, self.recipe.name, version)))
 
@@ -96,7 +96,7 @@ class Order:
         layout: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The reply to a finished inspection, which is counted, recorded and logged once it goes out; `image` is what
-        is kept of its picture, bare pixels with their `layout`: see Record.
+        is kept of its image, bare pixels with their `layout`: see Record.
         """
         reply = inspection_reply(inspection, self.request.state.request_id, self.part, self.camera)
         self.settle.append(partial(self._settle, inspection, reply, image, trigger, layout))

@@ -30,7 +30,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "collecting": (409, "The recipe collects photos"),
     "activation_failed": (409, "The version was not activated"),
     "limits_refused": (409, "The limits were not changed"),
-    "trigger_reused": (409, "The trigger was answered for another picture"),
+    "trigger_reused": (409, "The trigger was answered for another image"),
     "trigger_outdated": (409, "The trigger was answered by what serves no more"),
     "body_too_large": (413, "Request body too large"),
     "image_too_large": (413, "Image has too many pixels"),

@@ -27,7 +27,7 @@ URL_BYTES = 8_192
 _FIELDS = 100
 _HEAD_S = 10.0
 # Seconds that a connection may be silent, above what proxies and pauses between parts take: who closes first must not
-# be the service, or a picture meets a connection that closes under it.
+# be the service, or an image meets a connection that closes under it.
 SILENT_S = 75
 # Of a body that nobody reads any more: bytes and seconds that are swallowed so that the answer gets there.
 _SWALLOWED_BYTES = 1_048_576

@@ -281,7 +281,7 @@ async def keep_mask(request: Request, recipe: str) -> Response:
 
 
 async def _file(bundle: Bundle, name: str) -> Response:
-    """A picture of the bundle, as its manifest knows it."""
+    """An image of the bundle, as its manifest knows it."""
     try:
         return Response(await asyncio.to_thread(bundle.read, name), media_type="image/png")
     except (BundleError, OSError) as error:

@@ -246,7 +246,7 @@ async def _image(request: Request, inspection_id: str) -> bytes:
     if data is None:
         raise ProblemError(
             "not_found",
-            f"no picture of inspection {inspection_id!r}: not to be kept (INSPECT_RECORD_IMAGES), not written (the log "
+            f"no image of inspection {inspection_id!r}: not to be kept (INSPECT_RECORD_IMAGES), not written (the log "
             "says why), or over the disk budget (INSPECT_RECORD_IMAGES_MB)",
         )
     return data

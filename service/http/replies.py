@@ -84,7 +84,7 @@ _EXAMPLE: dict[str, JsonValue] = {
 
 class InspectionReply(BaseModel):
     """Regions are in pixels of the sent image, whose size is height and width, and so is what was `inspected` of it,
-    null where all was; times in milliseconds by stage; `faults` of the picture, if any.
+    null where all was; times in milliseconds by stage; `faults` of the image, if any.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
@@ -199,7 +199,7 @@ def inspection_reply(
 
 
 def stored(reply: dict[str, Any]) -> dict[str, Any]:
-    """A reply as it is kept: without its picture."""
+    """A reply as it is kept: without its image."""
     return reply | {"heatmap": None}
 
 
@@ -218,7 +218,7 @@ def json_reply(reply: dict[str, Any]) -> Response:
 
 def picture_reply(reply: dict[str, Any], picture: Heatmap | None) -> Response:
     if picture is None:
-        raise ValueError("a picture was asked for and none was drawn")
+        raise ValueError("an image was asked for and none was drawn")
     return Response(picture.data, media_type=picture.media_type, headers=_result_headers(reply))
 
 

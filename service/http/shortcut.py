@@ -1,7 +1,7 @@
-"""The short way of a picture: a POST to a route of inspection goes straight to its function.
+"""The short way of an image: a POST to a route of inspection goes straight to its function.
 
 FastAPI looks for the route among all of them, asks the annotation of each parameter anew what it means, and opens three
-stacks of contexts: a third of the event loop's work for a picture. Here the signature is read once. The route stays in
+stacks of contexts: a third of the event loop's work for an image. Here the signature is read once. The route stays in
 the app for its documentation, for other methods and for requests that are traced.
 """
 

@@ -1,4 +1,4 @@
-"""The numbers of a tensor in JSON, read without a Python object for each: a picture of 256x256 has 196,608.
+"""The numbers of a tensor in JSON, read without a Python object for each: an image of 256x256 has 196,608.
 
 They are cut out of the text before it is parsed, and read in pieces, between which other threads get their turn.
 """
@@ -19,7 +19,7 @@ _ALLOWED = b"0123456789,[] \t\r\n"
 _NO_NUMBER = b"0123456789 \t\r\n"
 _TO_BLANKS = bytes.maketrans(b"[]", b"  ")
 _PIECE = 131_072
-# Values, names and brackets of what is left: a request has a few dozen, a base64 picture is one.
+# Values, names and brackets of what is left: a request has a few dozen, a base64 image is one.
 _MOST_VALUES = 100_000
 
 

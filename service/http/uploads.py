@@ -21,7 +21,7 @@ T = TypeVar("T", bound=BaseModel)
 RAW_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff", "application/octet-stream")
 FIELD = "image"
 
-# Names that old browsers, cameras and libraries have for the same; what a picture is, its own bytes say.
+# Names that old browsers, cameras and libraries have for the same; what an image is, its own bytes say.
 _OTHER_NAMES = {
     *("image/jpg", "image/jpe", "image/jfif", "image/pjpeg", "image/x-jpeg", "image/x-citrix-jpeg"),
     *("image/x-png", "image/apng", "image/vnd.mozilla.apng", "image/x-webp", "binary/octet-stream"),
@@ -41,7 +41,7 @@ _RETRY_AFTER_S = 1.0
 # Seconds for a body, however late its answer may be, and after which one that still arrives may have to make room.
 _ARRIVAL_S = 30.0
 _SLOW_S = 1.0
-# Bytes of a body that is no picture: a few limits.
+# Bytes of a body that is no image: a few limits.
 SMALL_BODY = 65_536
 
 
@@ -64,7 +64,7 @@ class Bodies:
 
     def make_room(self, more: int) -> None:
         """Ends the slowest of the bodies that have been arriving for a while: what is sent slowly, by mistake or on
-        purpose, must not keep out pictures that arrive at once. Raises ProblemError where that makes no room.
+        purpose, must not keep out images that arrive at once. Raises ProblemError where that makes no room.
         """
         now = time.monotonic()
         slow = sorted((b for b in self.arriving if now - b.since >= _SLOW_S), key=lambda b: b.size / (now - b.since))
@@ -75,7 +75,7 @@ class Bodies:
         if self.size + more > self.most:
             raise ProblemError(
                 "overloaded",
-                f"{self.size} bytes of pictures are under way, no room for {more} more: send it again later",
+                f"{self.size} bytes of images are under way, no room for {more} more: send it again later",
                 retry_after_s=_RETRY_AFTER_S,
             )
 
@@ -135,11 +135,11 @@ async def arrival(deadline: float, body: Body | None = None, *, most_s: float = 
         if body is not None and body.gave_way:
             raise ProblemError(
                 "overloaded",
-                "the picture arrived slowly and had to make room for others: send it again later",
+                "the image arrived slowly and had to make room for others: send it again later",
                 retry_after_s=_RETRY_AFTER_S,
             ) from None
         what = "the deadline" if left <= most_s else f"{most_s:g} s"
-        raise ProblemError("deadline_passed", f"{what} passed while the picture was arriving") from None
+        raise ProblemError("deadline_passed", f"{what} passed while the image was arriving") from None
 
 
 def require_type(request: Request, known: Sequence[str], hint: str = "", *, may_be_missing: bool = False) -> None:
@@ -223,7 +223,7 @@ async def read_images(request: Request, limit: int, *, max_files: int) -> list[b
         if part.name != FIELD:
             raise ProblemError(
                 "invalid_request",
-                f"part {number} of the form, {part.name[:64]!r}, is not known: a form has pictures in the field "
+                f"part {number} of the form, {part.name[:64]!r}, is not known: a form has images in the field "
                 f"{FIELD!r} and nothing else; recipe and heatmap belong into the query",
             )
         if part.headers.get("content-transfer-encoding", "binary").strip().lower() not in {"binary", "8bit", "7bit"}:
@@ -239,15 +239,15 @@ async def read_images(request: Request, limit: int, *, max_files: int) -> list[b
         await require_digests(part.headers.items(), bytes(part.data), f"part {number} of the form")
     if len(parts) > max_files:
         more = "send one, or all of them to /inspect/batch" if max_files == 1 else f"send at most {max_files}"
-        raise ProblemError("invalid_request", f"the form has {len(parts)} pictures: {more}")
+        raise ProblemError("invalid_request", f"the form has {len(parts)} images: {more}")
     return [bytes(part.data) for part in parts]
 
 
 def refuse_text(data: bytes) -> None:
-    """Raises ProblemError for a picture that was packed into text, and says how to send it."""
+    """Raises ProblemError for an image that was packed into text, and says how to send it."""
     start = data[:64].lstrip().removeprefix(b'"')
     if start.startswith((b"data:", b"{", b"[")) or start.startswith(_BASE64_STARTS):
-        raise ProblemError("unsupported_media_type", f"the picture is text (base64, JSON or a data URL){_JSON_HINT}")
+        raise ProblemError("unsupported_media_type", f"the image is text (base64, JSON or a data URL){_JSON_HINT}")
 
 
 def _media_type(content_type: str) -> str:

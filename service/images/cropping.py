@@ -19,7 +19,7 @@ _MOST_SIDE = 2048
 
 @dataclass(frozen=True)
 class PixelBox:
-    """Pixels of a picture."""
+    """Pixels of an image."""
 
     x: int
     y: int
@@ -33,7 +33,7 @@ class PixelBox:
 
 
 def box_of(crop: Crop | None, size: tuple[int, int]) -> PixelBox:
-    """The inspected pixels of a picture of `size` (H, W): each that the crop touches, at least one."""
+    """The inspected pixels of an image of `size` (H, W): each that the crop touches, at least one."""
     height, width = size
     if crop is None:
         return PixelBox(0, 0, width, height)
@@ -43,7 +43,7 @@ def box_of(crop: Crop | None, size: tuple[int, int]) -> PixelBox:
 
 
 def crop_of(box: PixelBox, size: tuple[int, int]) -> Crop:
-    """A part of a picture of `size` (H, W) in shares of it."""
+    """A part of an image of `size` (H, W) in shares of it."""
     height, width = size
     return Crop(left=box.x / width, top=box.y / height, width=box.width / width, height=box.height / height)
 
@@ -54,7 +54,7 @@ def _span(start: float, length: float, pixels: int) -> tuple[int, int]:
 
 
 def cut(pixels: NDArray[Any], crop: Crop | None) -> NDArray[Any]:
-    """The inspected part of a picture `(H, W, …)`; nothing is copied."""
+    """The inspected part of an image `(H, W, …)`; nothing is copied."""
     return pixels if crop is None else pixels[box_of(crop, pixels.shape[:2]).inside]
 
 

@@ -106,7 +106,7 @@ def _decode_with_opencv(data: bytes) -> Pixels:
 def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:
     """The pixels of a JPEG that libjpeg-turbo has no warning for, the same as OpenCV's; None where that must decode it.
 
-    Turned pictures and CMYK are checked here and decoded again by OpenCV, for its rules.
+    Turned images and CMYK are checked here and decoded again by OpenCV, for its rules.
     """
     try:
         pixels = simplejpeg.decode_jpeg(data, "CMYK" if header.mode == "CMYK" else "RGB", strict=True)
@@ -162,7 +162,7 @@ def _refuse_transparency(data: bytes, header: Image.Image) -> None:
 
 
 def _require_levels(pixels: Pixels) -> None:
-    """Refuse the upper bytes of 16-bit samples that hold next to nothing of the picture."""
+    """Refuse the upper bytes of 16-bit samples that hold next to nothing of the image."""
     counts = sum(cv2.calcHist([pixels], [channel], None, [256], [0, 256]) for channel in range(3))
     shares = np.cumsum(counts) / np.sum(counts)
     low, high = np.searchsorted(shares, (_OUTLIERS, 1 - _OUTLIERS))

@@ -62,12 +62,12 @@ class ImageError(ValueError):
 def read_header(data: bytes, max_pixels: int) -> Image.Image:
     """Format, mode and size of an image that may be decoded, its pixels unread; raises ImageError for any other."""
     if not data:
-        raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded picture as the request body")
+        raise ImageError("empty_image", "the image is empty (0 bytes): send the encoded image as the request body")
     if data[:4] == b"RIFF":
         check_pixels(_webp_canvas(data), max_pixels)
         # One frame too may cover a part of the canvas.
         if data[12:16] == b"VP8X" and data[20] & _ANIMATED_WEBP:
-            raise ImageError("unsupported_image", "the WebP is an animation: send each picture on its own")
+            raise ImageError("unsupported_image", "the WebP is an animation: send each image on its own")
     # Before Pillow reads it: what is small may take it long.
     if data[:2] == b"\xff\xd8":
         _check_jpeg_parts(data)
@@ -85,9 +85,9 @@ def read_header(data: bytes, max_pixels: int) -> Image.Image:
         start, more = (2, 0) if header.format == "BMP" else (4, 8)
         _refuse_second(data, int.from_bytes(data[start : start + 4], "little") + more, header.format)
     check_pixels(header.size, max_pixels)
-    # Of an MPO, several JPEGs in one file, the first is the picture; of a TIFF the pages are counted already.
+    # Of an MPO, several JPEGs in one file, the first is the image; of a TIFF the pages are counted already.
     if header.format == "PNG" and (frames := getattr(header, "n_frames", 1)) > 1:
-        raise ImageError("unsupported_image", f"the PNG has {frames} pictures: send each on its own")
+        raise ImageError("unsupported_image", f"the PNG has {frames} images: send each on its own")
     return header
 
 
@@ -126,7 +126,7 @@ def _webp_canvas(data: bytes) -> tuple[int, int]:
 
 
 def _check_png_chunks(data: bytes) -> None:
-    """Refuse more chunks than a picture needs, and one that says it is longer than the file: OpenCV takes the memory
+    """Refuse more chunks than an image needs, and one that says it is longer than the file: OpenCV takes the memory
     before it looks for the bytes.
     """
     at, chunks, most = 8, 0, max(_MAX_PARTS, len(data) // _PNG_CHUNK)
@@ -144,7 +144,7 @@ def _check_png_chunks(data: bytes) -> None:
 
 
 def _refuse_second(data: bytes, end: int, kind: str) -> None:
-    """Refuse a file behind whose picture, which stops at `end`, another one follows: nobody would look at it."""
+    """Refuse a file behind whose image, which stops at `end`, another one follows: nobody would look at it."""
     if _SECOND.match(data[end : end + 4096].lstrip(b"\0 \t\r\n")):
         raise ImageError("unsupported_image", f"behind the {kind} follows another one: send each on its own")
 
@@ -168,8 +168,8 @@ def _end_of_jpeg(data: bytes) -> int:
 
 
 def _check_jpeg_parts(data: bytes) -> None:
-    """Refuse more scans than a picture needs, each costs a pass over all pixels, however few bytes it has; more
-    segments, or bytes that belong to none; and scans that leave something of the picture out.
+    """Refuse more scans than an image needs, each costs a pass over all pixels, however few bytes it has; more
+    segments, or bytes that belong to none; and scans that leave something of the image out.
     """
     scans, parts, before = 0, 0, 2
     # By component and coefficient: the low bits that have not been sent yet.
@@ -193,7 +193,7 @@ def _check_jpeg_parts(data: bytes) -> None:
         elif marker == _START_OF_SCAN:
             _take_scan(segment, missing, progressive)
     if not scans:
-        raise ImageError("corrupt_image", "the JPEG is damaged or cut short: it has no picture")
+        raise ImageError("corrupt_image", "the JPEG is damaged or cut short: it has no image")
     if any(map(any, missing.values())):
         raise ImageError("corrupt_image", "the JPEG is cut short: its last scans are missing; save it as baseline")
 
@@ -230,9 +230,9 @@ def _check_tiff_page(data: bytes) -> None:
     total = 0
     for _ in range(tags):
         tag, kind, count = number(at, 2), number(at + 2, 2), number(at + 4, long)
-        # Bit 0: a smaller copy; the picture itself is then below, as in raw files of cameras.
+        # Bit 0: a smaller copy; the image itself is then below, as in raw files of cameras.
         if tag == _SUB_PAGES or (tag == _SUBFILE_TYPE and number(at + 4 + long, 4) & 1):
-            raise ImageError("unsupported_image", "the TIFF has pictures below its page: save the picture alone")
+            raise ImageError("unsupported_image", "the TIFF has images below its page: save the image alone")
         if kind in _TIFF_NUMBERS and count > _MAX_STRIPS:
             raise ImageError("unsupported_image", f"the TIFF has more than {_MAX_STRIPS} strips: save it again")
         total += count * (_TIFF_NUMBERS | _TIFF_BYTES).get(kind, 0)

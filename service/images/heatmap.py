@@ -1,4 +1,4 @@
-"""Pictures and regions of an anomaly map, on a scale fixed by the pixel threshold: a good part never glows.
+"""Images and regions of an anomaly map, on a scale fixed by the pixel threshold: a good part never glows.
 
 Whatever the thresholds are, and whoever changed them: a part that is OK has no region and no heat, and one that is not
 has a region.

@@ -1,6 +1,6 @@
-"""The picture quality gate: a black frame, a lens cap or a blurred part must never be judged, let alone be OK.
+"""The image quality gate: a black frame, a lens cap or a blurred part must never be judged, let alone be OK.
 
-Measured on the picture as the network sees it, so that limits learned from training photos hold for any camera
+Measured on the image as the network sees it, so that limits learned from training photos hold for any camera
 resolution; costs well under a millisecond.
 """
 
@@ -22,7 +22,7 @@ _DARK, _BRIGHT = 8, 247
 class Quality:
     """Sharpness: variance of the Laplacian; contrast: standard deviation; brightness: mean, all of gray 0..255.
 
-    `dark` and `bright` are the shares of clipped pixels, `aspect` is width over height of the picture that was sent.
+    `dark` and `bright` are the shares of clipped pixels, `aspect` is width over height of the image that was sent.
     """
 
     sharpness: float
@@ -34,7 +34,7 @@ class Quality:
 
 
 def measure(image: Pixels, resized: Pixels) -> Quality:
-    """Quality of a picture `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
+    """Quality of an image `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
     gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY)
     # Whole numbers and OpenCV's sums: the same figures as NumPy's of floats, sooner.
     edges = cv2.Laplacian(gray, cv2.CV_16S)
@@ -50,9 +50,9 @@ def measure(image: Pixels, resized: Pixels) -> Quality:
 
 
 def brightness_ratio(quality: Quality, limits: QualityLimits) -> float:
-    """Where the brightness lies within the limits: 0 at the lowest, 1 at the highest, beyond them for a faulty picture.
+    """Where the brightness lies within the limits: 0 at the lowest, 1 at the highest, beyond them for a faulty image.
 
-    A lamp that ages shows here long before its first picture is too dark.
+    A lamp that ages shows here long before its first image is too dark.
     """
     span = max(limits.brightness_max - limits.brightness_min, 1.0)
     return (quality.brightness - limits.brightness_min) / span
@@ -76,7 +76,7 @@ def learn_limits(good: Sequence[Quality]) -> QualityLimits:
 
 
 def find_faults(quality: Quality, limits: QualityLimits) -> list[str]:
-    """What is wrong with the picture, with the figures; empty for one that may be judged."""
+    """What is wrong with the image, with the figures; empty for one that may be judged."""
     q, low, high = quality, "below", "above"
     checks = (
         ("blurred: sharpness", q.sharpness, low, limits.sharpness_min),

@@ -3,13 +3,13 @@
 Of a recipe with a crop its part of the photo alone, cut out before anything is lost.
 
 `area` is the mean over the exact area that an output pixel covers, fractions of pixels by their share: every pixel of
-a large picture counts. An axis that grows is interpolated linearly, after the other one has shrunk.
+a large image counts. An axis that grows is interpolated linearly, after the other one has shrunk.
 
-The reduced decoding of libjpeg-turbo is no part of it, though it is faster: with it the same picture as JPEG and as PNG
+The reduced decoding of libjpeg-turbo is no part of it, though it is faster: with it the same image as JPEG and as PNG
 would give two maps (service/RESULTS.md).
 
 `linear` is OpenCV's INTER_LINEAR, what the authors' data loader does. It reads two pixels an axis for one of the
-output and skips those between them. Only bundles made before `area` have it, and a picture of more than twice their
+output and skips those between them. Only bundles made before `area` have it, and an image of more than twice their
 size in an axis is refused: a defect could lie where nobody looks.
 """
 
@@ -28,7 +28,7 @@ from service.images.headers import ImageError
 
 # Up to here each pixel is one of the two that a pixel of the output is made of.
 _LINEAR_SEES = 2
-# From so many rows of the picture for one of the output on, whole rows are worth adding up.
+# From so many rows of the image for one of the output on, whole rows are worth adding up.
 _ROWS = 6
 
 
@@ -39,7 +39,7 @@ def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
 
 
 def resize(pixels: Pixels, height: int, width: int, kernel: Kernel = "area") -> Pixels:
-    """The picture at `(height, width, 3)`; raises ImageError where `linear` would not see all of it."""
+    """The image at `(height, width, 3)`; raises ImageError where `linear` would not see all of it."""
     if pixels.shape[:2] == (height, width):
         return pixels
     if kernel == "area":
@@ -49,7 +49,7 @@ def resize(pixels: Pixels, height: int, width: int, kernel: Kernel = "area") -> 
     if pixels.shape[0] > _LINEAR_SEES * height or pixels.shape[1] > _LINEAR_SEES * width:
         raise ImageError(
             "image_too_large",
-            f"the recipe was made with the kernel 'linear', which skips pixels of a picture of {pixels.shape[1]}x"
+            f"the recipe was made with the kernel 'linear', which skips pixels of an image of {pixels.shape[1]}x"
             f"{pixels.shape[0]}: send at most {_LINEAR_SEES * width}x{_LINEAR_SEES * height}, or train the recipe "
             "again, which makes it with 'area'",
         )

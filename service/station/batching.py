@@ -104,7 +104,7 @@ class Batcher:
         return self._lost
 
     def give_up_hung(self) -> None:
-        """Leave a run that hangs to its thread, and its model without pictures, where the backend can do without.
+        """Leave a run that hangs to its thread, and its model without images, where the backend can do without.
 
         To be called every second. What counts is the time in which this process computed: one that was stopped, or that
         others leave no core to, has no run that hangs.
@@ -205,9 +205,7 @@ class Batcher:
         return now
 
     def _endless(self, model: Model) -> str:
-        return (
-            f"{model.backend.name} was at one picture for more than {self._hung_s:.0f} s: the recipe is out of service"
-        )
+        return f"{model.backend.name} was at one image for more than {self._hung_s:.0f} s: the recipe is out of service"
 
     def close(self, hung_s: float = 5.0) -> None:
         """Finish what is queued, then stop; a device that hangs for `hung_s` is given up and its images with it."""

@@ -88,13 +88,13 @@ class Counters:
             self._of_shift.setdefault(one.recipe, Parts()).add(one.verdict, one.reason, one.count)
 
     def add(self, recipe: str, version: str, verdict: Verdict, score: float, faults: Sequence[str] = ()) -> None:
-        """Count an answered picture; one that was not fit is counted by its first fault."""
+        """Count an answered image; one that was not fit is counted by its first fault."""
         counters = self._recipes.setdefault(recipe, RecipeCounters())
         if counters.version != version:
             # Scores of another network are no sign of drift.
             counters.version = version
             counters.recent.clear()
-        # The score of a picture that was not judged says nothing about the parts.
+        # The score of an image that was not judged says nothing about the parts.
         if verdict is not Verdict.NOT_INSPECTED:
             counters.recent.append(score)
         self._count(recipe, verdict, faults[0].split(":")[0] if faults else "unfit")

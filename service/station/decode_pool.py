@@ -19,7 +19,7 @@ from service.station.verdicts import DeadlinePassedError
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Weight of the newest picture in the running estimate of seconds per picture.
+# Weight of the newest image in the running estimate of seconds per image.
 _NEWEST = 0.2
 
 
@@ -43,7 +43,7 @@ class Codec:
         wait = pending * self._seconds / self._threads
         late = self._clock() + wait + self._seconds - deadline
         if pending >= self._threads and late > 0:
-            raise OverloadedError(f"{pending} pictures are being decoded already", max(late, 0.001))
+            raise OverloadedError(f"{pending} images are being decoded already", max(late, 0.001))
 
     async def decode(self, deadline: float, decoder: Callable[[], T], then: Callable[[T], Future[R]]) -> tuple[T, R]:
         """Run `decoder` in the pool and there, on the way to the device, `then`: the event loop is woken once, by what
@@ -69,7 +69,7 @@ class Codec:
         def decode() -> T:
             started = self._clock()
             if started > deadline:
-                raise DeadlinePassedError("the deadline passed while the picture was waiting to be decoded")
+                raise DeadlinePassedError("the deadline passed while the image was waiting to be decoded")
             decoded = waiting.pop()()
             # Read once: other threads write it too.
             before, seconds = self._seconds, self._clock() - started
@@ -79,7 +79,7 @@ class Codec:
         future = self._decoding.submit(run)
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
-        # What is cancelled stays in the pool's queue until its turn comes: not with its picture.
+        # What is cancelled stays in the pool's queue until its turn comes: not with its image.
         future.add_done_callback(lambda _: waiting.clear())
         # Cancelled only where it has not begun.
         done.add_done_callback(lambda _: future.cancel())
@@ -96,7 +96,7 @@ class Codec:
 
 def _hand_over(decoded: T, promise: Future[R], done: Future[tuple[T, R]]) -> None:
     """Let `done` end as `promise` does, and `promise` be cancelled with it."""
-    # Emptied at the end: pictures must not live until the garbage collector finds a circle.
+    # Emptied at the end: images must not live until the garbage collector finds a circle.
     running = [promise]
 
     def finish(promise: Future[R]) -> None:

@@ -1,4 +1,4 @@
-"""One inspection: bytes -> pixels -> queue -> network -> verdict, regions, picture; with the time each stage took."""
+"""One inspection: bytes -> pixels -> queue -> network -> verdict, regions, image; with the time each stage took."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from service.station.verdicts import DeadlinePassedError, Evidence, UntrustedRes
 
 T = TypeVar("T")
 
-# Gives the picture, RGB uint8 (H, W, 3), or raises ImageError; runs in the pool.
+# Gives the image, RGB uint8 (H, W, 3), or raises ImageError; runs in the pool.
 Decoder = Callable[[], Pixels]
 HeatmapMode = Literal["none", "auto", "overlay", "map", "npy", "jpeg"]
 
@@ -71,7 +71,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Picture:
-    """What is kept of a decoded picture while it waits: large originals would fill the memory."""
+    """What is kept of a decoded image while it waits: large originals would fill the memory."""
 
     resized: Pixels
     size: tuple[int, int]
@@ -120,7 +120,7 @@ class Inspector:
         self._cameras = FrozenCameras()
 
     def admit(self, recipe: Recipe, deadline: float) -> None:
-        """Raises ProblemError where a picture that comes now cannot make its deadline: before its body is read."""
+        """Raises ProblemError where an image that comes now cannot make its deadline: before its body is read."""
         with as_problems():
             self._batcher.admit(recipe.model, deadline)
             self._codec.admit(deadline - self._batcher.expected_wait(recipe.model))
@@ -137,7 +137,7 @@ class Inspector:
     ) -> list[Inspection]:
         """Inspect what `decoders` give, in order: all of it or none; `started` and `deadline` are on time.monotonic.
 
-        A `camera` that has a name is watched for sending the same picture twice. Raises ProblemError. Counts nothing:
+        A `camera` that has a name is watched for sending the same image twice. Raises ProblemError. Counts nothing:
         see `count`.
         """
         seconds = {"read": time.monotonic() - started}
@@ -159,7 +159,7 @@ class Inspector:
         return found
 
     def count(self, inspection: Inspection) -> None:
-        """Add an answered picture to the metrics and to the parts by verdict."""
+        """Add an answered image to the metrics and to the parts by verdict."""
         recipe = inspection.recipe
         for stage, value in inspection.seconds.items():
             self._metrics.of_stage(recipe.name, stage).observe(value)
@@ -187,19 +187,19 @@ class Inspector:
         deadline: float,
         seconds: dict[str, float],
     ) -> list[Inspection]:
-        """Each stage for all pictures, then the next; adds to `seconds` what the finished stages took."""
+        """Each stage for all images, then the next; adds to `seconds` what the finished stages took."""
         clock = time.monotonic()
 
         def prepare(decoder: Decoder) -> _Picture:
             picture = self._prepare(decoder, recipe, mode, camera is not None)
-            # Of several pictures the last one's stays.
+            # Of several images the last one's stays.
             seconds["decode"] = time.monotonic() - clock
             return picture
 
         def submit(picture: _Picture) -> Future[Result | None]:
             return cast(Future[Result | None], self._batcher.submit(recipe.model, picture.resized, deadline))
 
-        # Alone, a picture goes to the device straight from the thread that decoded it. Several go there together, when
+        # Alone, an image goes to the device straight from the thread that decoded it. Several go there together, when
         # the last is decoded, and share a batch.
         alone = len(decoders) == 1
         work = [self._codec.decode(deadline, partial(prepare, one), submit if alone else _later) for one in decoders]
@@ -222,7 +222,7 @@ class Inspector:
             raise DeadlinePassedError("the result came after the deadline")
         if recipe.model.refused:
             raise UntrustedResultError(f"recipe {recipe.name!r} failed its golden images meanwhile")
-        # From here on nothing waits and nothing fails: every picture gets its verdict.
+        # From here on nothing waits and nothing fails: every image gets its verdict.
         found = []
         for picture, result, (verdict, regions, heatmap) in zip(pictures, results, judged, strict=True):
             if self._is_frozen(camera, recipe, picture):
@@ -271,14 +271,14 @@ class Inspector:
                 future.cancel()
 
     def _is_frozen(self, camera: str | None, recipe: Recipe, picture: _Picture) -> bool:
-        """Compare and remember in one step, with the verdict: a picture that got none may be sent again, and of two
+        """Compare and remember in one step, with the verdict: an image that got none may be sent again, and of two
         that are the same and under way together the second is frozen.
         """
         if camera is None or picture.digest is None:
             return False
         frozen = self._cameras.is_frozen(camera, recipe.name, picture.digest)
         if frozen:
-            picture.faults.append(f"frozen: camera {camera!r} sent exactly this picture before")
+            picture.faults.append(f"frozen: camera {camera!r} sent exactly this image before")
         return frozen
 
     def _prepare(self, decoder: Decoder, recipe: Recipe, mode: HeatmapMode, watched: bool) -> _Picture:
@@ -336,7 +336,7 @@ class Inspector:
 
 
 def _later(_: _Picture) -> Future[Result | None]:
-    """No result yet: the picture goes to the device with others."""
+    """No result yet: the image goes to the device with others."""
     promise: Future[Result | None] = Future()
     promise.set_result(None)
     return promise

@@ -1,4 +1,4 @@
-"""What is deleted: rows for their age, pictures for the disk budget; each deletion is a link of the chain."""
+"""What is deleted: rows for their age, images for the disk budget; each deletion is a link of the chain."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def keep_image(
 
 
 def free(connection: sqlite3.Connection, pictures: Pictures, key: bytes | None) -> int:
-    """Delete the oldest pictures where they are over their budget; how many."""
+    """Delete the oldest images where they are over their budget; how many."""
     going = pictures.excess((), connection)
     with writing(connection):
         _forget(connection, going, key)

@@ -1,4 +1,4 @@
-"""What the pictures of a recipe version are judged by: the manifest's thresholds and quality limits, or changed ones.
+"""What the images of a recipe version are judged by: the manifest's thresholds and quality limits, or changed ones.
 
 A change is made by an administrator without a new version. It belongs to one version, since the scores of another
 network mean something else, and is kept in `models/<recipe>/LIMITS-<version>.json`, beside ACTIVE. A file that cannot
@@ -88,7 +88,7 @@ class Limits:
 
     @cached_property
     def sha256(self) -> str:
-        """The same for limits that judge every picture alike, whoever set them."""
+        """The same for limits that judge every image alike, whoever set them."""
         judged = self.thresholds.model_dump(mode="json", exclude={"calibration"})
         return hashlib.sha256(json.dumps([judged, self.quality.model_dump(mode="json")]).encode()).hexdigest()
 

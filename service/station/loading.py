@@ -31,7 +31,7 @@ _REFUSED = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe version that passed the golden gate at `checked`, with the limits that its pictures are judged by, and
+    """A recipe version that passed the golden gate at `checked`, with the limits that its images are judged by, and
     why it is this version.
     """
 

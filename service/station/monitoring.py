@@ -37,7 +37,7 @@ class Metrics:
         )
         self.faults = Counter(
             "inspect_picture_faults",
-            "Pictures that failed the quality gate, by kind",
+            "Images that failed the quality gate, by kind",
             ["recipe", "fault"],
             registry=self.registry,
         )
@@ -47,7 +47,7 @@ class Metrics:
             self.errors.labels(code)
         self.not_inspected = Counter(
             "inspect_not_inspected",
-            "Parts without inspection, by the code of the problem or the kind of the picture's first fault; an empty "
+            "Parts without inspection, by the code of the problem or the kind of the image's first fault; an empty "
             "recipe: none that is known",
             ["recipe", "code"],
             registry=self.registry,
@@ -61,7 +61,7 @@ class Metrics:
         )
         self.brightness = Summary(
             "inspect_picture_brightness_ratio",
-            "Brightness of pictures within the recipe's limits: 0 at the darkest allowed, 1 at the brightest",
+            "Brightness of images within the recipe's limits: 0 at the darkest allowed, 1 at the brightest",
             ["recipe"],
             registry=self.registry,
         )
@@ -91,7 +91,7 @@ class Metrics:
         )
         self.record_images_lost = Counter(
             "inspect_record_images_lost",
-            "Pictures that could not be kept with their recorded inspection",
+            "Images that could not be kept with their recorded inspection",
             registry=self.registry,
         )
         self.log_lines_lost = Counter(

@@ -1,6 +1,6 @@
-"""The pictures of the records: files named by their content, under a disk budget; the oldest go first.
+"""The images of the records: files named by their content, under a disk budget; the oldest go first.
 
-How old a picture is the rows say, by the order in which they came: files have the dates of a clock that may be set.
+How old an image is the rows say, by the order in which they came: files have the dates of a clock that may be set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Pictures:
         self.bytes = sum(_sizes(folder).values())
 
     def write(self, contents: Sequence[bytes]) -> list[str]:
-        """Keep pictures; the sha256 of each. Raises OSError."""
+        """Keep images; the sha256 of each. Raises OSError."""
         return [self._write(data) for data in contents]
 
     def _write(self, data: bytes) -> str:
@@ -37,14 +37,14 @@ class Pictures:
             temporary.write_bytes(data)
             temporary.replace(path)
         except OSError:
-            # Half a picture must not fill a disk that is full already.
+            # Half an image must not fill a disk that is full already.
             temporary.unlink(missing_ok=True)
             raise
         self.bytes += len(data)
         return sha256
 
     def read(self, sha256: str) -> bytes | None:
-        """The picture, if it is still there."""
+        """The image, if it is still there."""
         try:
             return self.path(sha256).read_bytes()
         except FileNotFoundError:
@@ -61,7 +61,7 @@ class Pictures:
                     self.bytes -= size
 
     def excess(self, newest: Iterable[str], connection: sqlite3.Connection) -> list[str]:
-        """The oldest pictures, as many as must go for a tenth of the budget to be free again; none while all fit.
+        """The oldest images, as many as must go for a tenth of the budget to be free again; none while all fit.
 
         `newest` stay: their rows do not name them yet.
         """

@@ -220,7 +220,7 @@ class RecipeStore:
         with self._changing:
             for name, recipe in list(self.ready.items()):
                 if recipe.model.endless:
-                    self.failed[name] = f"{recipe.bundle.path}: a picture never came back from its model"
+                    self.failed[name] = f"{recipe.bundle.path}: an image never came back from its model"
                     del self.ready[name]
                     self._on_refused(name)
                     if recipe.model.computes_for_ever:
@@ -231,7 +231,7 @@ class RecipeStore:
                     self._end_shadow(name)
 
     def change_limits(self, name: str, change: LimitsChange, by: str) -> Recipe:
-        """Judge the pictures of a recipe's version in service by other limits from now on; raises LimitsError."""
+        """Judge the images of a recipe's version in service by other limits from now on; raises LimitsError."""
         with self._changing:
             recipe = self.get(name)
             limits = change_limits(self._models_dir / name, recipe.bundle.manifest, change, by, self.decisions)
@@ -324,7 +324,7 @@ class RecipeStore:
         return sorted(name for name, recipe in list(self.ready.items()) if recipe.model.failures >= times)
 
     def _end_shadow(self, name: str) -> None:
-        # Not closed: pictures of requests under way may still be sent to it.
+        # Not closed: images of requests under way may still be sent to it.
         if before := self.shadows.pop(name, None):
             self._batcher.retire(before.model)
 

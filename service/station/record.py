@@ -14,7 +14,7 @@ from service.images.decoding import Pixels
 
 @dataclass(frozen=True)
 class Trigger:
-    """What a line asks about: recipe, the line's own name for the part, sha256 of the picture as it was sent."""
+    """What a line asks about: recipe, the line's own name for the part, sha256 of the image as it was sent."""
 
     recipe: str
     trigger_id: str
@@ -23,7 +23,7 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a trigger got, at `given` (calendar.steady), for the picture of `sha256`."""
+    """What a trigger got, at `given` (calendar.steady), for the image of `sha256`."""
 
     sha256: str
     given: float
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Record:
-    """One finished inspection: the reply as it was sent (without picture), and the picture where it is to be kept.
+    """One finished inspection: the reply as it was sent (without image), and the image where it is to be kept.
 
     `image` is encoded bytes, bare pixels of a `layout` (width, height, pixel_format), or RGB uint8 `(H, W, 3)` that is
     encoded by the thread that writes; `anomaly_map` is float32 `(h, w)` and kept with it. `counted_as` is the recipe
@@ -58,7 +58,7 @@ class Record:
 
     @property
     def size(self) -> int:
-        """Bytes that its picture takes in memory."""
+        """Bytes that its image takes in memory."""
         if self.image is None:
             return 0
         image = len(self.image) if isinstance(self.image, bytes) else self.image.nbytes

@@ -1,7 +1,7 @@
-"""What was inspected: one SQLite file (WAL) and the pictures beside it, kept for a time and under a disk budget.
+"""What was inspected: one SQLite file (WAL) and the images beside it, kept for a time and under a disk budget.
 
 Written by one thread from a queue that is bounded in records and in bytes, so that a slow or full disk never delays a
-verdict; what could not be written is counted. Rows are committed before pictures are written, normally within
+verdict; what could not be written is counted. Rows are committed before images are written, normally within
 milliseconds of the reply, which does not wait for it. What is committed survives kill -9, and a loss of power but for
 the last moments (`synchronous = NORMAL`).
 """
@@ -50,7 +50,7 @@ _EXPIRED_MOST = 100_000
 class Records:
     """Store of records in `folder`, kept for `days` (0: for ever).
 
-    Pictures take at most `image_budget_bytes` there, oldest go first, and `waiting_bytes` in memory before they are
+    Images take at most `image_budget_bytes` there, oldest go first, and `waiting_bytes` in memory before they are
     written. A commit that fails is tried again after each of the pauses `retry_s` (seconds).
     """
 
@@ -81,7 +81,7 @@ class Records:
         self._room = waiting_bytes
         self._closing = threading.Event()
         self._waiting: deque[Record] = deque()  # of committed rows
-        self._written = 0  # commits and pictures, tried to the end
+        self._written = 0  # commits and images, tried to the end
         self._expired = 0  # rows, in the look that is under way
         self._failing: dict[str, str] = {}
         self._database = Database(self._file)
@@ -93,11 +93,11 @@ class Records:
         self._thread.start()
 
     def add(self, record: Record) -> None:
-        """Queue a record; never waits. One that finds the queue full is lost, a picture that finds no room in memory
+        """Queue a record; never waits. One that finds the queue full is lost, an image that finds no room in memory
         is left out of its record; both are counted.
         """
         if not self._take_room(record.size):
-            self._lose_image(record.inspection_id, "too many pictures wait for the disk")
+            self._lose_image(record.inspection_id, "too many images wait for the disk")
             record = replace(record, image=None, anomaly_map=None)
         try:
             self._queue.put_nowait((record, self._calendar.stamp()))
@@ -165,7 +165,7 @@ class Records:
         }
 
     def answer_to(self, recipe: str, trigger_id: str) -> Answer | None:
-        """The newest answer that a trigger got, for whatever picture; raises RecordsError."""
+        """The newest answer that a trigger got, for whatever image; raises RecordsError."""
         with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT sha256, era, time, reply FROM triggers JOIN inspections USING (inspection_id) "
@@ -250,7 +250,7 @@ class Records:
         expiry = time.monotonic()
         while True:
             try:
-                # Rows go first: at most one picture is written between two looks at the queue.
+                # Rows go first: at most one image is written between two looks at the queue.
                 ending = self._closing.is_set()
                 batch = self._take(0.0 if self._waiting or ending else max(0.0, expiry - time.monotonic()))
                 if ending and not batch and not self._waiting:
@@ -309,7 +309,7 @@ class Records:
         return False
 
     def _keep_image(self, record: Record) -> None:
-        """Write the picture of a committed record, then say so in its row."""
+        """Write the image of a committed record, then say so in its row."""
         image, anomaly_map = record.image, record.anomaly_map
         try:
             contents = [image if isinstance(image, bytes) else encode(image, ".png")] if image is not None else []
@@ -318,14 +318,14 @@ class Records:
             keep_image(self._database.writer(), self._pictures, record.inspection_id, contents, self._key)
             self._failing.pop("pictures", None)
         except Exception as error:
-            self._failing["pictures"] = f"pictures are lost: {error}"
+            self._failing["pictures"] = f"images are lost: {error}"
             self._lose_image(record.inspection_id, repr(error))
         finally:
             self._written += 1
             self._give_room(record.size)
 
     def _expire(self) -> bool:
-        """Delete some of the records that are too old, with their pictures; True where there may be more."""
+        """Delete some of the records that are too old, with their images; True where there may be more."""
         with self._database.writer() as connection:
             self._calendar.save(connection, sign_of_life=True)
         limits = self._calendar.limits(self._days) if self._days else {}
@@ -348,7 +348,7 @@ class Records:
 
     def _lose_image(self, inspection_id: str, reason: str) -> None:
         self._on_image_lost()
-        log.error("the picture of inspection %s is not kept: %s", inspection_id, reason)
+        log.error("the image of inspection %s is not kept: %s", inspection_id, reason)
 
     def _take_room(self, size: int) -> bool:
         with self._lock:

@@ -1,4 +1,4 @@
-"""What the device has to do: a model's pictures that wait, and those that share a run."""
+"""What the device has to do: a model's images that wait, and those that share a run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Idempotent triggers: a line that asks twice about one picture gets one inspection and the same answer.
+"""Idempotent triggers: a line that asks twice about one image gets one inspection and the same answer.
 
-A trigger is of one recipe and one picture. Lines count their parts, begin again at 1 and know nothing of each other: an
-answer is never given to another picture, and not after its time. It is given again only while what gave it serves: the
+A trigger is of one recipe and one image. Lines count their parts, begin again at 1 and know nothing of each other: an
+answer is never given to another image, and not after its time. It is given again only while what gave it serves: the
 same version, model and limits, ready, and no failed golden image of the recipe since.
 """
 
@@ -99,11 +99,11 @@ class Triggers:
         layout: str = "",
         part: str | None = None,
     ) -> AsyncIterator[Asked]:
-        """The answer that a trigger got before for this picture, or room for the one given in this block, which others
+        """The answer that a trigger got before for this image, or room for the one given in this block, which others
         wait for. Without one (an error) the next request with this trigger is inspected.
 
-        `picture` is as it was sent; bare pixels in another `layout` are another picture. `judge` tells what serves at
-        the moment. Raises ProblemError where the trigger was answered for another picture or part, or by another judge,
+        `picture` is as it was sent; bare pixels in another `layout` are another image. `judge` tells what serves at
+        the moment. Raises ProblemError where the trigger was answered for another image or part, or by another judge,
         or the answer is not there by `deadline` (time.monotonic).
         """
         if trigger_id is None:
@@ -123,10 +123,10 @@ class Triggers:
                 if last.sha256 != sha256:
                     raise ProblemError(
                         "trigger_reused",
-                        f"trigger {trigger_id!r} was answered for another picture of recipe {recipe!r}: give every "
-                        f"picture an X-Trigger-Id of its own; one comes free {self._hours:g} hours after its answer",
+                        f"trigger {trigger_id!r} was answered for another image of recipe {recipe!r}: give every "
+                        f"image an X-Trigger-Id of its own; one comes free {self._hours:g} hours after its answer",
                     )
-                # A camera that is frozen sends the same picture of the next part.
+                # A camera that is frozen sends the same image of the next part.
                 if last.reply.get("part_id") != part:
                     raise ProblemError(
                         "trigger_reused",
@@ -148,7 +148,7 @@ class Triggers:
         if why is not None:
             raise ProblemError(
                 "trigger_outdated",
-                f"trigger {trigger_id!r} was answered by {why}: to have the picture inspected, send it with a new "
+                f"trigger {trigger_id!r} was answered by {why}: to have the image inspected, send it with a new "
                 "X-Trigger-Id, or with none",
             )
 
@@ -164,7 +164,7 @@ class Triggers:
 
     def _holds(self, answer: Answer, sha256: str) -> bool:
         age_s = steady() - answer.given
-        # One with a date still to come: how old it is nobody knows, but one picture keeps its one answer.
+        # One with a date still to come: how old it is nobody knows, but one image keeps its one answer.
         return age_s < 3600 * self._hours and (age_s > -STEP_S or answer.sha256 == sha256)
 
     def _remember(self, key: tuple[str, str], answer: Answer) -> None:

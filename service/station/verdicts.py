@@ -13,7 +13,7 @@ from service.bundle.manifest import Thresholds
 
 
 class Verdict(StrEnum):
-    """What the line acts on; NOT_INSPECTED, the verdict of every error and unfit picture, is to be treated like NG."""
+    """What the line acts on; NOT_INSPECTED, the verdict of every error and unfit image, is to be treated like NG."""
 
     OK = "OK"
     REVIEW = "REVIEW"
@@ -31,9 +31,9 @@ class DeadlinePassedError(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one inspection found: map float32 `(H, W)`, score, faults of the picture, deadline and time in seconds.
+    """What one inspection found: map float32 `(H, W)`, score, faults of the image, deadline and time in seconds.
 
-    `quality_reasons` is empty only for a picture that passed the quality gate.
+    `quality_reasons` is empty only for an image that passed the quality gate.
     """
 
     anomaly_map: NDArray[np.float32]
@@ -46,7 +46,7 @@ class Evidence:
 def judge(evidence: Evidence, thresholds: Thresholds, shape: tuple[int, int]) -> Verdict:
     """The verdict on a complete, finite, timely result whose map has `shape`; raises instead of guessing.
 
-    NOT_INSPECTED for a picture that failed the quality gate, whatever its score.
+    NOT_INSPECTED for an image that failed the quality gate, whatever its score.
     """
     found = evidence.anomaly_map
     if found.shape != shape:

@@ -1,4 +1,4 @@
-"""Whether the records are what was written: every link of the chain, every row and every kept picture."""
+"""Whether the records are what was written: every link of the chain, every row and every kept image."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def is_of_earlier_version(connection: sqlite3.Connection, inspection_id: str) ->
 
 
 def check_pictures(connection: sqlite3.Connection, images: Path, inspection_id: str) -> Iterator[str]:
-    """What contradicts the newest link of the pictures of an inspection."""
+    """What contradicts the newest link of the images of an inspection."""
     link = connection.execute(
         "SELECT body, content FROM chain WHERE kind = 'image' AND id = ? ORDER BY seq DESC LIMIT 1", (inspection_id,)
     ).fetchone()
@@ -149,7 +149,7 @@ def check_pictures(connection: sqlite3.Connection, images: Path, inspection_id: 
     ).fetchone()
     body, content = link or (None, b"")
     if body is not None and hashlib.sha256(body.encode()).digest() != content:
-        yield f"inspection {inspection_id}: the link of its pictures was changed"
+        yield f"inspection {inspection_id}: the link of its images was changed"
     said = _read(body)
     for name, sha256 in zip(("image", "map"), row, strict=True):
         if sha256 is not None:

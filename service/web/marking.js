@@ -28,7 +28,7 @@ export class Marking {
     this.canvas.addEventListener("blur", () => { this.#cursor = null; this.#paint(); });
   }
 
-  // The same part with another picture keeps its marks.
+  // The same part with another image keeps its marks.
   load(picture, fresh) {
     this.#picture = picture;
     if (fresh) this.#marks = [];

@@ -20,7 +20,7 @@ export function thresholds(recipe, changed) {
   let turn = 0;
 
   const place = (value) => INNER.left + (value - span[0]) / (span[1] - span[0]) * (INNER.right - INNER.left);
-  // The picture of what is asked for follows the handle at once, the figures when it rests.
+  // The image of what is asked for follows the handle at once, the figures when it rests.
   function set(which, value) {
     const bounds = which === "review" ? [0, wanted.reject] : [wanted.review, 1];
     wanted[which] = Math.round(1e4 * Math.max(bounds[0], Math.min(bounds[1], value))) / 1e4;

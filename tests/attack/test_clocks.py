@@ -1,4 +1,4 @@
-"""Time that passes where the service does not see it: no answer with a verdict of the picture after its deadline."""
+"""Time that passes where the service does not see it: no answer with a verdict of the image after its deadline."""
 
 from __future__ import annotations
 

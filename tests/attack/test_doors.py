@@ -1,4 +1,4 @@
-"""Clients that take what they can get: a camera that sends beside them loses no picture and waits for none of them."""
+"""Clients that take what they can get: a camera that sends beside them loses no image and waits for none of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_thousand_slow_connections(service: tuple[subprocess.Popen[bytes], htt
 
 
 def test_slow_bodies_near_the_limit(tmp_path: Path) -> None:
-    """They leave less room than a picture takes."""
+    """They leave less room than an image takes."""
     make_bundle(tmp_path / "models")
     limit = 200_000
     slow = picture_request(bytes(limit), "X-Deadline-Ms: 60000")[:-100]
@@ -119,7 +119,7 @@ def test_answers_that_nobody_reads(service: tuple[subprocess.Popen[bytes], httpx
 
 
 def test_half_a_picture_is_none(service: tuple[subprocess.Popen[bytes], httpx2.Client]) -> None:
-    """Closed for writing in the middle of a picture: no verdict but NOT_INSPECTED, and nothing counted."""
+    """Closed for writing in the middle of an image: no verdict but NOT_INSPECTED, and nothing counted."""
     _, client = service
     with connect(client) as one:
         send_all(one, picture_request(GOOD)[:-10])

@@ -104,7 +104,7 @@ def test_mounted_files_are_there() -> None:
 
 
 def test_nginx_gives_up_an_idle_connection_before_the_service_does() -> None:
-    """Whoever closes second may be sending a picture on a connection that is closing: a 502."""
+    """Whoever closes second may be sending an image on a connection that is closing: a 502."""
     service = prepare(Settings(records_dir=None)).server.config
     for name in ("nginx.conf", "replicas.conf"):
         found = re.search(r"^ *keepalive_timeout (\d+)s;", (DOCKER / "nginx" / name).read_text(), re.M)
@@ -179,7 +179,7 @@ def test_replicas_share_the_cameras_and_stand_in_for_each_other(models: Path, tm
         for number in range(30):
             assert inspect(Part=str(number))["verdict"] == "OK"
         assert min(parts(first), parts(second)) > 0
-        # The same trigger, and the second picture of a frozen camera, come to where the first one came.
+        # The same trigger, and the second image of a frozen camera, come to where the first one came.
         for number in range(8):
             assert inspect(Trigger=f"t {number}")["inspection_id"] == inspect(Trigger=f"t {number}")["inspection_id"]
             assert inspect(Camera=f"c {number}")["verdict"] == "OK"

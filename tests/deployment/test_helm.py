@@ -147,7 +147,7 @@ def test_what_objects_refer_to_is_there(name: str | None) -> None:
         if one["kind"] in {"HorizontalPodAutoscaler", "ScaledObject"}:
             assert one["spec"]["scaleTargetRef"]["name"] == only(objects, "StatefulSet")["metadata"]["name"]
             assert "replicas" not in stations
-        # The Service must not send pictures to trainings and tests.
+        # The Service must not send images to trainings and tests.
         if one["kind"] in {"Job", "Pod"}:
             other = one["spec"]["template"]["metadata"] if one["kind"] == "Job" else one["metadata"]
             assert not service["spec"]["selector"].items() <= other["labels"].items()

@@ -38,7 +38,7 @@ def test_a_client_that_goes_away_takes_its_picture_out_of_the_queue(models: Path
         held.release(1000)
         first.join(30)
         assert post(client, GOOD).json()["verdict"] == "OK"
-        # The picture that nobody waits for never reached the model, and is counted as what it is.
+        # The image that nobody waits for never reached the model, and is counted as what it is.
         assert sum(backend.batches[before:]) == 1
         counted = client.get("/counters").json()["part"]
         assert (counted["OK"], counted["not_inspected"]) == (2, {"client_disconnected": 1})
@@ -74,7 +74,7 @@ def test_bodies_of_slow_senders_cannot_fill_the_memory(models: Path) -> None:
             for _ in slow:
                 assert asks.acquire(timeout=30)
             refused = post(client, GOOD)
-            assert "80000 bytes of pictures are under way" in str(assert_problem(refused, 429, "overloaded")["detail"])
+            assert "80000 bytes of images are under way" in str(assert_problem(refused, 429, "overloaded")["detail"])
             assert (refused.headers["retry-after"], refused.json()["retry_after_ms"]) == ("1", 1000)
             for url, options in (("/inspect/batch", {"files": {"image": GOOD}}), (INFER, {"json": {}})):
                 assert_problem(client.post(url, **options), 429, "overloaded")
@@ -112,7 +112,7 @@ def test_a_body_counts_until_its_request_is_answered(models: Path) -> None:
 
 
 def _leave_while_waiting(client: TestClient, url: str, request: httpx2.Request) -> list[dict[str, Any]]:
-    """Send a whole request to the running app and go away as soon as its picture is in the queue."""
+    """Send a whole request to the running app and go away as soon as its image is in the queue."""
     messages = [{"type": "http.request", "body": request.read(), "more_body": False}]
     sent: list[dict[str, Any]] = []
     assert client.portal is not None

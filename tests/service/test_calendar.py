@@ -166,7 +166,7 @@ def test_the_newest_come_first_and_pages_are_whole_where_the_clock_went_back(tmp
         pages += [reply["inspection_id"] for reply in page]
         last = page[-1]["row"]
     assert pages == ["5", "4", "3", "2", "1", "0"]
-    # The budget is that of five pictures: the first went, whatever the dates are.
+    # The budget is that of five images: the first went, whatever the dates are.
     assert [name for name in sorted(pages) if records.image(name)] == ["1", "2", "3", "4", "5"] or [
         name for name in sorted(pages) if records.image(name)
     ] == ["2", "3", "4", "5"]

@@ -91,7 +91,7 @@ def test_commands_against_a_running_service(models: Path, tmp_path: Path, capsys
 
 
 def test_latency_counts_from_the_due_time_not_from_the_send() -> None:
-    """A station that answers one picture at a time, 50 ms each, at 40/s: the backlog must show."""
+    """A station that answers one image at a time, 50 ms each, at 40/s: the backlog must show."""
 
     async def measure() -> float:
         one_at_a_time = asyncio.Lock()

@@ -37,7 +37,7 @@ def test_a_backlog_refuses_at_once_and_expired_pictures_are_not_decoded() -> Non
         running = asyncio.ensure_future(codec.decode(math.inf, slow, done))
         waiting = asyncio.ensure_future(codec.decode(clock.now + 1, lambda: decoded.append(1), done))
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="2 pictures") as refused:
+        with pytest.raises(OverloadedError, match="2 images") as refused:
             await codec.decode(clock.now + 0.25, lambda: decoded.append(2), done)
         assert refused.value.retry_after_s == pytest.approx(0.05)
         clock.now += 2
@@ -72,7 +72,7 @@ def test_a_free_thread_is_tried_whatever_the_estimate_says() -> None:
 
 
 class Body:
-    """Of a picture; may be referred to weakly, which bytes may not."""
+    """Of an image; may be referred to weakly, which bytes may not."""
 
 
 def test_a_decode_that_nobody_waits_for_is_pending_until_its_thread_is_free() -> None:
@@ -97,9 +97,9 @@ def test_a_decode_that_nobody_waits_for_is_pending_until_its_thread_is_free() ->
         await asyncio.sleep(0)
         del running, waiting
         gc.collect()
-        # What had not begun is gone, its picture too; what had is not.
+        # What had not begun is gone, its image too; what had is not.
         assert kept() is None
-        with pytest.raises(OverloadedError, match="1 pictures"):
+        with pytest.raises(OverloadedError, match="1 images"):
             codec.admit(clock.now - 0.05)
         held.set()
         await codec.decode(math.inf, lambda: None, done)

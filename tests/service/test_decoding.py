@@ -79,7 +79,7 @@ def test_a_jpeg_with_a_hole_in_its_data_is_refused(position: int, filling: int) 
 
 
 def _mpo(**options: object) -> bytes:
-    """Two pictures in one file, as phones and stereo cameras write them; the second is black."""
+    """Two images in one file, as phones and stereo cameras write them; the second is black."""
     noise, buffer = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8), io.BytesIO()
     second = Image.fromarray(np.zeros_like(noise))
     Image.fromarray(noise).save(buffer, "MPO", save_all=True, append_images=[second], **options)
@@ -167,7 +167,7 @@ def test_many_small_parts_before_a_picture_are_refused_before_pillow_reads_them(
 
 def test_a_jpeg_that_is_all_filling_is_refused_before_pillow_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("Pillow read it"))
-    with pytest.raises(ImageError, match="it has no picture"):
+    with pytest.raises(ImageError, match="it has no image"):
         decode(b"\xff\xd8" + b"\xff" * 1_000_000)
 
 

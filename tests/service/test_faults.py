@@ -80,7 +80,7 @@ def test_a_version_activated_in_mid_request_does_not_change_the_answer(models: P
         replies: list[httpx2.Response] = []
         asking = threading.Thread(target=lambda: replies.append(post(client, GOOD)))
         backend.take_one([asking])
-        # The picture is in the backend: the other version's golden images wait behind it.
+        # The image is in the backend: the other version's golden images wait behind it.
         swapping = threading.Thread(target=lambda: replies.append(client.post("/recipes/part/activate?version=0")))
         swapping.start()
         while client.get("/state").json()["queue_depth"] == 0:
@@ -167,9 +167,9 @@ def test_a_camera_may_send_again_what_got_no_verdict_and_nothing_that_got_one(mo
             for picture in (first, second):
                 assert post(client, picture, headers=camera).json()["verdict"] == "NOT_INSPECTED"
         faulty.fault = None
-        # The picture that was judged is still the last one that was, whatever failed since.
+        # The image that was judged is still the last one that was, whatever failed since.
         reply = post(client, first, headers=camera).json()
-        assert reply["faults"] == ["frozen: camera 'a' sent exactly this picture before"]
+        assert reply["faults"] == ["frozen: camera 'a' sent exactly this image before"]
         assert post(client, second, headers=camera).json()["verdict"] == "OK"
 
 

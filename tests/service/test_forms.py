@@ -1,4 +1,4 @@
-"""Bodies of POST /inspect: forms, content types, pictures that were packed or are too large."""
+"""Bodies of POST /inspect: forms, content types, images that were packed or are too large."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_nothing_of_a_form_is_passed_over(client: TestClient) -> None:
         return named.encode() + picture + b"\r\n--b--\r\n"
 
     kind = "multipart/form-data; boundary=b"
-    # What looks like its end inside of a picture is none.
+    # What looks like its end inside of an image is none.
     assert post(client, form(GOOD + b"--b--"), kind).json()["verdict"] == "OK"
     assert post(client, form(GOOD, "Content-Encoding: identity\r\n"), kind).json()["verdict"] == "OK"
     two = assert_problem(post(client, form(GOOD) + form(BAD), kind), 422, "invalid_request")

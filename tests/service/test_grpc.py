@@ -137,13 +137,13 @@ def test_a_part_is_on_record_with_its_names_and_a_trigger_gets_its_answer_again(
     wait_for(lambda: len(station[1].get("/inspections?part_id=A 17&lot=L 4").json()) == 1)
     status, sentence = _refused(lambda: client.infer("part", [_pictures(BAD)], outputs=score, headers=headers))
     assert status == "FAILED_PRECONDITION"
-    assert "trigger 't 1' was answered for another picture" in sentence
+    assert "trigger 't 1' was answered for another image" in sentence
 
 
 REFUSED = {
     "no recipe": ("NOT_FOUND", lambda client: client.infer("none", [_pictures(GOOD)])),
     "a name with a path": ("NOT_FOUND", lambda client: client.infer("part/infer", [_pictures(GOOD)])),
-    "no picture": ("INVALID_ARGUMENT", lambda client: client.infer("part", [_pictures(b"no picture")])),
+    "no image": ("INVALID_ARGUMENT", lambda client: client.infer("part", [_pictures(b"no picture")])),
     "another shape": ("INVALID_ARGUMENT", lambda client: client.infer("part", [_tensor(gray(51, 32))])),
     "two inputs": ("INVALID_ARGUMENT", lambda client: client.infer("part", [_pictures(GOOD), _pictures(GOOD)])),
     "no input": ("INVALID_ARGUMENT", lambda client: client.infer("part", [])),
@@ -209,7 +209,7 @@ def test_keys_are_asked_for_and_running_calls_end_before_the_service(tmp_path: P
             assert client.infer("part", [_pictures(GOOD)], headers=headers).as_numpy("verdict") == [b"OK"]
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: "draining:" in (tmp_path / "log").read_text())
-        # Pictures are still taken.
+        # Images are still taken.
         assert not client.is_server_ready()
         assert client.infer("part", [_pictures(GOOD)], headers={"x-api-key": key}).as_numpy("verdict") == [b"OK"]
         assert process.wait() == -signal.SIGTERM

@@ -95,7 +95,7 @@ def test_sixteen_bits_of_a_camera_of_ten_or_twelve_are_refused(kind: str) -> Non
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_of_several_pictures_in_a_file_none_is_chosen(kind: str, options: dict[str, object]) -> None:
     more = [Image.fromarray(255 - PICTURE), Image.fromarray(PICTURE // 2)]
-    with pytest.raises(ImageError, match=r"(has (3 pictures|several pages)|is an animation): send each") as refused:
+    with pytest.raises(ImageError, match=r"(has (3 images|several pages)|is an animation): send each") as refused:
         decode(_saved(kind, PICTURE, save_all=True, append_images=more, **options))
     assert refused.value.code == "unsupported_image"
 
@@ -179,7 +179,7 @@ def test_a_smaller_copy_with_the_picture_below_it_is_refused(tag: dict[int, int]
     for number, value in tag.items():
         info[number] = value
         info.tagtype[number] = TiffTags.LONG
-    with pytest.raises(ImageError, match="pictures below its page: save the picture alone"):
+    with pytest.raises(ImageError, match="images below its page: save the image alone"):
         decode(_saved("TIFF", PICTURE, tiffinfo=info))
 
 
@@ -190,7 +190,7 @@ def test_sixteen_bits_where_white_is_0_are_turned_as_eight_are() -> None:
 
 
 def _cut_behind_scan(jpeg: bytes, scans: int) -> bytes:
-    """Whole scans, and the end that a gateway or a camera writes under every picture."""
+    """Whole scans, and the end that a gateway or a camera writes under every image."""
     starts = [found.start() for found in re.finditer(rb"\xff\xda", jpeg)]
     table = jpeg.find(b"\xff\xc4", starts[scans - 1])
     return jpeg[: table if 0 < table < starts[scans] else starts[scans]] + b"\xff\xd9"
@@ -217,7 +217,7 @@ def test_of_two_pictures_one_behind_the_other_none_is_chosen(kind: str, between:
     stream = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
     with pytest.raises(ImageError, match="follows another one"):
         decode(data + between + stream + _saved("JPEG", 255 - PICTURE))
-    # What phones and recorders append is no picture.
+    # What phones and recorders append is no image.
     np.testing.assert_array_equal(decode(data + between + b"trailer"), decode(data))
 
 
@@ -234,7 +234,7 @@ def test_an_animation_of_one_frame_is_refused() -> None:
     body = b"WEBP" + b"".join(
         name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for name, data in chunks
     )
-    with pytest.raises(ImageError, match="an animation: send each picture on its own"):
+    with pytest.raises(ImageError, match="an animation: send each image on its own"):
         decode(b"RIFF" + struct.pack("<I", len(body)) + body)
 
 

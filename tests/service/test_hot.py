@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.app import create_app
 from service.settings import Settings
 
-# Of the golden picture: its mean less its largest value.
+# Of the golden image: its mean less its largest value.
 _MEAN = (50 * (64**2 - 100) + 200 * 100) / 64**2 / 255 - 200 / 255
 
 

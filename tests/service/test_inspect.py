@@ -1,4 +1,4 @@
-"""POST /inspect as a line integrator meets it: good pictures, every kind of bad one, and the next good one after it."""
+"""POST /inspect as a line integrator meets it: good images, every kind of bad one, and the next good one after it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_a_line_is_integrated_through_the_client_alone(models: Path, tmp_path: P
         assert "frozen" in client.inspect(BAD, camera_id="left", part_id="C 3").detail
         assert client.inspect(GOOD, deadline_ms=1).verdict in {"OK", "NOT_INSPECTED"}
 
-        # Its record, pictures and review; then the counters.
+        # Its record, images and review; then the counters.
         part = str(bad.inspection_id)
         wait_for(lambda: client.image(part).ok and client.anomaly_map(part).ok)
         assert client.image(part).value == BAD.tobytes()

@@ -1,4 +1,4 @@
-"""The live screen's feed: every part arrives with its picture, and no page can hold up the station."""
+"""The live screen's feed: every part arrives with its image, and no page can hold up the station."""
 
 import json
 import signal

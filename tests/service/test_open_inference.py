@@ -184,8 +184,8 @@ FLAT = ONE.ravel().tolist()
         (image_input(ONE) | {"outputs": [{"name": "mask"}]}, "outputs"),
         (image_input(ONE) | {"outputs": [{"name": "score"}] * 2}, "outputs"),
         (image_input(ONE) | {"parameters": {"binary_data_output": "yes"}}, "binary_data_output"),
-        (bytes_input([PICTURES[0]], shape=[2]), "2 pictures"),
-        (bytes_input([PICTURES[0]] * 2, shape=[1]), "1 pictures"),
+        (bytes_input([PICTURES[0]], shape=[2]), "2 images"),
+        (bytes_input([PICTURES[0]] * 2, shape=[1]), "1 images"),
         (bytes_input([PICTURES[0]], data=["no base64!"]), "image_bytes: "),
         (bytes_input([PICTURES[0]], data=[7]), "image_bytes: "),
         (bytes_input([PICTURES[0]], datatype="UINT8"), "UINT8"),
@@ -299,7 +299,7 @@ def test_failures_are_problems_and_never_verdicts(models: Path) -> None:
         assert outputs_of(client.post(INFER, json=two))["verdict"].tolist() == ["OK", "REVIEW"]
         assert client.get("/v2/health/ready").status_code == client.get("/v2/models/part/ready").status_code == 200
         slow.set()
-        # One picture on an idle device is always tried: its result comes, too late.
+        # One image on an idle device is always tried: its result comes, too late.
         late = client.post(INFER, json=image_input(ONE), headers={"X-Deadline-Ms": "200"})
         assert_problem(late, 504, "deadline_passed")
         counted = client.get("/counters").json()["part"]
@@ -318,7 +318,7 @@ def test_requests_are_recorded_with_part_picture_and_stages(models: Path, tmp_pa
         wait_for(lambda: len(client.get("/inspections").json()) == 3)
         last, *both = replies = client.get("/inspections").json()
         for reply in replies:
-            # Pictures are written after all rows.
+            # Images are written after all rows.
             image = f"/inspections/{reply['inspection_id']}/image"
             wait_for(lambda image=image: client.get(image).status_code == 200)
         assert (last["verdict"], last["part_id"]) == ("REVIEW", None)

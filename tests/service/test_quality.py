@@ -103,7 +103,7 @@ def test_remembered_cameras_are_bounded() -> None:
 
 
 def test_a_camera_is_watched_for_each_recipe_on_its_own() -> None:
-    """Recipes of two sizes make two pictures of one: neither may hide that the other has not changed."""
+    """Recipes of two sizes make two images of one: neither may hide that the other has not changed."""
     cameras = FrozenCameras()
     small, large = digest(gray(7, 8)), digest(gray(7, 16))
     assert small != large
@@ -120,4 +120,4 @@ def test_a_picture_that_two_recipes_judge_is_not_frozen(models: Path, client: Te
         for recipe in ("part", "other", "part")
     ]
     assert [reply["verdict"] for reply in verdicts] == ["OK", "OK", "NOT_INSPECTED"]
-    assert verdicts[2]["faults"] == ["frozen: camera 'a' sent exactly this picture before"]
+    assert verdicts[2]["faults"] == ["frozen: camera 'a' sent exactly this image before"]

@@ -33,7 +33,7 @@ def _record(number: int, when: float, image: bytes | None = None) -> Record:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Records of ten parts, three with pictures, two reviewed."""
+    """Records of ten parts, three with images, two reviewed."""
     folder = tmp_path / "records"
     records = Records(folder, image_budget_bytes=10_000)
     for number in range(10):

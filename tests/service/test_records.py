@@ -39,7 +39,7 @@ def _picture(folder: Path, image: bytes) -> Path:
 
 
 def _stall(folder: Path, image: bytes) -> Path:
-    """Make the writing of this picture hang until somebody reads from the path that is returned."""
+    """Make the writing of this image hang until somebody reads from the path that is returned."""
     pipe = _picture(folder, image).with_suffix(".new")
     pipe.parent.mkdir()
     os.mkfifo(pipe)

@@ -1,4 +1,4 @@
-"""Every pixel of a picture must count, whatever its size: a defect between the samples would be OK."""
+"""Every pixel of an image must count, whatever its size: a defect between the samples would be OK."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_a_large_shrink_is_opencvs_own_but_for_halves(size: tuple[int, int]) -> 
     differs = found != cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA)
     assert np.abs(exact - found).max() < 0.51
     assert (np.abs(exact % 1 - 0.5) < 0.01)[differs].all()
-    # A picture that is a part of another one, and no array of its own.
+    # An image that is a part of another one, and no array of its own.
     np.testing.assert_array_equal(resize(np.pad(picture, ((0, 0), (5, 9), (0, 0)))[:, 5:-9], 64, 64), found)
 
 

@@ -90,7 +90,7 @@ def test_a_load_balancer_loses_no_picture_when_the_service_ends(tmp_path: Path) 
         wait_for(lambda: client.get("/readyz").status_code == 503)
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "draining")
-        # Pictures that were on their way are inspected, and their connection is not used again.
+        # Images that were on their way are inspected, and their connection is not used again.
         with httpx2.Client(base_url=client.base_url, timeout=60) as late:
             reply = late.post("/inspect", content=picture, headers=headers)
         assert reply.json()["verdict"] == "OK"

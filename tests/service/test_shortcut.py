@@ -1,4 +1,4 @@
-"""The short way of a picture and FastAPI's own give the same answers."""
+"""The short way of an image and FastAPI's own give the same answers."""
 
 from __future__ import annotations
 

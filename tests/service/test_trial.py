@@ -105,7 +105,7 @@ def test_what_hung_later_is_refused_by_the_next_process_too(tmp_path: Path, tria
     trials.require_harmless(bundle)
     trials.remember_endless(bundle)
     again = _trials(tmp_path / "cache", threads=1)
-    with pytest.raises(BackendError, match=r"late/1: a picture never came back .*remove (\S+\.endless)") as refused:
+    with pytest.raises(BackendError, match=r"late/1: an image never came back .*remove (\S+\.endless)") as refused:
         again.require_harmless(bundle)
     trials.require_harmless(other)
     Path(str(refused.value).split("remove ")[1].split()[0]).unlink()

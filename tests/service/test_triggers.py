@@ -73,7 +73,7 @@ def test_a_trigger_never_gives_the_answer_of_another_picture(models: Path, tmp_p
 def test_a_trigger_never_gives_the_answer_of_another_part(
     client: TestClient, first: str | None, then: str | None
 ) -> None:
-    """The camera is frozen and the counter began again: picture and trigger are the same."""
+    """The camera is frozen and the counter began again: image and trigger are the same."""
     parts = [HEADERS | ({} if part is None else {"X-Part-Id": part}) for part in (first, then)]
     assert client.post("/inspect", content=GOOD, headers=parts[0]).json()["verdict"] == "OK"
     assert client.post("/inspect", content=GOOD, headers=parts[0]).headers["x-replayed"] == "true"
@@ -113,7 +113,7 @@ def test_every_recipe_has_triggers_of_its_own(models: Path, tmp_path: Path) -> N
 def test_a_trigger_comes_free_when_its_answer_is_old(models: Path, tmp_path: Path, hours: int, status: int) -> None:
     reply = {"inspection_id": "old", "recipe": "part", "verdict": "OK", "part_id": None}
     records = Records(tmp_path / "records", image_budget_bytes=1)
-    records.add(Record(reply, time.time() - 3600 * hours, Trigger("part", "part 17", "another picture"), None))
+    records.add(Record(reply, time.time() - 3600 * hours, Trigger("part", "part 17", "another image"), None))
     records.close(wait_s=600)
     with _client(models, tmp_path / "records") as client:
         wait_until_loaded(client)

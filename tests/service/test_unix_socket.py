@@ -82,7 +82,7 @@ def test_the_doors_are_the_same(station: tuple[subprocess.Popen[bytes], httpx2.C
         connection.sendall(picture_request(GOOD, "X-Deadline-Ms: 1")[:-10])
         # Its end never comes.
         assert read_reply(connection)[1]["code"] == "deadline_passed"
-    # Who is gone before the answer leaves no picture in the queue.
+    # Who is gone before the answer leaves no image in the queue.
     with _connect(path) as connection:
         connection.sendall(picture_request(GOOD))
     wait_for(lambda: "inspect_in_flight 0.0" in http.get("/metrics").text)

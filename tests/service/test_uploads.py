@@ -14,5 +14,5 @@ def test_a_body_has_to_arrive_in_its_time_however_late_the_deadline() -> None:
         async with arrival(time.monotonic() + 600, most_s=0.01):
             await asyncio.sleep(600)
 
-    with pytest.raises(ProblemError, match=r"0\.01 s passed while the picture was arriving"):
+    with pytest.raises(ProblemError, match=r"0\.01 s passed while the image was arriving"):
         asyncio.run(trickle())

@@ -1,4 +1,4 @@
-"""A camera that goes on sending while somebody attacks its station, and what becomes of its pictures."""
+"""A camera that goes on sending while somebody attacks its station, and what becomes of its images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sockets import connect, picture_request, read_reply
 
 # Linux's struct tcp_info has `tcpi_last_data_recv` here: milliseconds since data last arrived.
 _LAST_RECEIVED_AT = 52
-# Nobody's machine is so busy that a small picture takes this long, and a client that waits longer learns nothing new.
+# Nobody's machine is so busy that a small image takes this long, and a client that waits longer learns nothing new.
 DEADLINE_S = 10.0
 GOOD = png(gray(51))
 
 
 @dataclass
 class Camera:
-    """Statuses, and seconds until each answer had arrived, of one picture every 100 ms on one connection."""
+    """Statuses, and seconds until each answer had arrived, of one image every 100 ms on one connection."""
 
     deadline_s: float = DEADLINE_S
     statuses: list[int] = field(default_factory=list)

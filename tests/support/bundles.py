@@ -1,4 +1,4 @@
-"""Bundles and pictures for tests: a recipe whose score is the image's brightness, and copies of the demo recipe."""
+"""Bundles and images for tests: a recipe whose score is the image's brightness, and copies of the demo recipe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def brightness_model(
     """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value, or what else
     the operator `score` makes of it.
 
-    Another `label` gives another sha256. A picture with a value above `endless_above` never comes back; where it is
+    Another `label` gives another sha256. An image with a value above `endless_above` never comes back; where it is
     `greedy`, it takes more memory meanwhile.
     """
     nodes = [
@@ -158,7 +158,7 @@ def make_bundle(
                 good_scores=[0.2] * 100,
             ),
         ),
-        # A uniform gray picture is fit; a black, a white or a stretched one is not.
+        # A uniform gray image is fit; a black, a white or a stretched one is not.
         quality=QualityLimits(
             sharpness_min=0.0,
             contrast_min=0.0,

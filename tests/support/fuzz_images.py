@@ -27,7 +27,7 @@ FORMATS = get_args(images.PixelFormat)
 
 
 def check_one(data: bytes) -> None:
-    """The first byte chooses: an encoded picture, or bare pixels whose next bytes are format, width and height."""
+    """The first byte chooses: an encoded image, or bare pixels whose next bytes are format, width and height."""
     kind, rest = data[:1], data[1:]
     try:
         if kind != b"\x00":
@@ -48,7 +48,7 @@ def check(pixels: np.ndarray) -> None:
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
     assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
-    # What every picture goes through next.
+    # What every image goes through next.
     assert resizing.resize(pixels, 32, 32).shape == (32, 32, 3)
 
 

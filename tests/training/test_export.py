@@ -35,7 +35,7 @@ SPEC = InputSpec(height=256, width=256)
 
 @pytest.fixture(scope="module")
 def network() -> AnomalyMap:
-    """Untrained, but with BatchNorm statistics of real pictures so that maps are not flat."""
+    """Untrained, but with BatchNorm statistics of real images so that maps are not flat."""
     torch.manual_seed(0)
     draem = Draem(4, 4).train()
     for parameter in draem.parameters():

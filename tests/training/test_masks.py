@@ -108,7 +108,7 @@ def test_an_empty_mask_is_named_and_so_are_only_empty_ones(tmp_path: Path) -> No
 
 def test_inverted_masks_are_refused_and_a_single_one_is_named(tmp_path: Path) -> None:
     inverted = 255 - 255 * _DEFECT
-    with pytest.raises(DataError, match=r"2 of 3 masks are white on more than half of the picture.*inverted"):
+    with pytest.raises(DataError, match=r"2 of 3 masks are white on more than half of the image.*inverted"):
         unlikely_masks(_labelled(tmp_path, inverted, inverted, 255 * _DEFECT))
     (said,) = unlikely_masks(_labelled(tmp_path, inverted, 255 * _DEFECT, 255 * _DEFECT))
     assert "0_mask.png: 91% of it is defect: is it inverted?" in said

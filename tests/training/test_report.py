@@ -70,7 +70,7 @@ TEST = [_parts("good", False, [0.1, 0.7], labelled=True), _parts("<b>hole</b>", 
 
 
 def _text(*arguments: object) -> str:
-    """The report's words, tags and pictures taken out."""
+    """The report's words, tags and images taken out."""
     html = render("part", "7", "top", *arguments).decode()  # type: ignore[arg-type]
     return re.sub(r"\s+", " ", re.sub(r"<style>.*</style>|<[^>]*>", " ", html, flags=re.DOTALL))
 

@@ -48,7 +48,7 @@ def test_a_map_joined_from_tiles_is_that_of_the_whole(tiles: str, overlap: int) 
 def test_of_two_tiles_that_overlap_the_hotter_counts_wherever_a_defect_lies() -> None:
     grid = Grid.of("2x2", 32, 8)
     found = grid.over(Bright())(torch.ones((1, 3, grid.height, grid.width)))[0]
-    # Rims inside the picture are seen by a neighbour; those of the picture itself by nobody.
+    # Rims inside the image are seen by a neighbour; those of the image itself by nobody.
     assert (found[2:-2, 2:-2] == 1).all()
     assert (found[:2] == 0).all()
 

@@ -207,7 +207,7 @@ def tabulate(record: dict[str, Any]) -> str:
 
 
 def draw(record: dict[str, Any], file: Path) -> None:
-    """Bars of the median latency at the first batch size, with the 99th percentile, as a picture."""
+    """Bars of the median latency at the first batch size, with the 99th percentile, as an image."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.6 + 0.45 * len(record["rows"])), layout="constrained")

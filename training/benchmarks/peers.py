@@ -2,10 +2,10 @@
 
 `python -m training.benchmarks peers`. A plain FastAPI route runs in this environment; LitServe and BentoML in ones of
 their own below `--environments`, which `--install` makes. Each is asked at 50, 90 and 200 % of its own capacity, at
-fixed times whether or not earlier pictures were answered. Client and server share the cores. OpenVINO Model Server and
+fixed times whether or not earlier images were answered. Client and server share the cores. OpenVINO Model Server and
 Triton come as containers and are not in it.
 
-What a peer leaves out it saves: none of them checks the picture, the result or the deadline, or keeps a record.
+What a peer leaves out it saves: none of them checks the image, the result or the deadline, or keeps a record.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Server:
 
 
 class FormClient:
-    """Sends pictures as a form of one file, as all of them take it, over bare sockets; a library would cost as much as
+    """Sends images as a form of one file, as all of them take it, over bare sockets; a library would cost as much as
     the servers do.
     """
 
@@ -118,7 +118,7 @@ class FormClient:
 async def benchmark(
     models: Path, recipe: str, names: Sequence[str], environments: Path, *, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """All figures of one run as JSON values; rates in pictures a second, latencies in ms from the due time."""
+    """All figures of one run as JSON values; rates in images a second, latencies in ms from the due time."""
     version = max(one for one in (models / recipe).iterdir() if (one / "manifest.json").exists())
     bundle = read_bundle(version)
     rng = np.random.default_rng(seed)
@@ -166,7 +166,7 @@ async def _measure(server: Server, images: list[bytes], seconds: float) -> dict[
 
 
 async def _capacity(client: Inspects, images: list[bytes], seconds: float) -> float:
-    """Closed loop, several pictures under way all the time; raises RuntimeError where one is not answered."""
+    """Closed loop, several images under way all the time; raises RuntimeError where one is not answered."""
     until = time.perf_counter() + seconds
     count = 0
 
@@ -209,7 +209,7 @@ def _command(
 async def _running(
     name: str, command: list[str], more: Mapping[str, str], folder: Path, image: bytes
 ) -> AsyncIterator[Server]:
-    """A server that has answered its first picture; it and all below it end afterwards."""
+    """A server that has answered its first image; it and all below it end afterwards."""
     port = int(more["PEER_PORT"])
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603

@@ -48,7 +48,7 @@ _FRAMES = 20
 async def benchmark(
     models: Path, recipe: str, *, requests: int, overload_s: float, soak_s: float, seed: int
 ) -> dict[str, Any]:
-    """All figures of one run as JSON values; times in milliseconds, rates in pictures per second."""
+    """All figures of one run as JSON values; times in milliseconds, rates in images per second."""
     with tempfile.TemporaryDirectory() as first:
         async with _service(models, recipe, Path(first)) as (_, url), httpx2.AsyncClient(base_url=url) as http:
             recipes = (await http.get("/recipes")).json()
@@ -107,7 +107,7 @@ def _pictures(bundle: Bundle, seed: int) -> list[np.ndarray]:
 
 
 def _quality_gate_ms(bundle: Bundle, seed: int, requests: int) -> float:
-    """Time of the quality gate of a 1024x1024 picture, with its way to the network's size."""
+    """Time of the quality gate of a 1024x1024 image, with its way to the network's size."""
     spec = bundle.manifest.input
     picture = np.random.default_rng(seed).integers(0, 256, (1024, 1024, 3), np.uint8)
     times = []
@@ -202,7 +202,7 @@ async def _frames(tcp: str, unix: str, seed: int) -> dict[str, Any]:
 async def _saturated(
     client: BareClient, images: list[bytes], requests: int, service: subprocess.Popen[bytes], cores: int
 ) -> dict[str, Any]:
-    """Closed loop, 8 pictures under way all the time.
+    """Closed loop, 8 images under way all the time.
 
     `per_s_without_client` is what were left of the cores' time if the client, which is this process, took none of it.
     """
@@ -218,7 +218,7 @@ async def _saturated(
     elapsed = time.perf_counter() - started
     client_s, service_s = time.process_time() - client_before, _cpu_s(service) - service_before
     if statuses != {200}:
-        raise RuntimeError(f"the service refused pictures of the throughput test: {statuses}")
+        raise RuntimeError(f"the service refused images of the throughput test: {statuses}")
     pictures = 2 * requests
     return {
         "per_s": round(pictures / elapsed, 3),

@@ -1,6 +1,6 @@
 """A recipe whose network takes about as long as is asked for: what serving costs shows beside a model of known speed.
 
-Its map is the brightness of the picture, so that a noisy gray picture is OK; convolutions that add next to nothing to
+Its map is the brightness of the image, so that a noisy gray image is OK; convolutions that add next to nothing to
 it take the time.
 """
 
@@ -39,7 +39,7 @@ _FEW, _MORE = 4, 16
 
 
 def write_stand_in(models: Path, milliseconds: float, threads: int) -> Bundle:
-    """The recipe `stand-in` in `models`: one picture takes about `milliseconds` in float32 with so many threads."""
+    """The recipe `stand-in` in `models`: one image takes about `milliseconds` in float32 with so many threads."""
     few, more = (_takes_ms(_network(layers), threads) for layers in (_FEW, _MORE))
     each = max((more - few) / (_MORE - _FEW), 1e-3)
     layers = max(1, round(_FEW + (milliseconds - few) / each))

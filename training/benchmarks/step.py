@@ -90,7 +90,7 @@ def run_steps(kind: str, batches: list[Batch], network: nn.Module) -> Steps:
 
 
 def make_batches(count: int, size: int, batch: int, seed: int) -> list[Batch]:
-    """Batches of the paper's simulator on procedural pictures: the same for every kind of step."""
+    """Batches of the paper's simulator on procedural images: the same for every kind of step."""
     generator = torch.Generator().manual_seed(seed)
     good, textures = procedural_textures(4, size, generator), procedural_textures(16, size, generator)
     simulator = AnomalySimulator(good, textures, SimulatorConfig(), generator)

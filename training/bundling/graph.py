@@ -46,7 +46,7 @@ class InspectionGraph(nn.Module):
 
 
 def keep_file(keep: NDArray[np.bool_] | None) -> dict[str, bytes]:
-    """The picture of where anomalies count, for people to see; none where they count everywhere."""
+    """The image of where anomalies count, for people to see; none where they count everywhere."""
     return {} if keep is None else {KEEP: encode(np.where(keep, 255, 0).astype(np.uint8), ".png")}
 
 

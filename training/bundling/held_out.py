@@ -38,7 +38,7 @@ class HeldOut:
     spec: InputSpec
 
     def limits(self) -> QualityLimits:
-        """What a picture must be like to be judged."""
+        """What an image must be like to be judged."""
         return learn_limits(self.quality)
 
     def parts(self, scored: Sequence[Scored], *, trained_on: bool) -> Parts:
@@ -49,9 +49,9 @@ class HeldOut:
 
 
 def measure_quality(paths: list[Path], spec: InputSpec) -> list[Quality]:
-    """Picture quality of good photos as the service will see them."""
+    """Image quality of good photos as the service will see them."""
     qualities = []
-    for path in tqdm(paths, desc="picture quality", unit="img", leave=False):
+    for path in tqdm(paths, desc="image quality", unit="img", leave=False):
         photo = read(path)
         qualities.append(measure(photo, fit(photo, spec)))
     return qualities
@@ -92,7 +92,7 @@ def split_for_acceptance(bundle: Bundle, folder: Path) -> tuple[list[Path], list
 
 
 class Rendered(NamedTuple):
-    """A rendered defect: the picture `(H, W, 3)`, what visibly changed `(H, W)`, and the kind."""
+    """A rendered defect: the image `(H, W, 3)`, what visibly changed `(H, W)`, and the kind."""
 
     picture: Pixels
     mask: NDArray[np.bool_]

@@ -1,6 +1,6 @@
 """A bundle's graph in a model repository of NVIDIA's Triton Inference Server, for whoever outgrows one service.
 
-The graph holds pre- and post-processing, so the same ONNX file gives the same maps and scores there. Verdicts, picture
+The graph holds pre- and post-processing, so the same ONNX file gives the same maps and scores there. Verdicts, image
 quality, golden checks and records are the service's; the thresholds go along as the model's parameters.
 """
 

@@ -68,7 +68,7 @@ def warn_of_darkness(photos: Tensor, folder: Path) -> None:
     if brightest < _NEARLY_BLACK:
         print(
             f"warning: {folder}: no pixel is brighter than {brightest} of 255; 16-bit files whose samples have 10 or "
-            "12 bits look like this: multiply the samples up to 16 bits, in the camera's pictures too",
+            "12 bits look like this: multiply the samples up to 16 bits, in the camera's images too",
             file=sys.stderr,
         )
 

@@ -118,7 +118,7 @@ def unlikely_masks(images: Sequence[LabelledImage]) -> list[str]:
     if len(inverted) > len(shares) / 2 and len(inverted) > 1:
         raise DataError(
             f"{shown(inverted[0].parent)}: {len(inverted)} of {len(shares)} masks are white on more than half of the "
-            "picture; white is the defect: are they inverted? Invert them, or take them away for image figures alone"
+            "image; white is the defect: are they inverted? Invert them, or take them away for image figures alone"
         )
     said += [f"{path}: {shares[path]:.0%} of it is defect: is it inverted? White is the defect" for path in inverted]
     if shares and not any(shares.values()):

@@ -1,4 +1,4 @@
-"""Where a recipe looks: a region of interest and areas to ignore, as polygons or black-and-white pictures."""
+"""Where a recipe looks: a region of interest and areas to ignore, as polygons or black-and-white images."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from training.data.folders import SUFFIXES, counted, files_below, good_images, s
 from training.data.labels import LabelledImage
 from training.data.masks import unlikely_masks
 
-# Pictures of formats that are not read; other files than pictures are nobody's photos.
+# Images of formats that are not read; other files than images are nobody's photos.
 _OTHER_PICTURES = {".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".pgm"}
 _OTHER_PICTURES |= {".arw", ".pbm", ".pnm", ".ppm", ".psd", ".raw", ".tga"}
 _NAMED = 5  # files in one warning
@@ -63,7 +63,7 @@ def _without_masks(images: Sequence[LabelledImage]) -> list[str]:
 
 
 def _not_read(folder: Path, used: set[Path]) -> list[str]:
-    """Pictures below the folder that are neither trained on nor tested."""
+    """Images below the folder that are neither trained on nor tested."""
     there = [path for path in files_below(folder) if path not in used]
     other = Counter(path.suffix.lower() for path in there if path.suffix.lower() in _OTHER_PICTURES)
     unread = [path for path in there if path.suffix.lower() in SUFFIXES]

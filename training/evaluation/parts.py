@@ -20,7 +20,7 @@ from training.evaluation.metrics import stacked
 
 @dataclass(frozen=True)
 class Parts:
-    """N parts of one group: scores `(N,)`, maps `(N, H, W)`, names, and how to get a picture or its ground truth.
+    """N parts of one group: scores `(N,)`, maps `(N, H, W)`, names, and how to get an image or its ground truth.
 
     `labelled`: people said what they show. Kinds are those of the defects; good parts need neither kinds nor masks.
     """

@@ -1,4 +1,4 @@
-"""The report of a training for those who must trust it: one HTML file that needs nothing else, pictures included.
+"""The report of a training for those who must trust it: one HTML file that needs nothing else, images included.
 
 It shows the user's own parts, so it stays where the user's bundle is.
 """
@@ -28,8 +28,8 @@ from training.evaluation.metrics import METRICS, in_bands
 from training.evaluation.parts import Parts, Sheet
 from training.evaluation.plots import histogram, rate_curves, training_curves
 
-_SIDE = 160  # pixels of a picture in the report
-_SHOWN = 6  # pictures a gallery
+_SIDE = 160  # pixels of an image in the report
+_SHOWN = 6  # images a gallery
 
 
 REPORT = "report.html"  # in the bundle

@@ -1,6 +1,6 @@
 """Batched 2-D Perlin noise as two matrix products.
 
-In a lattice cell the noise is a separable blend of four corner ramps, so the whole picture is
+In a lattice cell the noise is a separable blend of four corner ramps, so the whole image is
 `A_y G_y B_x^T + B_y G_x A_x^T`: G are the gradients' components, B holds the fade weights of each pixel's two lattice
 lines, and A the same weights times the pixel's distance to that line. No gather over pixels, any device.
 """

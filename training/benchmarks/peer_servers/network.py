@@ -1,4 +1,4 @@
-"""What every peer serves: an encoded picture to its score, through the same ONNX file. Knows nothing of the project."""
+"""What every peer serves: an encoded image to its score, through the same ONNX file. Knows nothing of the project."""
 
 import os
 
@@ -17,7 +17,7 @@ class Network:
     def score(self, data: bytes) -> float:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         if pixels is None:
-            raise ValueError("not a picture")
+            raise ValueError("not an image")
         if list(pixels.shape[:2]) != list(self._size):
             pixels = cv2.resize(pixels, tuple(self._size[::-1]), interpolation=cv2.INTER_AREA)
         (score,) = self._session.run(["score"], {"image": pixels[None]})
