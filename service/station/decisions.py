@@ -17,6 +17,8 @@ import json
 import logging
 import os
 import stat
+import unicodedata
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Decisions:
 
     def read(self, file: Path) -> bytes | None:
         """The content of `file`, None where there is none; raises DecisionError, OSError."""
+        _require_one_spelling(file)
         try:
             descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -99,6 +102,7 @@ class Decisions:
                 f"{file}: cannot be kept: this service takes signed bundles only and has no secret to seal a decision "
                 "with: set INSPECT_SEAL_KEY"
             )
+        _require_one_spelling(file)
         replace_file(file, content)
         self._note(about, by, text)
 
@@ -118,6 +122,32 @@ class Decisions:
                 raise DecisionError(f"{file}: it is gone, and this station made a decision there: decide again")
             if seal in self._ledger.earlier:
                 raise DecisionError(f"{file}: an earlier decision was put back: decide again")
+
+
+def _require_one_spelling(file: Path) -> None:
+    """Raises DecisionError where another file has the name as editors and other systems spell it: who wrote `Active` or
+    `ACTIVE.txt` believes that it decides.
+    """
+    meant = {_folded(file.name), _folded(file.name.partition("-")[0] + file.suffix)}
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(file.parent) as entries:
+        for entry in entries:
+            if entry.name == file.name or _folded(entry.name) not in meant or entry.is_dir(follow_symlinks=False):
+                continue
+            with suppress(OSError):
+                # Where case makes no difference it is the file itself.
+                if file.samefile(entry.path):
+                    continue
+            version = entry.name.removeprefix("LIMITS-").removesuffix(".json")
+            if entry.name == f"LIMITS-{version}.json" and (file.parent / version).is_dir():
+                continue
+            raise DecisionError(
+                f"{entry.path}: nobody reads it, and {file.name} seems to be meant: rename it to that, or remove it"
+            )
+
+
+def _folded(name: str) -> str:
+    folded = unicodedata.normalize("NFKC", name).casefold().removesuffix(".txt")
+    return "".join(folded.split())
 
 
 class Ledger:

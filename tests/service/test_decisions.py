@@ -93,6 +93,44 @@ def _sealed(tmp_path: Path) -> Decisions:
     return Decisions(key=KEY, ledger=tmp_path / "records" / "decisions.jsonl")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("active", "Active", "ACTIVE.txt", "ACTIVE ", "\uff21\uff23\uff34\uff29\uff36\uff25", "limits-lax.json"),
+        *("LIMITS-lax.JSON", "LIMITS-lax.json.txt", "LIMITS.json", "LIMITS-LAX.json"),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_decision_under_a_name_that_nobody_reads_is_no_secret(
+    tmp_path: Path, batcher: Batcher, name: str, beside: bool
+) -> None:
+    make_bundle(tmp_path, version="lax")
+    if beside:
+        assert _load(tmp_path, batcher).ready
+        assert (tmp_path / "part" / "ACTIVE").exists()
+    written = tmp_path / "part" / name
+    written.write_text("lax\n")
+    store = _load(tmp_path, batcher)
+    assert not store.ready
+    assert f"{written}: nobody reads it, and " in store.failed["part"]
+    with pytest.raises(ActivationError, match="nobody reads it"):
+        store.activate("part", "lax")
+    written.unlink()
+    assert _load(tmp_path, batcher).ready
+
+
+def test_what_editors_leave_and_a_recipe_of_that_name_decide_nothing(tmp_path: Path, batcher: Batcher) -> None:
+    make_bundle(tmp_path)
+    make_bundle(tmp_path, "default", label="default")
+    # Limits of another version, of a name that differs in its case alone.
+    make_bundle(tmp_path, version="V1", label="V1")
+    make_bundle(tmp_path, version="v1", label="v1")
+    (tmp_path / "part" / "LIMITS-V1.json").write_text("x")
+    for name in ("ACTIVE~", ".ACTIVE.swp", "ACTIVE.bak", "LIMITS-2.json.orig", "LIMITS-2.json"):
+        (tmp_path / "part" / name).write_text("lax\n")
+    assert _load(tmp_path, batcher).ready.keys() == {"part", "default"}
+
+
 def test_with_a_key_a_choice_counts_with_its_seal_alone(tmp_path: Path, batcher: Batcher) -> None:
     models = tmp_path / "models"
     _two_versions(models)
