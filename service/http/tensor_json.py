@@ -18,6 +18,8 @@ _DATA = re.compile(rb'"data"\s*:\s*(?=\[)')
 _ALLOWED = b"0123456789,[] \t\r\n"
 _NO_NUMBER = b"0123456789 \t\r\n"
 _TO_BLANKS = bytes.maketrans(b"[]", b"  ")
+# No JSON, and octal to some.
+_LEADING_ZERO = re.compile(rb"(?:^|,)0\d")
 _PIECE = 131_072
 # Values, names and brackets of what is left: a request has a few dozen, a base64 image is one.
 _MOST_VALUES = 100_000
@@ -81,7 +83,7 @@ def _read(piece: bytes) -> Pixels:
     text = piece.translate(_TO_BLANKS).strip()
     expected = text.count(b",") + (not text.endswith(b","))
     compact = text.translate(None, b" \t\r\n")
-    if compact.startswith(b",") or b",," in compact:
+    if compact.startswith(b",") or b",," in compact or _LEADING_ZERO.search(compact):
         raise ValueError("data is no array of whole numbers")
     try:
         found = np.fromstring(text.rstrip(b", \t\r\n"), np.int64, sep=",")

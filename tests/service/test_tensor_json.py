@@ -46,6 +46,7 @@ def test_a_large_tensor_is_read_in_pieces() -> None:
         (str([1] * 72)[:-1] + ",]", "more than 72"),
         ("[1 1" + ", 1" * 71 + "]", "no array of whole numbers"),
         ("[" + "1, " * 70 + ", 1]", "no array of whole numbers"),
+        ("[0051" + ", 1" * 71 + "]", "no array of whole numbers"),
         ("[" + ", " * 71 + "1]", "no array of whole numbers"),
         (json.dumps(IMAGES.tolist()).replace("]]", "][]]", 1), "not nested"),
         (json.dumps(IMAGES.tolist())[:-1], "not nested"),
