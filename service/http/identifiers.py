@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Those of text direction too: what a person reads must be what is there.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def read_identifier(header: str | None) -> str | None:
     """What a header says, decoded from latin-1 as servers do: its bytes are UTF-8, or latin-1 where they cannot be.
 
     Raises no error: UTF-8 that was meant as latin-1 by accident is far rarer than either. Control characters, which
-    would break a log line, become spaces.
+    would break a log line, become spaces. An accent is one with its letter, however it was sent: two spellings of one
+    part were two parts.
     """
     if header is None:
         return None
@@ -19,7 +22,12 @@ def read_identifier(header: str | None) -> str | None:
         text = header.encode("latin-1").decode("utf-8")
     except UnicodeError:
         text = header
-    return _CONTROL.sub(" ", text)
+    return composed(_CONTROL.sub(" ", text))
+
+
+def composed(text: str) -> str:
+    """Text whose letters and accents are one character each, where there is one (NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def identifier_header(text: str) -> str:

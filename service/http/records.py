@@ -12,10 +12,11 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.http.access import Right
 from service.http.context import station_of
+from service.http.identifiers import composed
 from service.http.problems import openapi_responses
 from service.http.times import Time
 from service.http.uploads import read_model
@@ -39,6 +40,10 @@ _MOST_CSV, _MOST_ZIP = 100_000, 1000
 # base64 of a mask of 12 million pixels takes less.
 _REVIEW_BYTES = 4_000_000
 _JPEG_HEADERS = {"Cache-Control": "private, max-age=600"}
+
+
+def _composed(text: str | None) -> str | None:
+    return None if text is None else composed(text)
 
 
 class BoxSent(BaseModel):
@@ -70,12 +75,14 @@ _REVIEW_SCHEMA["properties"]["boxes"]["items"] = _REVIEW_SCHEMA.pop("$defs")["Bo
 
 
 async def read_search(
-    part_id: Annotated[str | None, Query(description="`SN-47*`: all that begin so")] = None,
+    part_id: Annotated[str | None, AfterValidator(_composed), Query(description="`SN-47*`: all that begin so")] = None,
     camera: str | None = None,
     recipe: str | None = None,
     version: str | None = None,
     verdict: Annotated[list[Verdict] | None, Query(description="may be given several times")] = None,
-    lot: Annotated[str | None, Query(description="`X-Lot-Id`; `A*`: all that begin so")] = None,
+    lot: Annotated[
+        str | None, AfterValidator(_composed), Query(description="`X-Lot-Id`; `A*`: all that begin so")
+    ] = None,
     meta: Annotated[list[str] | None, Query(description="`order=4711` for `X-Meta-Order: 4711`; several times")] = None,
     reviewed: bool | None = None,
     waiting: Annotated[bool | None, Query(alias="open", description="waits for a review")] = None,
