@@ -22,7 +22,7 @@ from service.station.database import Database
 from service.station.decisions import read_key
 from service.station.exporting import to_csv, to_zip
 from service.station.keeping import count_old, delete_old, free
-from service.station.pictures import Pictures
+from service.station.kept_images import KeptImages
 from service.station.reader import FILE, IMAGES, Reader
 from service.station.searching import Search
 from service.station.verdicts import Verdict
@@ -151,7 +151,7 @@ def _prune(request: Records, folder: Path) -> int:
     key, database = request.key(), Database(folder / FILE)
     connection = database.writer()
     budget = request.images_mb * 1_000_000 if request.images_mb else 1 << 62
-    pictures = Pictures(folder / IMAGES, budget)
+    pictures = KeptImages(folder / IMAGES, budget)
     deleted = 0
     if request.days is not None:
         calendar = Calendar()

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from service.station.chain import Entry, append, prune, writing
-from service.station.pictures import Pictures, forget
+from service.station.kept_images import KeptImages, forget
 
 log = logging.getLogger("draem_inspect")
 
@@ -18,7 +18,11 @@ _FROM_OLD = "FROM inspections WHERE era = ? AND time < ?"
 
 
 def keep_image(
-    connection: sqlite3.Connection, pictures: Pictures, inspection_id: str, contents: Sequence[bytes], key: bytes | None
+    connection: sqlite3.Connection,
+    pictures: KeptImages,
+    inspection_id: str,
+    contents: Sequence[bytes],
+    key: bytes | None,
 ) -> None:
     """Write the image of a committed row, and its map where there is one, then say so in the row; raises OSError."""
     kept = pictures.write(contents)
@@ -38,7 +42,7 @@ def keep_image(
     pictures.drop(going, connection)
 
 
-def free(connection: sqlite3.Connection, pictures: Pictures, key: bytes | None) -> int:
+def free(connection: sqlite3.Connection, pictures: KeptImages, key: bytes | None) -> int:
     """Delete the oldest images where they are over their budget; how many."""
     going = pictures.excess((), connection)
     with writing(connection):
@@ -56,7 +60,7 @@ def count_old(connection: sqlite3.Connection, limits: Mapping[int, float]) -> di
 
 
 def delete_old(
-    connection: sqlite3.Connection, pictures: Pictures, limits: Mapping[int, float], key: bytes | None
+    connection: sqlite3.Connection, pictures: KeptImages, limits: Mapping[int, float], key: bytes | None
 ) -> int:
     """Delete some of the rows that are too old, with all that hangs on them; how many, 0 where there are no more."""
     for era, oldest in limits.items():

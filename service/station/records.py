@@ -29,7 +29,7 @@ from service.station.calendar import Calendar
 from service.station.chain import head, writing
 from service.station.database import Database, RecordsError
 from service.station.keeping import count_old, delete_old, keep_image
-from service.station.pictures import Pictures
+from service.station.kept_images import KeptImages
 from service.station.record import Answer, Record
 from service.station.reviews import Review, add_review
 from service.station.rows import Reset, write
@@ -85,7 +85,7 @@ class Records:
         self._expired = 0  # rows, in the look that is under way
         self._failing: dict[str, str] = {}
         self._database = Database(self._file)
-        self._pictures = Pictures(folder / "images", image_budget_bytes)
+        self._pictures = KeptImages(folder / "images", image_budget_bytes)
         with suppress(RecordsError), self._database.reading() as connection:
             self._calendar.open(connection)
         self._open = self._count_open()

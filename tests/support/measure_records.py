@@ -18,7 +18,7 @@ from service.station.calendar import Calendar
 from service.station.chain import writing
 from service.station.database import Database
 from service.station.keeping import delete_old
-from service.station.pictures import Pictures
+from service.station.kept_images import KeptImages
 from service.station.reader import FILE, IMAGES, Reader
 from service.station.record import Record
 from service.station.records import Records
@@ -122,7 +122,7 @@ def pruning(folder: Path, rows: int) -> tuple[list[float], list[float], int]:
     def prune() -> None:
         nonlocal deleted
         connection = Database(folder / FILE).writer()
-        pictures = Pictures(folder / IMAGES, 1 << 40)
+        pictures = KeptImages(folder / IMAGES, 1 << 40)
         while number := delete_old(connection, pictures, {0: oldest}, None):
             deleted += number
             time.sleep(0.02)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Pictures:
+class KeptImages:
     """Written by one thread, read by any."""
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
