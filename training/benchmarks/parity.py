@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -67,7 +67,9 @@ class Row:
     refused: str = ""
 
 
-def compare(names: Sequence[str], *, size: int, steps: int, seed: int) -> Iterator[Row]:
+def compare(
+    names: Sequence[str], precisions: Collection[Precision], *, size: int, steps: int, seed: int
+) -> Iterator[Row]:
     """The rows of each method in `names`, as they come."""
     rng = np.random.default_rng(seed)
     good = [resize(render_good(rng), size, size) for _ in range(_TRAINED_ON + _HELD_OUT + _COMPARED)]
@@ -78,7 +80,7 @@ def compare(names: Sequence[str], *, size: int, steps: int, seed: int) -> Iterat
         with tempfile.TemporaryDirectory() as folder:
             network, bundle = _train(name, trained_on, held_out, Path(folder), size=size, steps=steps, seed=seed)
             expected = score_with_torch(InspectionGraph(network, None, bundle.manifest.score_formula).eval(), images)
-            for precision, found in _precisions(bundle, trained_on, held_out, Path(folder), seed):
+            for precision, found in _precisions(bundle, precisions, trained_on, held_out, Path(folder), seed):
                 for runtime in _runtimes(precision):
                     if isinstance(found, str):
                         yield Row(name, runtime, precision, refused=found)
@@ -109,7 +111,12 @@ def _train(
 
 
 def _precisions(
-    bundle: Bundle, trained_on: list[Pixels], held_out: list[Pixels], folder: Path, seed: int
+    bundle: Bundle,
+    asked: Collection[Precision],
+    trained_on: list[Pixels],
+    held_out: list[Pixels],
+    folder: Path,
+    seed: int,
 ) -> Iterator[tuple[Precision, Bundle | str]]:
     """The bundle in each precision, or why it is not accepted in it."""
     yield "fp32", bundle
@@ -118,6 +125,8 @@ def _precisions(
         "int8": lambda: quantize_for(bundle, trained_on, "uint8", seed=seed),
     }
     for precision, lower in lowered.items():
+        if precision not in asked:
+            continue
         try:
             yield (
                 precision,
@@ -183,6 +192,13 @@ def tabulate(rows: Sequence[Row]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.benchmarks parity", description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="without it all")
+    parser.add_argument(
+        "--precisions",
+        nargs="*",
+        choices=("bf16", "int8"),
+        default=["bf16", "int8"],
+        help="beside fp32; without it both",
+    )
     parser.add_argument("--size", type=int, default=128, help="edge of the images, pixels")
     parser.add_argument("--steps", type=int, default=60, help="of training, where a method learns in steps")
     parser.add_argument("--seed", type=int, default=0, help="of images, networks and training")
@@ -190,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows: list[Row] = []
     started = time.monotonic()
-    for row in compare(options.methods, size=options.size, steps=options.steps, seed=options.seed):
+    for row in compare(options.methods, options.precisions, size=options.size, steps=options.steps, seed=options.seed):
         rows.append(row)
         print(f"{time.monotonic() - started:5.0f} s  {row}", file=sys.stderr)
     record = {
