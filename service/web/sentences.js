@@ -14,6 +14,8 @@ const FORMS = [
   [/^images are lost: (.*)$/, (why) => word("said_images_lost", why)],
   [/^the backend failed on the last batch of (.*)$/, (names) => word("said_backend_failed", names)],
   [/^the device has been at one batch for (\d+) s/, (seconds) => word("said_device_hangs", seconds)],
+  [/^(\d+) held-out good photos cannot show a false-reject rate of ([\d.]+): at least (\d+) are needed; [^;]*$/, (photos, rate, needed) => word("said_few_photos", photos, rate, needed)],
+  [/^(\d+) of (\d+) rendered defects pass as OK \((\d+%), allowed are (\d+%)\)$/, (...found) => word("said_unfit", ...found)],
   [/^(\d+) runs never came back/, (runs) => word("said_runs_lost", runs)],
 ];
 const PERSONS = { "this machine": "by_this_machine", anybody: "by_anybody", "the first start, as the newest": "by_first_start", "being the only recipe": "by_being_alone" };

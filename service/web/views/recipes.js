@@ -4,7 +4,7 @@ import { button, confirmed, facts, field, make, scrolling, trouble } from "../do
 import { report } from "../report.js";
 import { person, sentence } from "../sentences.js";
 import { thresholds } from "../thresholds.js";
-import { clock, count, language, percent, word } from "../words.js";
+import { count, language, percent, time, word } from "../words.js";
 
 // A recipe that passes this share of the defects it was tried on is named as blind.
 const BLIND = 0.5;
@@ -43,10 +43,10 @@ async function showReport(column, name, version, what, mine) {
 function warnings(recipe) {
   const said = [];
   if (!recipe.ready && !recipe.collecting) said.push(`${word("recipe_unfit")}: ${recipe.reason ? sentence(recipe.reason) : word("not_ready")}`);
-  if (recipe.unfit) said.push(`${word("serves_unfit")}: ${recipe.unfit}`);
+  if (recipe.unfit) said.push(`${word("serves_unfit")}: ${sentence(recipe.unfit)}`);
   const trial = recipe.calibration;
   if (trial?.defect_images && trial.escapes >= BLIND * trial.defect_images) said.push(word("recipe_blind", count(trial.escapes), count(trial.defect_images), word(`defects_${trial.defect_source}`)));
-  if (trial?.warning) said.push(trial.warning);
+  if (trial?.warning) said.push(sentence(trial.warning));
   if (recipe.newer?.length) said.push(word("newer_not_active", recipe.newer.join(", ")));
   return said;
 }
@@ -101,12 +101,12 @@ function show(column, found, recipe, mine) {
   column.append(tabs, make("div", { class: "two" },
     make("section", {}, make("h2", {}, recipe.recipe, recipe.default ? ` · ${word("default")}` : ""), ...warnings(recipe).map((text) => make("p", { class: "warning" }, "⚠ ", text)),
       ...(recipe.collecting ? [make("p", {}, word("collecting")), gathered(recipe.collecting)] : []),
-      facts([[word("version"), recipe.version], [word("why"), recipe.why && sentence(recipe.why)], [word("checked"), recipe.golden_checked && `${new Date(recipe.golden_checked).toLocaleDateString()} ${clock(recipe.golden_checked)}`],
+      facts([[word("version"), recipe.version], [word("why"), recipe.why && sentence(recipe.why)], [word("checked"), recipe.golden_checked && time(new Date(recipe.golden_checked) / 1000)],
         [word("false_rejects"), trial && word("of", count(trial.false_rejects), count(trial.good_images), interval(trial.false_reject_interval))],
         [word("escapes"), trial?.defect_images ? `${word("of", count(trial.escapes), count(trial.defect_images), interval(trial.escape_interval))} · ${word(`defects_${trial.defect_source}`)}` : null],
         [word("shadow"), recipe.shadow]]),
       make("div", { class: "row" }, ...actions), said),
-    make("section", {}, make("h3", {}, word("versions")), versions(recipe, change))));
+    recipe.collecting ? null : make("section", {}, make("h3", {}, word("versions")), versions(recipe, change))));
   if (recipe.thresholds) column.append(thresholds(recipe, again));
   column.append(collectForm());
 }

@@ -31,7 +31,7 @@ export default {
   recipe_unfit: "Dieses Rezept ist untauglich und prüft nichts", serves_unfit: "Dieses Rezept ist im Dienst, obwohl es untauglich ist", recipe_blind: "Dieses Rezept ist blind: durchgelassen hat es {} von {} ({}).", newer_not_active: "Neuer und nicht aktiv: {}",
   versions: "Versionen", in_service: "im Dienst", newer: "neuer", shadow: "Schatten", report: "Bericht", activate: "Aktivieren", try_shadow: "Als Schatten mitlaufen", end_shadow: "Schatten beenden",
   new_recipe: "Name des Rezepts", collect: "Bilder sammeln", collect_title: "Bilder für ein neues Rezept", collect_text: "Was Kameras dafür senden, wird für das erste Training aufbewahrt und nicht beurteilt: jedes Teil ist NICHT GEPRÜFT.",
-  collecting: "Dieses Rezept hat noch kein Modell und sammelt Bilder für sein erstes Training. Jedes Teil ist NICHT GEPRÜFT.", photos: "Bilder bisher", by_whom: "Von", end_collecting: "Nicht mehr sammeln", end_collecting_question: "Keine Bilder mehr für {} sammeln? Was aufbewahrt ist, bleibt aufgezeichnet.",
+  collecting: "Dieses Rezept hat noch kein Modell und sammelt Bilder für sein erstes Training. Jedes Teil ist NICHT GEPRÜFT.", photos: "Bilder bisher", by_whom: "von", end_collecting: "Nicht mehr sammeln", end_collecting_question: "Keine Bilder mehr für {} sammeln? Was aufbewahrt ist, bleibt aufgezeichnet.",
   compare: "Vergleichen", comparing: "Vergleich auf aufgezeichneten Bildern …", rollback: "Zurück zur vorigen", verify: "Nachrechnen", make_default: "Zur Vorgabe machen", activate_question: "Ab jetzt Version {} von {} benutzen? Zuerst wird sie auf ihren Referenzbildern nachgerechnet.",
   rollback_question: "Wieder die Version von {} benutzen, die vorher im Dienst war?",
   thresholds: "Schwellen", scores: "Aufgezeichnete Werte", limits_own: "Es gelten die Schwellen der Version.", limits_changed: "Geändert {} von {}", reset_limits: "Zurück zu denen der Version",
@@ -49,6 +49,7 @@ export default {
   drop_here: "Bild hierher ziehen", drop_kinds: "oder drücken, um eines zu wählen · JPEG, PNG, BMP, WebP, TIFF", examples: "Kein Bild zur Hand? Eines vom Rezept selbst:", example: "Beispiel {}",
   masked: "dunkel, wo Anomalien nicht zählen",
   // Was der Dienst sagt
+  said_few_photos: "{} zurückgehaltene gute Bilder können einen Ausschussanteil guter Teile von {} nicht zeigen: {} oder mehr sind nötig. Die Schwellen sind geschätzt: an der Linie prüfen, bevor man ihnen traut", said_unfit: "{} von {} gezeichneten Fehlern gehen als OK durch ({}, erlaubt sind {})",
   code_digest_mismatch: "Das Bild kam anders an, als es gesendet wurde", code_empty_image: "Kein Bild in der Anfrage", code_unsupported_image: "Kein Bild", code_corrupt_image: "Beschädigtes Bild",
   code_malformed_request: "Keine Anfrage nach HTTP/1.1", code_unauthorized: "Kein gültiger API-Schlüssel", code_forbidden: "Nicht erlaubt",
   code_client_disconnected: "Der Absender ist weg", code_not_found: "Nicht gefunden", code_unknown_recipe: "Kein solches Rezept",

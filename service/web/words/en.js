@@ -31,7 +31,7 @@ export default {
   recipe_unfit: "This recipe is unfit and inspects nothing", serves_unfit: "This recipe serves though it is unfit", recipe_blind: "This recipe is blind: it passed {} of {} {}.", newer_not_active: "Newer and not active: {}",
   versions: "Versions", in_service: "in service", newer: "newer", shadow: "Shadow", report: "Report", activate: "Activate", try_shadow: "Run as shadow", end_shadow: "End the shadow",
   new_recipe: "Name of the recipe", collect: "Collect photos", collect_title: "Photos for a new recipe", collect_text: "Whatever cameras send for it is kept for its first training, and nothing is judged: every part is NOT INSPECTED.",
-  collecting: "This recipe has no model yet and collects photos for its first training. Every part is NOT INSPECTED.", photos: "Photos so far", by_whom: "By", end_collecting: "Collect no more", end_collecting_question: "Collect no more photos for {}? Those that were kept stay on record.",
+  collecting: "This recipe has no model yet and collects photos for its first training. Every part is NOT INSPECTED.", photos: "Photos so far", by_whom: "by", end_collecting: "Collect no more", end_collecting_question: "Collect no more photos for {}? Those that were kept stay on record.",
   compare: "Compare", comparing: "Comparing on recorded images …", rollback: "Roll back", verify: "Verify", make_default: "Make it the default", activate_question: "Serve version {} of {} from now on? It is checked on its golden images first.",
   rollback_question: "Serve the version of {} that served before?",
   thresholds: "Thresholds", scores: "Recorded scores", limits_own: "The thresholds are those of the version.", limits_changed: "Changed {} by {}", reset_limits: "Back to the version's own",
@@ -49,6 +49,7 @@ export default {
   drop_here: "Drop an image here", drop_kinds: "or press to choose one · JPEG, PNG, BMP, WebP, TIFF", examples: "No image at hand? Try one of the recipe's own:", example: "Example {}",
   masked: "dark where anomalies do not count",
   // What the service says
+  said_few_photos: "{} held-out good photos cannot show a false-reject rate of {}: at least {} are needed; thresholds were extrapolated, check them on the line before trusting them", said_unfit: "{} of {} rendered defects pass as OK ({}, allowed are {})",
   code_digest_mismatch: "The body is not the one of its digest", code_empty_image: "No image in the request", code_unsupported_image: "Not an image", code_corrupt_image: "Damaged image",
   code_malformed_request: "Not a request of HTTP/1.1", code_unauthorized: "No valid API key", code_forbidden: "Not allowed",
   code_client_disconnected: "The client went away", code_not_found: "No such address", code_unknown_recipe: "No such recipe",
