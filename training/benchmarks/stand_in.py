@@ -107,16 +107,16 @@ def _network(layers: int) -> bytes:
     ]
     weights = [
         numpy_helper.from_array(np.array([3], np.int64), "channels"),
-        numpy_helper.from_array(np.float32(255), "full"),
-        numpy_helper.from_array(np.float32(1e-9), "next to nothing"),
+        numpy_helper.from_array(np.array(255, np.float32), "full"),
+        numpy_helper.from_array(np.array(1e-9, np.float32), "next to nothing"),
         numpy_helper.from_array(np.array([1, 2, 3], np.int64), "all"),
         numpy_helper.from_array(np.array([1, 2], np.int64), "places"),
         numpy_helper.from_array(np.array([-1, 1, 1], np.int64), "shape"),
     ]
     before = 3
     for layer in range(layers):
-        values: NDArray[np.float32] = rng.normal(0, 1 / np.sqrt(9 * before), (_CHANNELS, before, 3, 3))
-        weights.append(numpy_helper.from_array(values.astype(np.float32), f"weights {layer}"))
+        values = rng.normal(0, 1 / np.sqrt(9 * before), (_CHANNELS, before, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, f"weights {layer}"))
         nodes.append(node("Conv", [f"layer {layer}", f"weights {layer}"], [f"sums {layer}"], pads=[1] * 4))
         nodes.append(node("Relu", [f"sums {layer}"], [f"layer {layer + 1}"]))
         before = _CHANNELS
@@ -128,7 +128,9 @@ def _network(layers: int) -> bytes:
         node("Clip", ["sum", "none", "one"], ["anomaly_map"]),
         node("ReduceMax", ["anomaly_map", "places"], ["score"], keepdims=0),
     ]
-    weights += [numpy_helper.from_array(np.float32(value), name) for name, value in (("none", 0.0), ("one", 1.0))]
+    weights += [
+        numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("none", 0.0), ("one", 1.0))
+    ]
     graph = helper.make_graph(
         nodes,
         RECIPE,
