@@ -205,9 +205,11 @@ def main(arguments: list[str] | None = None) -> None:
         data = options.data or _plates(Path(folder), options.photos, options.seed)
         trained_on, held_out = split(good_images(data), 0.5, options.seed)
         trial = Trial(trained_on, held_out, options.method, options.contrast, options.seed, options.bank)
-        rows = [measure(name, trial) for name in options.settings]
-    print(f"{describe_cpu()}, {len(trained_on)} photos learned from, {len(held_out)} defects of each size\n")
-    print(tabulate(rows))
+        print(f"{describe_cpu()}, {len(trained_on)} photos learned from, {len(held_out)} defects of each size\n")
+        print(tabulate([]), flush=True)
+        for name in options.settings:
+            # Each as soon as it is known.
+            print(tabulate([measure(name, trial)]).splitlines()[-1], flush=True)
 
 
 def _plates(folder: Path, count: int, seed: int) -> Path:
