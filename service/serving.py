@@ -48,10 +48,10 @@ def prepare(settings: Settings) -> Serving:
     context = tls_context(settings)
     app = create_app(settings)
     sockets = _sockets(settings)
-    rpc = _grpc(settings)
-    unix = None if settings.unix_socket is None else UnixSocket(settings.unix_socket)
     metrics: Metrics = app.state.metrics
     doors = Doors(most_connections(), lambda code: metrics.errors.labels(code).inc(), metrics.connections_evicted.inc)
+    rpc = _grpc(settings, doors)
+    unix = None if settings.unix_socket is None else UnixSocket(settings.unix_socket)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -83,7 +83,7 @@ def _sockets(settings: Settings) -> list[socket.socket] | None:
     return [socket.create_server(("::", settings.port), family=socket.AF_INET6, dualstack_ipv6=True)]
 
 
-def _grpc(settings: Settings) -> list[Listener]:
+def _grpc(settings: Settings, doors: Doors) -> list[Listener]:
     """Raises ValueError where the extra is not installed, or there is no address to listen at."""
     if not settings.grpc_port:
         return []
@@ -101,6 +101,7 @@ def _grpc(settings: Settings) -> list[Listener]:
         Grpc(
             f"{host}:{settings.grpc_port}",
             credentials(settings),
+            doors,
             most_bytes=settings.max_upload_bytes,
             grace_s=settings.drain_timeout_s,
         )

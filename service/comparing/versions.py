@@ -106,10 +106,11 @@ def compare(recipe: str, samples: Iterable[Sample], before: Contender, after: Co
     for sample in samples:
         try:
             picture = sample.picture()
+            (was, scored_before), (now, scored_after) = (_judge(one, picture, sample) for one in (before, after))
+        # Of an image that one of them cannot even see nothing is compared.
         except ImageError as error:
             left_out[str(error)] += 1
             continue
-        (was, scored_before), (now, scored_after) = (_judge(one, picture, sample) for one in (before, after))
         strip = None
         if was.finding != now.finding:
             strip = _strip(picture, (before, was, scored_before), (after, now, scored_after))

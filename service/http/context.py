@@ -97,9 +97,9 @@ def counted_as(store: RecipeStore, name: str | None) -> str:
 
 
 def is_collecting(station: Station, name: str) -> bool:
-    """Whether a recipe has no model and collects photos for its first training."""
+    """Whether a recipe has no model and collects photos for its first training: known once all were looked for."""
     store = station.recipes
-    return name in store.collecting.names and name not in store.ready and name not in store.failed
+    return store.loaded and name in store.collecting.names and name not in store.ready and name not in store.failed
 
 
 def choose_recipe(station: Station, name: str | None, version: str | None = None) -> Recipe:

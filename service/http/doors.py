@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import socket
 import struct
@@ -21,6 +22,8 @@ _SLOW_S = 1.0
 _BEAT_S = 0.02
 _AWAY_S = 0.1
 _LOOK_S = 0.5
+# Seconds in which gRPC hands over what came while everything stood still.
+_HANDED_ON_S = 0.25
 # `tcpi_last_data_recv` of Linux's struct tcp_info: milliseconds since data last arrived.
 _TCP_INFO_BYTES = 104
 _LAST_RECEIVED_AT = 52
@@ -55,14 +58,14 @@ class Doors:
         self._new: dict[str, dict[Guest, None]] = {}
         self._beat: float | None = None
         self._away_since: float | None = None
+        self._last_away = (-math.inf, -math.inf)
         self._looked = 0.0
 
     def enter(self, guest: Guest, instead_of: Guest | None = None) -> None:
         """Let a connection in, or let it continue another; where there is no room, one that is missed least goes."""
         if instead_of is not None:
             self.leave(instead_of)
-        if self._beat is None:
-            self._tick()
+        self.watch()
         if len(self._guests) >= self.most:
             missed_least = self._missed_least() or guest
             self.leave(missed_least)
@@ -72,6 +75,11 @@ class Doors:
                 return
         self._guests.add(guest)
         self._new.setdefault(guest.address, {})[guest] = None
+
+    def watch(self) -> None:
+        """Notice from now on when the event loop is away."""
+        if self._beat is None:
+            self._tick()
 
     def brought_a_request(self, guest: Guest) -> None:
         group = self._new.get(guest.address, {})
@@ -93,6 +101,16 @@ class Doors:
             return min(came, self._beat)
         return came if self._away_since is None else min(came, self._away_since)
 
+    def arrival_of_call(self) -> float:
+        """When came what a server with threads of its own hands over now: that one tells of no bytes, and hands over
+        what waited a moment after the event loop is back.
+        """
+        now = time.monotonic()
+        if self._beat is not None and now - self._beat > _AWAY_S:
+            return self._beat
+        since, until = self._last_away
+        return since if now - until <= _HANDED_ON_S else now
+
     def _missed_least(self) -> Guest | None:
         """Of the address with most new ones the oldest; else one whose request has been arriving for longest; else the
         one that has been idle for longest. A request that is being worked on is never given up.
@@ -111,6 +129,10 @@ class Doors:
         now = time.monotonic()
         # What waited meanwhile is read after this, before the next beat.
         self._away_since = self._beat if self._beat is not None and now - self._beat > _AWAY_S else None
+        if self._away_since is not None:
+            since, until = self._last_away
+            # Away again before all was handed over.
+            self._last_away = (since if self._away_since - until <= _HANDED_ON_S else self._away_since, now)
         self._beat = now
         if now - self._looked >= _LOOK_S:
             self._looked = now

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import uvicorn
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from service.http.doors import Doors
 from service.http.grpc_messages import MESSAGES, SERVICE
 from service.settings import Settings
 
@@ -62,17 +62,19 @@ class Grpc:
     """Listens at `address` (host:port) beside a server of uvicorn, and ends with it: running calls get `grace_s`."""
 
     def __init__(
-        self, address: str, credentials: grpc.ServerCredentials | None, *, most_bytes: int, grace_s: float
+        self, address: str, credentials: grpc.ServerCredentials | None, doors: Doors, *, most_bytes: int, grace_s: float
     ) -> None:
         self._address = address
         self._credentials = credentials
+        self._doors = doors
         self._most_bytes = most_bytes
         self._grace_s = grace_s
         self._closing: asyncio.Task[None] | None = None
 
     async def listen(self, server: uvicorn.Server) -> Grpc:
         """Raises OSError where the port is taken."""
-        calls = _Calls(server.config.loaded_app, server.lifespan.state)
+        self._doors.watch()
+        calls = _Calls(server.config.loaded_app, server.lifespan.state, self._doors.arrival_of_call)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", self._most_bytes + _ENVELOPE),
@@ -114,11 +116,12 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 class _Calls:
-    """The methods of the protocol, answered by `app`; `state` is what its lifespan gave."""
+    """The methods of the protocol, answered by `app`; `state` is what its lifespan gave, `arrival` when a call came."""
 
-    def __init__(self, app: App, state: Mapping[str, Any]) -> None:
+    def __init__(self, app: App, state: Mapping[str, Any], arrival: Callable[[], float]) -> None:
         self._app = app
         self._state = state
+        self._arrival = arrival
         # Of calls that ended early: each leaves its record.
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -199,7 +202,7 @@ class _Calls:
             # Nobody's address: no call counts as one of this machine, which could administer.
             "client": None,
             "server": None,
-            "state": {**self._state, "arrived": time.monotonic()},
+            "state": {**self._state, "arrived": self._arrival()},
         }
         answer = await self._through_app(scope, body)
         metadata = tuple((name, value) for name, value in answer.headers.items() if name.startswith("x-"))
@@ -282,6 +285,9 @@ def _as_http(request: Any) -> tuple[bytes, list[bytes]]:
             one["parameters"] = {**parameters, "binary_data_size": sizes[number]}
         if tensor.HasField("contents"):
             one["data"] = _contents(tensor.contents)
+            # Of one kind: what is passed over in silence could have mattered.
+            more = tensor.contents.ListFields()[1:]
+            one |= {field.name: None for field, _ in more} | _unknown(tensor.contents)
         inputs.append(one)
     outputs = [
         {"name": output.name, "parameters": {"binary_data": True} | _parameters(output.parameters)} | _unknown(output)

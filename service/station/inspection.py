@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
@@ -80,8 +80,8 @@ class _Picture:
     digest: bytes | None
     quality_s: float
     quality: Quality
-    # The version that sees the same without a say, and what it inspects of the photo.
-    shadow: tuple[Recipe, Pixels] | None
+    # The version that sees the same without a say, and what it inspects of the photo; None where it cannot.
+    shadow: tuple[Recipe, Pixels | None] | None
 
 
 @contextmanager
@@ -309,6 +309,9 @@ class Inspector:
         if picture.shadow is None or self._batcher.depth:
             return
         shadow, image = picture.shadow
+        if image is None:
+            self._metrics.shadow.labels(shadow.name, verdict, Verdict.NOT_INSPECTED).inc()
+            return
 
         async def compare() -> None:
             deadline = time.monotonic() + _SHADOW_S
@@ -318,14 +321,7 @@ class Inspector:
                     result.scored.anomaly_map, result.scored.score, picture.faults, deadline, time.monotonic()
                 )
                 other = judge(evidence, shadow.limits.thresholds, shadow.shape)
-            except (
-                ImageError,
-                OverloadedError,
-                ClosedError,
-                DeadlinePassedError,
-                UntrustedResultError,
-                BackendError,
-            ):
+            except (OverloadedError, ClosedError, DeadlinePassedError, UntrustedResultError, BackendError):
                 other = Verdict.NOT_INSPECTED
             self._metrics.shadow.labels(shadow.name, verdict, other).inc()
 
@@ -354,10 +350,14 @@ async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
-def _for_shadow(image: Pixels, resized: Pixels, spec: InputSpec, shadow: Recipe) -> Pixels:
-    """What the shadow inspects of a photo, of which `resized` fits `spec`."""
+def _for_shadow(image: Pixels, resized: Pixels, spec: InputSpec, shadow: Recipe) -> Pixels | None:
+    """What the shadow inspects of a photo, of which `resized` fits `spec`; a photo that it refuses is inspected."""
     own = shadow.bundle.manifest.input
-    return resized if own == spec else fit(image, own)
+    if own == spec:
+        return resized
+    with suppress(ImageError):
+        return fit(image, own)
+    return None
 
 
 def _judge(picture: _Picture, result: Result, recipe: Recipe, deadline: float) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,37 @@ def test_a_refusal_has_a_verdict_and_is_on_record(station: Station) -> None:
         with pytest.raises(grpc.RpcError, match="field 99"):
             odd(request.SerializeToString() + b"\x98\x06\x01")
     wait_for(lambda: len(station[1].get("/inspections?part_id=refused by gRPC&verdict=NOT_INSPECTED").json()) == 1)
+
+
+def test_contents_of_two_kinds_are_refused_by_name(station: Station) -> None:
+    request = service_pb2.ModelInferRequest(model_name="part")
+    contents = request.inputs.add(name="image_bytes", datatype="BYTES", shape=[1]).contents
+    contents.bytes_contents.append(GOOD)
+    contents.int_contents.append(7)
+    with grpc.insecure_channel(station[2]) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer", service_pb2.ModelInferRequest.SerializeToString)
+        with pytest.raises(grpc.RpcError, match=r"inputs\.0\.bytes_contents: not known"):
+            infer(request)
+
+
+@pytest.mark.slow
+def test_a_call_that_waited_while_the_service_stood_still_is_late(station: Station) -> None:
+    request = service_pb2.ModelInferRequest(model_name="part")
+    request.inputs.add(name="image_bytes", datatype="BYTES", shape=[1]).contents.bytes_contents.append(GOOD)
+    names = [("x-deadline-ms", "1000")]
+    with grpc.insecure_channel(station[2]) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer", service_pb2.ModelInferRequest.SerializeToString)
+        infer(request, metadata=names)
+        station[0].send_signal(signal.SIGSTOP)
+        try:
+            waiting = infer.future(request, metadata=names)
+            time.sleep(1.5)
+        finally:
+            station[0].send_signal(signal.SIGCONT)
+        with pytest.raises(grpc.RpcError) as told:
+            waiting.result()
+    # Too late already when it is let in.
+    assert told.value.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Versions change under load: no request fails, every reply comes from exactly one model."""
 
+import json
 import secrets
 import threading
 from pathlib import Path
@@ -86,6 +87,23 @@ def test_only_signed_versions_are_served_where_a_key_is_trusted(tmp_path: Path) 
         body = assert_problem(client.post("/recipes/part/activate", params={"version": "3"}), 409, "activation_failed")
         assert "not signed" in str(body["detail"])
         assert client.get("/recipes").json()[0]["version"] == "1"
+
+
+def test_a_photo_that_only_the_shadow_refuses_is_inspected(models: Path) -> None:
+    bundle = make_bundle(models, version="2")
+    manifest = bundle.path / "manifest.json"
+    told = json.loads(manifest.read_text())
+    told["input"]["interpolation"] = "linear"
+    manifest.write_text(json.dumps(told))
+    app = create_app(Settings(records_dir=None, models_dir=models))
+    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
+        wait_until_loaded(client)
+        client.post("/recipes/part/activate", params={"version": "1"})
+        assert client.post("/recipes/part/shadow", params={"version": "2"}).status_code == 200
+        # More than twice the network's size: a linear resize would not see all of it.
+        assert client.post("/inspect", content=png(gray(51, 300)), headers=HEADERS).json()["verdict"] == "OK"
+        wanted = 'inspect_shadow_verdicts_total{recipe="part",shadow_verdict="NOT_INSPECTED",verdict="OK"} 1.0'
+        assert wanted in client.get("/metrics").text
 
 
 def test_a_shadow_version_is_compared_and_has_no_say(models: Path) -> None:

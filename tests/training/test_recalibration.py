@@ -17,6 +17,7 @@ from service.station.records import Records
 from service.station.reviews import Review
 from training.bundling.calibration import calibrate, counts_like
 from training.commands import run
+from training.commands.outcome import UNFIT
 
 Line = Callable[[list[tuple[int, str, str]], int], Path]
 
@@ -74,6 +75,20 @@ def test_good_parts_that_were_rejected_raise_the_thresholds_and_the_report_shows
     report = bundle.file("report.html").read_text()
     assert "version 1 beside version 2, on the same 21 images" in report
     assert "REVIEW 0.3" in report
+
+
+def test_confirmed_defects_that_pass_make_a_version_unfit(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models"
+    make_bundle(models, review=0.3, reject=0.34)
+    good = [(60 + number, "OK", "good") for number in range(10)] + [
+        (80 + number, "REVIEW", "good") for number in range(10)
+    ]
+    records = line([*good, *[(62, "NG", "defect")] * 20], 10)
+    assert _run(models, records, "--false-reject-rate", "0.1", "--version", "2") == UNFIT
+    assert "UNFIT: 20 of 20 confirmed defects pass as OK (100%, allowed are 40%)" in capsys.readouterr().err
+    assert read_bundle(models / "part" / "2").manifest.unfit
 
 
 def test_parts_that_were_all_doubtful_and_too_few_parts_are_refused(

@@ -113,14 +113,15 @@ def photos_needed(false_reject_rate: float) -> int:
 
 
 def why_unfit(calibration: Calibration, most_escapes: float) -> str | None:
-    """Why no part should be judged by these thresholds: too many of the rendered defects pass them as OK."""
+    """Why no part should be judged by these thresholds: too many of the defects pass them as OK."""
     if not calibration.defect_images:
         return None
     share = calibration.escapes / calibration.defect_images
     if share <= most_escapes:
         return None
+    kind = "confirmed" if calibration.defect_source == "labelled" else "rendered"
     return (
-        f"{calibration.escapes} of {calibration.defect_images} rendered defects pass as OK ({share:.0%}, allowed are "
+        f"{calibration.escapes} of {calibration.defect_images} {kind} defects pass as OK ({share:.0%}, allowed are "
         f"{most_escapes:.0%})"
     )
 

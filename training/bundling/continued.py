@@ -67,7 +67,7 @@ def with_comparison(
 @contextmanager
 def _opened(bundle: Bundle) -> Iterator[Contender]:
     manifest = bundle.manifest
-    backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=os.cpu_count() or 1)
+    backend = open_backend(bundle, "ort-cpu", precision="fp32", threads=len(os.sched_getaffinity(0)))
     try:
         yield Contender(manifest.version, backend, manifest.input, manifest.thresholds, manifest.quality)
     finally:

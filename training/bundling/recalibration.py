@@ -97,10 +97,12 @@ def recalibrate(
         weights=line.weights,
         masks=[one.mask for one in rendered],
     )
+    # Each tells what escapes; too many of the one are not made good by the other.
+    unfit = why_unfit(_escapes(simulated, thresholds), most_escapes)
     if len(line.defects_scored) >= _ENOUGH_DEFECTS:
         known = _escapes(line.defects_scored, thresholds).model_copy(update={"defect_source": "labelled"})
         thresholds = thresholds.model_copy(update={"calibration": known})
-    of_rendered = _escapes(simulated, thresholds)
+        unfit = unfit or why_unfit(known, most_escapes)
     notes = _notes(line, thresholds, manifest.thresholds, simulated)
     contenders = [
         Contender(name, backend, manifest.input, limits, manifest.quality)
@@ -108,7 +110,6 @@ def recalibrate(
     ]
     samples = [Sample(part.name, part.pixels, "defect" if part.kind else "good") for part in parts]
     compared = compare(manifest.recipe, samples, *contenders)
-    unfit = why_unfit(of_rendered, most_escapes)
     warnings = [text for text in (thresholds.calibration.warning, unfit) if text]
     title = f"{version}: thresholds from reviewed parts"
     contents = {name: bundle.read(name) for name in manifest.files} | {
@@ -140,9 +141,10 @@ def _score(bundle: Bundle, parts: Sequence[ReviewedPart], inspected: Counter[Str
     for part in parts:
         try:
             picture = part.pixels()
+            resized = fit(picture, bundle.manifest.input)
         except ImageError:
+            unfit += 1
             continue
-        resized = fit(picture, bundle.manifest.input)
         # What no threshold decides on, and what nobody counted among the scored parts.
         if find_faults(measure(picture, resized), bundle.manifest.quality) or not inspected[part.stratum]:
             unfit += 1

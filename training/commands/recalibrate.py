@@ -36,7 +36,12 @@ class Recalibrate(BaseModel):
     ] = None
     most_escapes: Annotated[
         float,
-        Field(ge=0, le=1, description="share of rendered defects that may pass as OK; beyond it the recipe is unfit"),
+        Field(
+            ge=0,
+            le=1,
+            description="share of rendered defects, or of 20 and more confirmed ones, that may pass as OK; beyond it "
+            "the version is unfit",
+        ),
     ] = 0.4
     version: Annotated[str | None, Field(description="version of the bundle; without it the time")] = None
     sign: Annotated[Path | None, Field(description="PEM file of an Ed25519 private key to sign that version with")] = (
