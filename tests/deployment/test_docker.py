@@ -153,6 +153,23 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def test_what_nginx_answers_itself_has_a_verdict(tmp_path: Path) -> None:
+    port, nobody = _free_port(), f"127.0.0.1:{_free_port()}"
+    places = [("listen 8080", f"listen 127.0.0.1:{port}"), ("service:8000", nobody), ("second:8000", nobody)]
+    with (
+        _nginx(tmp_path, "replicas.conf", *places, ("client_max_body_size 64m", "client_max_body_size 1k")),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx2.HTTPTransport(retries=8)) as line,
+    ):
+        for status, path, body in (
+            (502, "/inspect", b"1"),
+            (413, "/inspect", bytes(2000)),
+            (404, "/not-inspected", b""),
+        ):
+            reply = line.post(path, content=body)
+            assert (reply.status_code, reply.headers["X-Verdict"]) == (status, "NOT_INSPECTED")
+            assert (reply.json()["status"], reply.json()["verdict"]) == (status, "NOT_INSPECTED")
+
+
 @pytest.mark.slow
 def test_replicas_share_the_cameras_and_stand_in_for_each_other(models: Path, tmp_path: Path) -> None:
     port = _free_port()
