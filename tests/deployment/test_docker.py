@@ -235,4 +235,5 @@ def test_nginx_lets_only_known_cameras_through(models: Path, tmp_path: Path) -> 
                 refused = stranger.post(address, content=png(gray(51)))
             assert refused.status_code == 400
             assert "No required SSL certificate" in refused.text
+            assert (refused.headers["X-Verdict"], refused.json()["status"]) == ("NOT_INSPECTED", 400)
             assert service.get("/counters").json()["part"]["total"] == 3
