@@ -17,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.http.digests import OF_DIGESTS
 from service.http.doors import Doors, Guest
 from service.http.problems import MEDIA_TYPE, problem_body
 from service.station.problem import ProblemError
@@ -136,8 +137,10 @@ class Connection(HttpToolsProtocol):
             self._refuse(ProblemError("url_too_long", f"the URL is longer than {URL_BYTES} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Fields behind a chunked body: nobody here asks for them, and the app would see them as the head's.
+        # Fields behind a chunked body: the app would see them as the head's, and asks for none but what it cannot heed.
         if self._head_since is None:
+            if name.lower() in OF_DIGESTS:
+                self._refuse(ProblemError("invalid_request", "send the digest of a body before the body, as a header"))
             return
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value) + 4

@@ -59,6 +59,12 @@ REFUSED = {
         b"POST /inspect HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         400,
     ),
+    "digest behind the body": (
+        b"POST /inspect HTTP/1.1\r\n"
+        + HOST
+        + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nContent-MD5: AAAA\r\n\r\n",
+        422,
+    ),
     "coding of HTTP/1.0": (b"POST /inspect HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "blank before the colon": (b"GET /livez HTTP/1.1\r\n" + HOST + b"X-A : 1\r\n\r\n", 400),
     "folded line": (b"GET /livez HTTP/1.1\r\n" + HOST + b"X-A: 1\r\n 2\r\n\r\n", 400),
