@@ -43,7 +43,7 @@ _COOKIE = re.compile(rf"(cookie)({_BETWEEN})[^\"'\\\r\n)]+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 # Of a URL's query: whatever its name makes look like a secret.
 _IN_QUERY = re.compile(
-    r"([?&][^=&\s\"']*(?:key|auth|token|secret|pass|pwd|sig|session|cred)[^=&\s\"']*=)[^&\s\"'\\]+", re.IGNORECASE
+    r"([?&][^=?&\s\"']*(?:key|auth|token|secret|pass|pwd|sig|session|cred)[^=?&\s\"']*=)[^&\s\"'\\]+", re.IGNORECASE
 )
 _REDACTED = "[redacted]"
 # Of each name above a part, in lower case: a line that has none of them has no secret.
@@ -172,13 +172,15 @@ class _Lines(logging.Formatter):
 
 def redact(text: str) -> str:
     """`text` without the values of keys, cookies and passwords in it."""
-    # Looking for a few words costs a tenth of looking for what stands around them.
+    # Looking for a few words, or marks, costs a tenth of looking for what stands around them.
+    if "?" in text or "&" in text:
+        text = _IN_QUERY.sub(rf"\1{_REDACTED}", text)
     lower = text.lower()
     if not any(word in lower for word in _HINTS):
         return text
     for secret in (_SECRET, _COOKIE):
         text = secret.sub(rf"\1\2{_REDACTED}", text)
-    return _IN_QUERY.sub(rf"\1{_REDACTED}", _BEARER.sub(rf"\1 {_REDACTED}", text))
+    return _BEARER.sub(rf"\1 {_REDACTED}", text)
 
 
 def _as_json(record: logging.LogRecord) -> str:

@@ -122,6 +122,8 @@ def test_a_traceback_has_no_variables_and_an_end(form: Literal["text", "json"]) 
         f"Cookie: theme=dark; session={KEY}",
         f"GET /inspect?recipe=a&api_key={KEY}&width=3",
         f"GET /inspect?token={KEY}",
+        f"GET /inspect?key={KEY}&width=3",
+        f"GET /inspect?part=7?&Sig={KEY}",
         repr({"x-api-key": KEY}),
         repr([(b"x-api-key", KEY.encode()), (b"accept", b"*/*")]),
         json.dumps({"inner": json.dumps({"authorization": f"Bearer {KEY}"})}),
