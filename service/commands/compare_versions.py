@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from service.backends.opening import open_backend
 from service.bundle.manifest import Name
 from service.bundle.versions import survey
 from service.commands.records import RecordsFolder, settings_of
 from service.comparing.page import to_html
 from service.comparing.versions import Comparison
 from service.station.choosing import chosen_version
-from service.station.comparing import compare_versions
+from service.station.comparing import compare_versions, opener
 from service.station.decisions import Decisions
 from service.station.reader import Reader
 
@@ -53,9 +51,7 @@ def run(request: CompareVersions) -> int:
             folder,
             (active, request.candidate),
             reader,
-            partial(
-                open_backend, choice="ort-cpu", threads=request.threads, precision="fp32", cache=settings.cache_dir
-            ),
+            opener(settings.cache_dir, request.threads),
             decisions=decisions,
             most=request.most,
             max_pixels=settings.max_pixels,

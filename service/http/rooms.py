@@ -14,8 +14,16 @@ from service.http.parameters import PlainFiles
 from service.http.shortcut import Answer, Shortcut
 from service.settings import Settings
 
-_ROOMS = (inspect, recipes, collecting, records, statistics, health, live, open_inference)
-ROUTERS = tuple(room.router for room in _ROOMS)
+ROUTERS = (
+    inspect.router,
+    *recipes.ROUTERS,
+    collecting.router,
+    records.router,
+    statistics.router,
+    health.router,
+    live.router,
+    open_inference.router,
+)
 _WEB = Path(__file__).parents[1] / "web"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from service.backends.base import Backend
+from service.backends.opening import open_backend
 from service.bundle.folder import Bundle, read_bundle
 from service.comparing.versions import Comparison, Contender, Sample, compare
 from service.images.decoding import Pixels
@@ -25,6 +27,11 @@ class Recorded(Protocol):
     def search(self, search: Search, *, limit: int, cursor: int | None = None) -> list[dict[str, Any]]: ...
 
     def image(self, inspection_id: str) -> bytes | None: ...
+
+
+def opener(cache: Path, threads: int = 1) -> Callable[[Bundle], Backend]:
+    """What opens versions to compare them: on the CPU and in full precision, whatever the station runs on."""
+    return partial(open_backend, choice="ort-cpu", threads=threads, precision="fp32", cache=cache)
 
 
 def compare_versions(
