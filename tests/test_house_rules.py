@@ -22,7 +22,6 @@ CROWDED = {
     "service/commands/records.py": 13,
     "service/http/open_inference.py": 13,
     "service/http/orders.py": 15,
-    "service/http/records.py": 17,
     "service/station/inspection.py": 18,
     "service/station/recipes.py": 13,
     "service/station/replaying.py": 13,

@@ -18,7 +18,7 @@ ROUTERS = (
     inspect.router,
     *recipes.ROUTERS,
     collecting.router,
-    records.router,
+    *records.ROUTERS,
     statistics.router,
     health.router,
     live.router,

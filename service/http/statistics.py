@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 
 from service.http.context import choose_recipe, station_of
 from service.http.problems import openapi_responses
-from service.http.records import look
+from service.http.records.looking import look
 from service.http.times import Time
 from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, UnknownRecipeError
