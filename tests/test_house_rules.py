@@ -25,12 +25,8 @@ CROWDED = {
     "service/station/inspection.py": 18,
     "service/station/recipes.py": 13,
     "service/station/replaying.py": 13,
-    "training/bundling/lower_precision.py": 13,
-    "training/bundling/recalibration.py": 15,
-    "training/bundling/recipe.py": 14,
-    "training/commands/import_checkpoint.py": 13,
-    "training/commands/train.py": 17,
-    "training/commands/training_job.py": 17,
+    "training/commands/train.py": 14,
+    "training/commands/training_job.py": 18,
 }
 LABORATORY = ("training/benchmarks/", "training/experiments/")
 

@@ -37,6 +37,12 @@ class HeldOut:
     quality: list[Quality]
     spec: InputSpec
 
+    @classmethod
+    def of(cls, paths: list[Path], spec: InputSpec) -> HeldOut:
+        """All of these photos."""
+        photos = [fit(read(path), spec) for path in paths]
+        return cls(photos, [path.name for path in paths], measure_quality(paths, spec), spec)
+
     def limits(self) -> QualityLimits:
         """What an image must be like to be judged."""
         return learn_limits(self.quality)

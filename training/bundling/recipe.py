@@ -5,7 +5,6 @@ What was trained, and how, is the caller's: an import trains nothing, and of sev
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 from torch import nn
 
 from service.backends.base import score_images
-from service.bundle.files import replace_file
 from service.bundle.folder import Bundle, describe, write_bundle
 from service.bundle.manifest import Manifest
 from training.bundling.calibration import calibrate, why_unfit
@@ -23,10 +21,9 @@ from training.bundling.graph import KEEP, InspectionGraph, keep_file
 from training.bundling.held_out import HeldOut, rendered_parts, simulate_defects
 from training.bundling.onnx import OPSET, check_parity, opened, to_onnx
 from training.bundling.order import RecipeOrder
-from training.evaluation.evaluate import evaluate, markdown, score_with
+from training.evaluation.evaluate import evaluate, score_with
 from training.evaluation.parts import labelled_parts
 from training.evaluation.report import REPORT, Training, render
-from training.loop.runs import RESULTS
 
 
 def write_recipe(network: nn.Module, held_out: HeldOut, order: RecipeOrder, training: Training) -> Bundle:
@@ -99,12 +96,3 @@ def _git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_results(run: Path, bundle: Bundle) -> None:
-    """Keep the report and the figures of a bundle in the run's folder too; results.json marks the run as finished."""
-    manifest = bundle.manifest
-    shutil.copyfile(bundle.file(REPORT), run / REPORT)
-    if manifest.metrics:
-        (run / "results.md").write_text(markdown({manifest.recipe: manifest.metrics}) + "\n")
-    replace_file(run / RESULTS, manifest.model_dump_json(indent=2, exclude={"files"}) + "\n")

@@ -8,13 +8,11 @@ from typing import Annotated, Any
 from pydantic import Field, create_model
 
 from service.bundle.manifest import InputSpec, ScoreFormula, TrainingRecord
-from service.images.decoding import read
-from service.images.resizing import fit
-from training.bundling.held_out import HeldOut, measure_quality
+from training.bundling.held_out import HeldOut
 from training.bundling.recipe import write_recipe
+from training.commands.outcome import tell
 from training.commands.photos import tell_survey
 from training.commands.recipe_flags import PHOTOS, PlaceFlags, RecipeFlags
-from training.commands.train import tell
 from training.data.folders import good_images
 from training.evaluation.report import Training
 from training.methods import METHODS
@@ -65,14 +63,8 @@ def run(request: ImportCheckpoint) -> int:
     given = {name: getattr(request, name) for name in method.checkpoint.files}
     files = {name: file for name, file in given.items() if file}
     network = method.checkpoint.load(files)
-    paths = good_images(request.data)
     # All of them: which ones the network was trained on is not known.
-    held_out = HeldOut(
-        [fit(read(path), spec) for path in paths],
-        [path.name for path in paths],
-        measure_quality(paths, spec),
-        spec,
-    )
+    held_out = HeldOut.of(good_images(request.data), spec)
     record = TrainingRecord(imported=[file.name for file in files.values()], calibrated_on_training_photos=True)
     tell(write_recipe(network, held_out, order, Training(record)))
     return 0

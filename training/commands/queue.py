@@ -13,9 +13,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from training.commands.outcome import INTERRUPTED, QueueStoppedError, attempt
+from training.commands.outcome import INTERRUPTED, QueueStoppedError, attempt, tell
 from training.commands.recipe_flags import PHOTOS, PlaceFlags, RetryFlags
-from training.commands.train import LearningFlags, tell
+from training.commands.train import LearningFlags
 from training.commands.training_job import TrainingJob, train_until_fit
 from training.errors import UserError
 from training.loop.runs import RESULTS

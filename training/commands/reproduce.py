@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from service.bundle.folder import read_bundle
+from training.commands.outcome import tell
 from training.commands.settings import preset_like
-from training.commands.train import LearningFlags, tell
+from training.commands.train import LearningFlags
 from training.commands.training_job import TrainingJob, train
 from training.errors import UserError
 from training.experiments.public_split import link_split

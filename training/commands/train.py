@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from contextlib import nullcontext
@@ -14,19 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from service.bundle.folder import Bundle, read_bundle
-from service.bundle.manifest import BundleError
 from service.images.decoding import Pixels
 from training.bundling.continued import marked_by
-from training.commands.outcome import UNFIT
+from training.bundling.results import version_of
+from training.commands.outcome import UNFIT, tell
 from training.commands.recipe_flags import PHOTOS, PlaceFlags, RecipeFlags, RetryFlags
 from training.commands.settings import MethodFlags
 from training.commands.training_job import LineJob, TrainingJob, train_until_fit
 from training.data.folders import DataError, good_images
 from training.data.line import gather
 from training.data.recorded import reviewed_parts
-from training.evaluation.evaluate import markdown
-from training.evaluation.report import REPORT
 from training.loop.runs import RESULTS
 from training.loop.settings import LoopSettings
 from training.methods import METHODS
@@ -95,31 +91,6 @@ def run(request: Train) -> int:
     return UNFIT if bundle.manifest.unfit else 0
 
 
-def tell(bundle: Bundle) -> None:
-    """Print where the bundle is, its thresholds and its figures."""
-    manifest, thresholds = bundle.manifest, bundle.manifest.thresholds
-    print(f"report {bundle.file(REPORT)}")
-    print(f"bundle {bundle.path}: review {thresholds.review:.4f}, reject {thresholds.reject:.4f}")
-    if thresholds.calibration.warning:
-        print(f"warning: {thresholds.calibration.warning}")
-    if manifest.metrics:
-        print(markdown({manifest.recipe: manifest.metrics}))
-    calibration = thresholds.calibration
-    low, high = calibration.escape_interval
-    print(
-        f"rendered defects on held-out photos: {calibration.escapes} of {calibration.defect_images} pass as OK "
-        f"(95 % interval {low:.0%} to {high:.0%})"
-    )
-    for before in manifest.training.after or []:
-        print(f"version {before.version}, trained before with --seed {before.seed}, is unfit: {before.unfit}")
-    if manifest.unfit:
-        print(
-            f"UNFIT: {manifest.unfit}. The service does not serve this version. Train again with more photos, another "
-            "--seed or --method, or say --most-escapes",
-            file=sys.stderr,
-        )
-
-
 def line_job(request: Train, recipe: str) -> TrainingJob:
     """Reads the records, and looks at the run that is continued; raises UserError, BundleError."""
     start, records = request.continue_from, request.from_records
@@ -129,7 +100,7 @@ def line_job(request: Train, recipe: str) -> TrainingJob:
     if (folder / RESULTS).exists():
         raise DataError(f"{folder}: a finished run stays as it is: choose another --run, or leave it out")
     method = METHODS[request.method]
-    before = None if start is None else _version_of(start, request.models)
+    before = None if start is None else version_of(start, request.models)
     parts, left_out = reviewed_parts(records, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     with nullcontext(_nowhere) if before is None else marked_by(before) as mark:
@@ -154,17 +125,6 @@ def _unfinished(run: Path) -> Path:
         number += 1
         run = run.with_name(f"{stem}-{number}")
     return run
-
-
-def _version_of(run: Path, models: Path) -> Bundle:
-    file = run / RESULTS
-    if not file.is_file():
-        raise DataError(f"{run}: no finished run: name the folder that a training left, such as runs/RECIPE")
-    manifest = json.loads(file.read_text())
-    try:
-        return read_bundle(models / manifest["recipe"] / manifest["version"])
-    except BundleError as error:
-        raise DataError(f"{error}: the version that {run} gave is compared with: bring it back") from error
 
 
 def _nowhere(pixels: Pixels) -> NDArray[np.bool_] | None:

@@ -17,7 +17,8 @@ from service.bundle.manifest import InputSpec, PeakMemory, TrainingRecord, Unfit
 from training.bundling.continued import with_comparison
 from training.bundling.held_out import HeldOut
 from training.bundling.order import RecipeOrder
-from training.bundling.recipe import write_recipe, write_results
+from training.bundling.recipe import write_recipe
+from training.bundling.results import write_results
 from training.commands.photos import (
     read_photos,
     tell_survey,

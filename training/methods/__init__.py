@@ -16,7 +16,6 @@ from training.methods.riad.method import RIAD
 from training.methods.us.method import US
 
 # The first is what trains where nobody names a method. No two have a preset of the same name: it names its method.
-# The first is what trains where nobody names a method. No two have a preset of the same name: it names its method.
 METHODS: dict[str, Method[Any]] = {
     method.name: method for method in (FUSION, DRAEM, PADIM, PATCHCORE, US, RIAD, BOZIC, RECONSTRUCTION, DISCRIMINATIVE)
 }
