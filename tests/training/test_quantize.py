@@ -25,11 +25,12 @@ from service.images.decoding import Pixels, read
 from service.images.resizing import fit
 from service.settings import Settings
 from training.bundling import quantize as quantization
+from training.bundling.acceptance import add_precision
 from training.bundling.arithmetic import macs
 from training.bundling.fp16 import to_half
 from training.bundling.graph import InspectionGraph
 from training.bundling.held_out import split_for_acceptance
-from training.bundling.lower_precision import Lowered, add_precision
+from training.bundling.lower_precision import Lowered
 from training.bundling.onnx import to_onnx
 from training.bundling.quantize import (
     QuantizationError,

@@ -32,9 +32,10 @@ from service.bundle.manifest import InputSpec, Precision, Thresholds, TrainingRe
 from service.images.decoding import Pixels
 from service.images.quality import measure
 from service.images.resizing import resize
+from training.bundling.acceptance import add_precision
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.held_out import HeldOut
-from training.bundling.lower_precision import Lowered, add_precision, quantize_for
+from training.bundling.lower_precision import Lowered, quantize_for
 from training.bundling.order import RecipeOrder
 from training.bundling.quantize import QuantizationError
 from training.bundling.recipe import write_recipe

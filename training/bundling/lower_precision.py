@@ -1,46 +1,21 @@
-"""Adds a lower precision to a bundle: accepted on held-out simulated anomalies, or refused with the figures."""
+"""Makes a bundle's graph in a lower precision."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from pydantic import JsonValue
-
-from service.backends.base import Backend, score_images
-from service.backends.golden import golden_images
-from service.backends.graphs import OnnxModel
-from service.backends.ort import OrtBackend
-from service.bundle.folder import Bundle, describe, write_bundle
-from service.bundle.manifest import MANIFEST, BundleError, Precision, Tolerance
-from service.bundle.signing import sign
+from service.bundle.folder import Bundle
 from service.images.decoding import Pixels
 from training.bundling.fp16 import to_half
-from training.bundling.golden import GOLDEN_TOLERANCE
 from training.bundling.held_out import simulate_defects
-from training.bundling.quantize import (
-    Activations,
-    Labelled,
-    QuantizationError,
-    figures,
-    quantize,
-    require_figures,
-)
+from training.bundling.quantize import Activations, Labelled, quantize
 
 # Ranges come from so many good photos, and defects on so many of them.
 _CALIBRATION_PHOTOS, _CALIBRATION_DEFECTS = 40, 6
 # Layers are chosen on so many others, with a defect of every kind on so many of these.
 _CHOICE_PHOTOS, _CHOICE_DEFECTS = 24, 8
-# The golden images may differ by so many times what was measured here: another CPU rounds and adds otherwise.
-_MARGIN = 1.5
-
-_Open = Callable[[OnnxModel, Bundle, Precision], Backend]
 
 
 @dataclass(frozen=True)
@@ -58,7 +33,7 @@ def quantize_for(bundle: Bundle, trained_on: Sequence[Pixels], activations: Acti
     # A small folder has to serve twice.
     chosen = chosen or ranged
     calibration = ranged + [one.picture for one in simulate_defects(ranged[:_CALIBRATION_DEFECTS], seed + 1)]
-    parts = _labelled(chosen, chosen[:_CHOICE_DEFECTS], seed + 2)
+    parts = labelled(chosen, chosen[:_CHOICE_DEFECTS], seed + 2)
     quantized = quantize(_fp32(bundle), calibration, parts, activations)
     return Lowered("int8", quantized.model, quantized.float_layers)
 
@@ -72,95 +47,7 @@ def _fp32(bundle: Bundle) -> bytes:
     return bundle.file(bundle.manifest.models["fp32"]).read_bytes()
 
 
-def add_precision(
-    bundle: Bundle,
-    lowered: Lowered,
-    held_out: Sequence[Pixels],
-    *,
-    models: Path,
-    version: str,
-    seed: int,
-    signing_key: Path | None = None,
-) -> Bundle:
-    """A new version of `bundle` that has the precision of `lowered` too.
-
-    Every runtime of this machine that has the precision must keep the figures of fp32 on `held_out` good photos and
-    defects simulated on them, else QuantizationError. The tolerance is measured on the golden images.
-    """
-    manifest, precision = bundle.manifest, lowered.precision
-    if manifest.signature and signing_key is None:
-        raise BundleError(f"{bundle.path} is signed: give the key to sign the new version with (--sign)")
-    parts = _labelled(held_out, held_out, seed)
-    name = f"model.{precision}.onnx" if lowered.model else manifest.models["fp32"]
-    contents = {file: bundle.file(file).read_bytes() for file in manifest.files if file != MANIFEST}
-    fp32 = OrtBackend(OnnxModel.of(bundle, "fp32"), manifest.input, "fp32", threads=len(os.sched_getaffinity(0)))
-    before = figures(parts, score_images(fp32, parts.images))
-    fp32.close()
-    if lowered.model:
-        contents[name] = lowered.model
-    record: dict[str, JsonValue] = {"fp32": dict(before), "good": len(held_out), "defects": len(parts.defects)}
-    score_errors, map_errors = [0.0], [0.0]
-    model = OnnxModel(name, contents[name])
-    for open_it in _runtimes(precision):
-        backend = open_it(model, bundle, precision)
-        after = figures(parts, score_images(backend, parts.images))
-        require_figures(f"{precision} in {backend.name}", before, after)
-        record[backend.name] = dict(after)
-        goldens = score_images(backend, golden_images(bundle))
-        for golden, found in zip(manifest.golden, goldens, strict=True):
-            score_errors.append(abs(found.score - golden.score))
-            expected = np.load(bundle.file(golden.anomaly_map), allow_pickle=False)
-            map_errors.append(float(np.abs(found.anomaly_map - expected).max()))
-        backend.close()
-    if lowered.float_layers is not None:
-        record["float_layers"] = list(lowered.float_layers)
-    changed = manifest.model_copy(
-        update={
-            "version": version,
-            "created": datetime.now(UTC),
-            "models": {**manifest.models, precision: name},
-            "tolerances": {**manifest.tolerances, precision: _tolerance(precision, max(score_errors), max(map_errors))},
-            "training": manifest.training.model_copy(update={precision: record}),
-            "files": describe(contents),
-            "signature": None,
-        }
-    )
-    return write_bundle(models, sign(changed, signing_key) if signing_key else changed, contents)
-
-
-def _tolerance(precision: Precision, score: float, anomaly_map: float) -> Tolerance:
-    tolerance = {
-        "score": max(GOLDEN_TOLERANCE.score, _MARGIN * score),
-        "anomaly_map": max(GOLDEN_TOLERANCE.anomaly_map, _MARGIN * anomaly_map),
-    }
-    try:
-        return Tolerance(**tolerance)
-    except ValueError as error:
-        raise QuantizationError(
-            f"{precision} is refused: on the golden images scores are off by {score:.3f}, maps by {anomaly_map:.3f}"
-        ) from error
-
-
-def _runtimes(precision: Precision) -> list[_Open]:
-    # ONNX Runtime has no kernels of float16 for CPUs: it computes in float32 what the file rounds, layer by layer.
-    found: list[_Open] = [_ort] if precision in ("int8", "fp16") else []
-    if find_spec("openvino") and precision != "fp16":
-        found.append(_openvino)
-    if not found:
-        raise QuantizationError(f"{precision} needs OpenVINO: in the checkout, pip install '.[openvino]'")
-    return found
-
-
-def _ort(model: OnnxModel, bundle: Bundle, precision: Precision) -> Backend:
-    return OrtBackend(model, bundle.manifest.input, precision, threads=len(os.sched_getaffinity(0)))
-
-
-def _openvino(model: OnnxModel, bundle: Bundle, precision: Precision) -> Backend:
-    from service.backends.openvino import OpenVinoBackend
-
-    return OpenVinoBackend(model, bundle.manifest.input, precision, threads=len(os.sched_getaffinity(0)))
-
-
-def _labelled(good: Sequence[Pixels], damaged: Sequence[Pixels], seed: int) -> Labelled:
+def labelled(good: Sequence[Pixels], damaged: Sequence[Pixels], seed: int) -> Labelled:
+    """Good photos, and rendered defects on those to be damaged."""
     rendered = simulate_defects(list(damaged), seed)
     return Labelled(good, [one.picture for one in rendered], [one.mask for one in rendered])

@@ -6,15 +6,12 @@ stands for as many as its review was drawn from: the parts of its version and ve
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from service.backends.base import Backend, Scored, score_images
@@ -23,25 +20,17 @@ from service.bundle.manifest import BundleError, Calibration, Thresholds
 from service.bundle.signing import load_private_key, sign
 from service.comparing.page import to_html
 from service.comparing.versions import Contender, Sample, compare
-from service.images.headers import ImageError
-from service.images.quality import find_faults, measure
-from service.images.resizing import fit
-from training.bundling.calibration import calibrate, counts_like, photos_needed, why_unfit
+from training.bundling.calibration import calibrate, counts_like, why_unfit
 from training.bundling.held_out import simulate_defects
+from training.bundling.reviewed import PASSED, ReviewedLine, require_enough, score_reviewed, seen_by
 from training.data.recorded import ReviewedPart, Stratum
-from training.errors import UserError
 from training.evaluation.metrics import clopper_pearson
 from training.evaluation.report import REPORT
 
 # Confirmed defects from which on they, and not rendered ones, tell what escapes.
 _ENOUGH_DEFECTS = 20
-_PASSED = "OK"
 # Of a manifest's metrics, what depends on thresholds: it was of those before.
 _OF_THRESHOLDS = ("good_ok_review_ng", "defects_ok_review_ng", "false_reject_", "escape_", "per_")
-
-
-class RecalibrationError(UserError):
-    """The reviewed parts do not give thresholds; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +40,6 @@ class Recalibration:
     bundle: Bundle
     notes: list[str]
     new_escapes: int
-
-
-@dataclass(frozen=True)
-class _Line:
-    """What the bundle makes of the reviewed parts: good ones with what each stands for, and confirmed defects."""
-
-    good: list[ReviewedPart]
-    good_scored: list[Scored]
-    weights: NDArray[np.float64]
-    defects_scored: list[Scored]
-    unfit_images: int
 
 
 def recalibrate(
@@ -85,9 +63,9 @@ def recalibrate(
         raise BundleError(f"{bundle.path} is signed: give the key to sign the new version with (--sign)")
     key = None if signing_key is None else load_private_key(signing_key)
     learned = set(manifest.training.line_parts or ())
-    line = _score(bundle, [part for part in parts if part.name not in learned], inspected, backend)
-    _require_enough(line, false_reject_rate)
-    rendered = simulate_defects(_resized(bundle, line.good[:20]), seed=0)
+    line = score_reviewed(bundle, [part for part in parts if part.name not in learned], inspected, backend)
+    require_enough(line, false_reject_rate)
+    rendered = simulate_defects(seen_by(bundle, line.good[:20]), seed=0)
     simulated = score_images(backend, [one.picture for one in rendered])
     thresholds = calibrate(
         line.good_scored,
@@ -132,50 +110,7 @@ def recalibrate(
     return Recalibration(write_bundle(bundle.path.parents[1], signed, contents), notes, len(compared.new_escapes))
 
 
-def _score(bundle: Bundle, parts: Sequence[ReviewedPart], inspected: Counter[Stratum], backend: Backend) -> _Line:
-    good: list[ReviewedPart] = []
-    good_scored: list[Scored] = []
-    defects: list[Scored] = []
-    looked_at: Counter[Stratum] = Counter()
-    unfit = 0
-    for part in parts:
-        try:
-            picture = part.pixels()
-            resized = fit(picture, bundle.manifest.input)
-        except ImageError:
-            unfit += 1
-            continue
-        # What no threshold decides on, and what nobody counted among the scored parts.
-        if find_faults(measure(picture, resized), bundle.manifest.quality) or not inspected[part.stratum]:
-            unfit += 1
-            continue
-        (scored,) = score_images(backend, [resized])
-        looked_at[part.stratum] += 1
-        if part.kind:
-            defects.append(scored)
-        else:
-            good.append(part)
-            good_scored.append(scored)
-    weights = np.array([inspected[part.stratum] / looked_at[part.stratum] for part in good])
-    return _Line(good, good_scored, weights, defects, unfit)
-
-
-def _require_enough(line: _Line, rate: float) -> None:
-    count, needed = counts_like(line.weights), photos_needed(rate)
-    if line.good and not any(part.stratum[1] == _PASSED for part in line.good):
-        raise RecalibrationError(
-            f"{len(line.good)} good parts were reviewed, and none of them had passed as OK: they are doubtful ones, "
-            "and would put the thresholds far too high: review a sample of those that pass too (INSPECT_SAMPLE_OK)"
-        )
-    if count < needed:
-        possible = math.ceil(1000 / (count + 1)) / 1000
-        raise RecalibrationError(
-            f"{len(line.good)} reviewed good parts count like {count}, a false-reject rate of {rate:.3g} takes "
-            f"{needed}: review more of those that passed (INSPECT_SAMPLE_OK), or promise --false-reject-rate {possible}"
-        )
-
-
-def _notes(line: _Line, thresholds: Thresholds, before: Thresholds, simulated: Sequence[Scored]) -> list[str]:
+def _notes(line: ReviewedLine, thresholds: Thresholds, before: Thresholds, simulated: Sequence[Scored]) -> list[str]:
     calibration = thresholds.calibration
     low, high = calibration.false_reject_interval
     notes = [
@@ -202,14 +137,10 @@ def _before_and_now(defects: Sequence[Scored], before: Thresholds, thresholds: T
 
 
 def _escapes(defects: Sequence[Scored], thresholds: Thresholds) -> Calibration:
-    escapes = sum(thresholds.band(one.score) == _PASSED for one in defects)
+    escapes = sum(thresholds.band(one.score) == PASSED for one in defects)
     interval = clopper_pearson(escapes, len(defects))
     counted = {"defect_images": len(defects), "escapes": escapes, "escape_interval": interval}
     return thresholds.calibration.model_copy(update=counted)
-
-
-def _resized(bundle: Bundle, parts: Sequence[ReviewedPart]) -> list[NDArray[np.uint8]]:
-    return [fit(part.pixels(), bundle.manifest.input) for part in parts]
 
 
 def _without_verdicts(metrics: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:

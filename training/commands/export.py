@@ -15,8 +15,9 @@ from service.bundle.manifest import Precision
 from service.flags import Alone
 from service.images.decoding import Pixels, read
 from service.images.resizing import fit
+from training.bundling.acceptance import add_precision
 from training.bundling.held_out import split_for_acceptance
-from training.bundling.lower_precision import Lowered, add_precision, halve, quantize_for
+from training.bundling.lower_precision import Lowered, halve, quantize_for
 from training.bundling.onnx import ExportError
 from training.bundling.triton import export_triton
 from training.commands.recipe_flags import PHOTOS
