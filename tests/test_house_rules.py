@@ -25,8 +25,6 @@ CROWDED = {
     "service/station/inspection.py": 18,
     "service/station/recipes.py": 13,
     "service/station/replaying.py": 13,
-    "training/commands/train.py": 14,
-    "training/commands/training_job.py": 18,
 }
 LABORATORY = ("training/benchmarks/", "training/experiments/")
 

@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.bundle.files import replace_file
 from service.bundle.folder import Bundle, read_bundle, write_bundle
 from training.bundling.order import RecipeOrder
+from training.commands.attempts import train
 from training.commands.recipe_flags import PHOTOS
-from training.commands.settings import preset_like
-from training.commands.training_job import TrainingJob, train
+from training.commands.settings import preset_like, settings_of
+from training.commands.training_job import TrainingJob
 from training.errors import UserError
 from training.experiments import compare, compare_table
 from training.experiments.results import ResultsError, Row, run_queue
 from training.methods import METHODS
-from training.settings import RecipeSettings, changed
 
 
 class Compare(BaseModel):
@@ -57,17 +57,13 @@ class Compare(BaseModel):
     def work(self) -> Path:
         return self.out.with_suffix(".runs")
 
-    def settings(self, name: str, seed: int) -> RecipeSettings:
-        """The method's CPU-sized preset with what was given."""
-        values = {"seed": seed, "size": self.size, **({"steps": self.steps} if self.steps else {})}
-        made: RecipeSettings = changed(METHODS[name].preset(preset_like(METHODS[name], "edge")), values)
-        return made
-
     def bundle(self, name: str, seed: int) -> Path:
         return self.work / "models" / self.recipe / f"{name}-{seed}"
 
     def job(self, name: str, seed: int) -> TrainingJob:
-        settings = self.settings(name, seed)
+        """With the method's CPU-sized preset and what was given."""
+        values = {"seed": seed, "size": self.size, **({"steps": self.steps} if self.steps else {})}
+        settings = settings_of(name, preset_like(METHODS[name], "edge"), values)
         order = RecipeOrder(
             recipe=self.recipe,
             method=name,

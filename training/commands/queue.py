@@ -13,10 +13,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from training.commands.attempts import train_until_fit
+from training.commands.learning_flags import LearningFlags
 from training.commands.outcome import INTERRUPTED, QueueStoppedError, attempt, tell
 from training.commands.recipe_flags import PHOTOS, PlaceFlags, RetryFlags
-from training.commands.train import LearningFlags
-from training.commands.training_job import TrainingJob, train_until_fit
+from training.commands.training_job import TrainingJob
 from training.errors import UserError
 from training.loop.runs import RESULTS
 

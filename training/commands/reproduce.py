@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from service.bundle.folder import read_bundle
+from training.commands.attempts import train
+from training.commands.learning_flags import LearningFlags
 from training.commands.outcome import tell
-from training.commands.settings import preset_like
-from training.commands.train import LearningFlags
-from training.commands.training_job import TrainingJob, train
+from training.commands.settings import preset_like, settings_of
+from training.commands.training_job import TrainingJob
 from training.errors import UserError
 from training.experiments.public_split import link_split
 from training.experiments.published import PAPER
 from training.experiments.reproduce import find_categories, tabulate
 from training.experiments.results import Row, run_queue
 from training.methods import METHODS
-from training.settings import RecipeSettings, changed
 
 
 class Reproduce(LearningFlags):
@@ -52,10 +53,9 @@ def run(request: Reproduce) -> int:
 
     def row(method: str, data: Path, seed: int) -> Row:
         version = f"{presets[method]}-{seed}"
-        settings: RecipeSettings = changed(METHODS[method].preset(presets[method]), {**changes, "seed": seed})
         bundle = work / "models" / data.name / version
         if not bundle.exists():
-            made = train(_job(request, method, settings, data, work, version))
+            made = train(_job(request, method, presets[method], {**changes, "seed": seed}, data, work, version))
             if made:
                 tell(made)
         manifest = read_bundle(bundle).manifest
@@ -82,8 +82,15 @@ def run(request: Reproduce) -> int:
 
 
 def _job(
-    request: Reproduce, method: str, settings: RecipeSettings, data: Path, work: Path, version: str
+    request: Reproduce,
+    method: str,
+    preset: str,
+    changes: Mapping[str, Any],
+    data: Path,
+    work: Path,
+    version: str,
 ) -> TrainingJob:
+    settings = settings_of(method, preset, changes)
     order = request.order(
         recipe=data.name,
         method=method,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -31,8 +31,13 @@ class MethodFlags(BaseModel):
 
     def settings(self, **more: Any) -> RecipeSettings:
         """The preset with what was given and with `more`."""
-        made: RecipeSettings = changed(METHODS[self.method].preset(self.preset), {**self.changes(), **more})
-        return made
+        return settings_of(self.method, self.preset, {**self.changes(), **more})
+
+
+def settings_of(method: str, preset: str, changes: Mapping[str, Any]) -> RecipeSettings:
+    """The preset of a method with what differs from it."""
+    made: RecipeSettings = changed(METHODS[method].preset(preset), changes)
+    return made
 
 
 Flags = TypeVar("Flags", bound=MethodFlags)

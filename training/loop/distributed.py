@@ -52,8 +52,8 @@ def joined(device: str) -> Iterator[torch.device]:
 
 
 def rank() -> int:
-    """Number of this process, 0 for the one that writes files."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    """Number of this process, 0 for the one that writes files; torchrun tells it before they join."""
+    return distributed.get_rank() if distributed.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
