@@ -20,9 +20,6 @@ MOST_IMPORTS = 12
 CROWDED = {
     "service/assembly/station.py": 13,
     "service/commands/records.py": 13,
-    "service/http/open_inference.py": 13,
-    "service/http/orders.py": 15,
-    "service/station/inspection.py": 18,
     "service/station/recipes.py": 13,
     "service/station/replaying.py": 13,
 }

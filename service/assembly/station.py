@@ -17,7 +17,7 @@ from service.assembly.upkeep import keep_checking, keep_device, load
 from service.http.context import Station, counted_as
 from service.http.foundation import Foundation
 from service.station.feed import Feed
-from service.station.inspection import Inspector
+from service.station.inspector import Inspector
 from service.station.refusals import Refusals
 from service.station.sampling import Sample
 from service.station.tracing import redact_spans
@@ -43,7 +43,7 @@ async def lifespan(foundation: Foundation, trust: Trust, parts: Parts, _: FastAP
         records=records,
         batcher=devices.batcher,
         recipes=store,
-        inspector=Inspector(devices.batcher, devices.codec, metrics, counters, store.shadows),
+        inspector=Inspector(devices.batcher, devices.codec, metrics, store.shadows),
         triggers=triggers,
         refusals=refusals,
         counters=counters,

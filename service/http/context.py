@@ -12,7 +12,7 @@ from service.http.foundation import Foundation
 from service.station.batching import Batcher
 from service.station.counters import Counters
 from service.station.feed import Feed
-from service.station.inspection import Inspector
+from service.station.inspector import Inspector
 from service.station.loading import Recipe
 from service.station.problem import ProblemError
 from service.station.recipes import RecipeNotReadyError, RecipeStore, UnknownRecipeError

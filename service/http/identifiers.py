@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Annotated
+
+from fastapi import Header
+from pydantic import AfterValidator
 
 # Those of text direction too: what a person reads must be what is there.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -33,3 +37,19 @@ def composed(text: str) -> str:
 def identifier_header(text: str) -> str:
     """A name as the value of a header: UTF-8, in the latin-1 that servers take."""
     return text.encode("utf-8").decode("latin-1")
+
+
+_Identifier = Annotated[str | None, AfterValidator(read_identifier)]
+PartId = Annotated[_Identifier, Header(max_length=128, description="comes back in the reply; UTF-8, 128 bytes")]
+TriggerId = Annotated[
+    _Identifier,
+    Header(
+        min_length=1, max_length=128, description="with the same recipe and image it gives the same answer, as JSON"
+    ),
+]
+CameraId = Annotated[
+    _Identifier, Header(max_length=64, description="who sends; the same image twice from one camera is frozen")
+]
+LotId = Annotated[
+    _Identifier, Header(max_length=128, description="the lot; on record with X-Meta-… headers, searchable")
+]

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Query, Request, Response
 from service.http.accept import wanted_picture
 from service.http.collecting import keep_photo
 from service.http.context import is_collecting, station_of
-from service.http.orders import CameraId, DeadlineMs, LotId, PartId, TriggerId, take_order, while_connected
+from service.http.identifiers import CameraId, LotId, PartId, TriggerId
+from service.http.orders import DeadlineMs, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
 from service.http.refusals import note_refusal
 from service.http.replies import InspectionReply, as_json, json_reply, picture_reply, replay, stored
@@ -19,7 +20,6 @@ from service.http.uploads import FIELD, RAW_TYPES, read_image, read_images, refu
 from service.images.decoding import PixelFormat, decode, decode_raw
 from service.station.inspection import HeatmapMode
 from service.station.problem import ProblemError
-from service.station.triggers import Asked
 
 router = APIRouter()
 
@@ -78,23 +78,15 @@ async def inspect(
         names = {"part": x_part_id, "camera": x_camera_id, "lot": x_lot_id}
         return await keep_photo(request, recipe, x_deadline_ms, layout_of, **names)
     order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id, lot=x_lot_id)
-    station = order.station
     picture = wanted_picture(request.headers.getlist("accept"))
     mode: HeatmapMode = {"png": "overlay", "jpeg": "jpeg"}[picture] if picture else heatmap  # type: ignore[assignment]
     raw = _raw_layout(width, height, pixel_format)
     data = await order.read(read_image)
     if not raw:
         refuse_text(data)
-    limit = station.settings.max_pixels
+    limit = order.station.settings.max_pixels
     decoder = partial(decode_raw, data, max_pixels=limit, **raw) if raw else partial(decode, data, max_pixels=limit)
-    asked = Asked(None)
-    if x_trigger_id is not None:
-        recipe_name, layout = order.recipe.name, str(raw or "")
-        asked = await order.hold(
-            station.triggers.ask(
-                recipe_name, x_trigger_id, data, order.deadline, judge=order.judge, layout=layout, part=order.part
-            )
-        )
+    asked = await order.ask(x_trigger_id, data, str(raw or ""))
     if asked.before is not None:
         return order.answer(replay(asked.before))
     (inspection,) = await while_connected(request, order.inspect([decoder], mode))

@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Request, Response
-from pydantic import AfterValidator
 
 from service.http.answers import TimelyAnswer
 from service.http.context import Station, choose_recipe, station_of
-from service.http.identifiers import read_identifier
 from service.http.metadata import read_metadata
-from service.http.replies import inspection_reply, stored
+from service.http.replies import inspection_reply
+from service.http.settling import Given
 from service.http.uploads import arrival
-from service.images.decoding import Pixels
-from service.images.heatmap import hot_from
-from service.station.feed import View
-from service.station.inspection import Decoder, HeatmapMode, Inspection
+from service.images.decoding import Decoder, Pixels
+from service.station.inspection import HeatmapMode, Inspection
 from service.station.loading import Recipe
 from service.station.problem import ProblemError
-from service.station.record import Record, Trigger
-from service.station.triggers import Judge
-from service.station.verdicts import Verdict
+from service.station.record import Trigger
+from service.station.triggers import Asked, Judge
 
 T = TypeVar("T")
 
-log = logging.getLogger("draem_inspect")
-
 DeadlineMs = Annotated[float | None, Header(ge=1, le=600_000, description="time this request may take")]
-_Identifier = Annotated[str | None, AfterValidator(read_identifier)]
-PartId = Annotated[_Identifier, Header(max_length=128, description="comes back in the reply; UTF-8, 128 bytes")]
-TriggerId = Annotated[
-    _Identifier,
-    Header(
-        min_length=1, max_length=128, description="with the same recipe and image it gives the same answer, as JSON"
-    ),
-]
-CameraId = Annotated[
-    _Identifier, Header(max_length=64, description="who sends; the same image twice from one camera is frozen")
-]
-
-LotId = Annotated[
-    _Identifier, Header(max_length=128, description="the lot; on record with X-Meta-… headers, searchable")
-]
-
-_LOGGED = ("inspection_id", "request_id", "part_id", "camera_id", "recipe", "version", "verdict", "score")
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,19 @@ class Order:
             decoders, self.recipe, mode, camera=self.camera, started=self.started, deadline=self.deadline
         )
 
-    def judge(self) -> Judge:
+    async def ask(self, trigger_id: str | None, image: bytes | Pixels, layout: str = "") -> Asked:
+        """What a trigger got for this image before, or room for what it gets, until the answer is out; raises
+        ProblemError. Without a trigger an image gets its own answer.
+        """
+        if trigger_id is None:
+            return Asked(None)
+        asking = self.station.triggers.ask(
+            self.recipe.name, trigger_id, image, self.deadline, judge=self._judge, layout=layout, part=self.part
+        )
+        held: AsyncExitStack = self.request.state.held
+        return await held.enter_async_context(asking)
+
+    def _judge(self) -> Judge:
         """What would inspect an image that comes now; raises ProblemError where nothing does."""
         version = self.request.path_params.get("version")
         return Judge.of(self.adapt(choose_recipe(self.station, self.recipe.name, version)))
@@ -99,55 +86,15 @@ class Order:
         is kept of its image, bare pixels with their `layout`: see Record.
         """
         reply = inspection_reply(inspection, self.request.state.request_id, self.part, self.camera)
-        self.settle.append(partial(self._settle, inspection, reply, image, trigger, layout))
+        given = Given(
+            inspection, reply, image, trigger, layout, camera=self.camera, lot=self.lot, metadata=self.metadata
+        )
+        self.settle.append(partial(given.settle, self.station))
         return reply
-
-    async def hold(self, block: AbstractAsyncContextManager[T]) -> T:
-        """Enter `block`, which ends with the request: once its answer is out."""
-        held: AsyncExitStack = self.request.state.held
-        return await held.enter_async_context(block)
 
     def answer(self, response: Response) -> Response:
         """`response` if it can still go out in time, with what is done when it does."""
         return TimelyAnswer(response, self.deadline - self.started, self.settle)
-
-    def _settle(
-        self,
-        inspection: Inspection,
-        reply: dict[str, Any],
-        image: bytes | Pixels,
-        trigger: Trigger | None,
-        layout: Mapping[str, Any] | None,
-    ) -> None:
-        self.station.inspector.count(inspection)
-        record = stored(reply)
-        now = time.time()
-        if self.station.records is not None:
-            doubtful = inspection.verdict is not Verdict.OK or self.station.sample.take()
-            keep = {"none": False, "failed": doubtful, "all": True}[self.station.settings.record_images]
-            self.station.records.add(
-                Record(
-                    record,
-                    now,
-                    trigger,
-                    image if keep else None,
-                    anomaly_map=inspection.anomaly_map if keep else None,
-                    layout=layout,
-                    lot_id=self.lot,
-                    metadata=self.metadata,
-                    brightness=inspection.quality.brightness,
-                    sharpness=inspection.quality.sharpness,
-                    open=doubtful,
-                )
-            )
-        recipe = inspection.recipe
-        hot = hot_from(inspection.anomaly_map, inspection.verdict, recipe.limits.thresholds.pixel)
-        view = View(image, inspection.anomaly_map, hot, recipe.bundle.manifest.input.crop, layout)
-        seen = {"camera_id": self.camera, "lot_id": self.lot, "metadata": self.metadata}
-        self.station.feed.publish(record | seen | {"time": now}, view)
-        log.info(
-            "inspected", extra={name: record[name] for name in _LOGGED} | {"total_ms": reply["timings_ms"]["total"]}
-        )
 
 
 def take_order(

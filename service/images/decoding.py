@@ -13,6 +13,7 @@ BMP, WebP and most TIFFs have no checksums, PNG has.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,8 @@ from PIL import Image
 from service.images.headers import FORMATS, ImageError, check_pixels, read_header
 
 Pixels = NDArray[np.uint8]
+# Gives an image, or raises ImageError.
+Decoder = Callable[[], Pixels]
 
 PixelFormat = Literal["Mono8", "Mono16", "RGB8", "BGR8", "BayerRG8", "BayerGR8", "BayerGB8", "BayerBG8"]
 

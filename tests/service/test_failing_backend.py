@@ -18,7 +18,7 @@ from stations import Faulty, after_inspection, built_in, opens, station
 
 from service.backends.golden import GoldenError
 from service.station.decode_pool import Codec
-from service.station.inspection import Inspector
+from service.station.inspector import Inspector
 
 T = TypeVar("T")
 GOOD, DOUBTFUL, BAD = png(gray(51)), png(gray(102)), png(gray(204))
@@ -64,9 +64,7 @@ def test_a_picture_under_way_gets_no_verdict_from_a_recipe_that_fails_its_golden
     with station(models, opens(faulty.backend)) as client:
         running = built_in(client)
         codec = _Meanwhile(fail_golden_images)
-        running.inspector = Inspector(
-            running.batcher, codec, running.metrics, running.counters, running.recipes.shadows
-        )
+        running.inspector = Inspector(running.batcher, codec, running.metrics, running.recipes.shadows)
         assert_problem(post(client, GOOD, params={"heatmap": "overlay"}), 500, "untrusted_result")
         assert_problem(post(client, GOOD), 409, "recipe_not_ready")
         codec.close()

@@ -17,7 +17,8 @@ from service.assembly.parts import Parts
 from service.backends.base import Backend
 from service.http.context import Station
 from service.settings import Settings
-from service.station.inspection import Inspection, Inspector
+from service.station.inspection import Inspection
+from service.station.inspector import Inspector
 
 Output = tuple[np.ndarray, np.ndarray]
 OFTEN = Parts(check_every_s=0.01)
