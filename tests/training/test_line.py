@@ -1,7 +1,9 @@
 """Learning from the line: reviewed parts go into a new version, which stands beside the one before in its report."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from fusion_training import TINY, photos, textures
 
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
-from service.images.decoding import read
+from service.images.decoding import Pixels, read
 from service.station.record import Record
 from service.station.records import Records
 from service.station.reviews import Box, Review
@@ -96,6 +98,26 @@ def test_a_defect_that_nobody_marked_and_nothing_finds_is_left_out(station: Path
     bad = [part.name for part in parts if part.kind and not part.boxes and not is_for_test(part.name)]
     assert not set(bad) & set(line.learned)
     assert [count for why, count in line.left_out.items() if "nobody marked" in why] == [len(bad)]
+
+
+def test_of_several_processes_one_gathers_and_the_others_wait_for_it(station: Path, data: Path, tmp_path: Path) -> None:
+    parts, _ = reviewed_parts(station, "part")
+    begun, go_on = Event(), Event()
+    asked: list[None] = []
+
+    def mark(pixels: Pixels) -> None:
+        asked.append(None)
+        begun.set()
+        go_on.wait()
+
+    with ThreadPoolExecutor(2) as several:
+        first = several.submit(gather, parts, data, tmp_path / "run", mark)
+        begun.wait()
+        second = several.submit(gather, parts, data, tmp_path / "run", mark)
+        go_on.set()
+    assert first.result() == second.result()
+    bad = [part for part in parts if part.kind and not part.boxes and not is_for_test(part.name)]
+    assert len(asked) == len(bad)
 
 
 def _green() -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,7 +39,6 @@ def line_job(
         raise DataError(f"{run}: a finished run stays as it is: choose another --run, or leave it out")
     before = None if start is None else version_of(start, models)
     parts, left_out = reviewed_parts(records, recipe)
-    run.mkdir(parents=True, exist_ok=True)
     with nullcontext(_nowhere) if before is None else marked_by(before) as mark:
         line = gather(parts, data, run, mark)
     if distributed.rank() == 0:

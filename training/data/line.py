@@ -12,11 +12,13 @@ snapshot: a run that goes on learns from the same parts, whatever was reviewed s
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.bundle.files import replace_file
 from service.bundle.manifest import InputSpec
 from service.images.decoding import Pixels, encode
 from service.images.headers import ImageError
@@ -34,7 +37,7 @@ from training.data.reading import load_photos
 from training.data.recorded import ReviewedPart, is_for_test
 from training.tiles import Grid
 
-_PARTS = "parts.json"
+_PARTS, _LOCK = "parts.json", "parts.lock"
 _MASK = "_mask"
 
 Mark = Callable[[Pixels], NDArray[np.bool_] | None]
@@ -53,19 +56,31 @@ class Line:
 def gather(parts: Sequence[ReviewedPart], data: Path, run: Path, mark: Mark) -> Line:
     """Put photos of `data` and `parts` together below `run`, unless that was done before.
 
-    `mark` says where the defect is on the image of a part whose review does not; None: it does not know either.
+    Of several processes that ask for it one does the work, and the others wait for it. `mark` says where the defect is
+    on the image of a part whose review does not; None: it does not know either.
     """
     line, written = run / "line", run / _PARTS
-    if not written.is_file():
-        shutil.rmtree(line, ignore_errors=True)
-        shutil.rmtree(run / "defects", ignore_errors=True)
-        _link(data, line)
-        learned, left_out = _write_parts(parts, line / "train" / "good" / "line", run / "defects", mark)
-        if not learned:
-            raise DataError(f"no reviewed part to learn from: {dict(left_out) or 'nobody reviewed one'}")
-        written.write_text(json.dumps({"learned": learned, "left_out": left_out}))
-    found = json.loads(written.read_text())
+    with _alone(run):
+        if not written.is_file():
+            shutil.rmtree(line, ignore_errors=True)
+            shutil.rmtree(run / "defects", ignore_errors=True)
+            _link(data, line)
+            learned, left_out = _write_parts(parts, line / "train" / "good" / "line", run / "defects", mark)
+            if not learned:
+                raise DataError(f"no reviewed part to learn from: {dict(left_out) or 'nobody reviewed one'}")
+            replace_file(written, json.dumps({"learned": learned, "left_out": left_out}))
+        found = json.loads(written.read_text())
     return Line(line, run / "defects", found["learned"], found["left_out"])
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Wait until no other process gathers here; a file system without locks lets all in."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / _LOCK).open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_defects(folder: Path, spec: InputSpec, grid: Grid) -> tuple[Tensor, Tensor] | None:
