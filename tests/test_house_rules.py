@@ -20,7 +20,6 @@ MOST_IMPORTS = 12
 CROWDED = {
     "service/assembly/station.py": 13,
     "service/commands/records.py": 13,
-    "service/station/recipes.py": 13,
     "service/station/replaying.py": 13,
 }
 LABORATORY = ("training/benchmarks/", "training/experiments/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from service.bundle.files import remove_leftovers
@@ -20,6 +20,7 @@ class ModelsFolder:
         self._tried: dict[str, object] = {}
         self._seen: dict[str, object] = {}
         self._told: set[str] = set()
+        # At the last look.
         self.shelves: dict[str, Shelf] = {}
 
     def look(self) -> dict[str, Shelf]:
@@ -32,6 +33,24 @@ class ModelsFolder:
                 self.tell(f"recipe {name}: version {version} cannot serve: {fault}")
         self.shelves = {name: shelf for name, shelf in shelves.items() if shelf.versions}
         return self.shelves
+
+    def shelf(self, name: str) -> Shelf:
+        """What the folder of a recipe holds now."""
+        return survey(self._root).get(name, Shelf([], {}))
+
+    def shelves_now(self) -> dict[str, Shelf]:
+        """What the folder of every recipe holds now; of all that there were at the last look, where it is away."""
+        try:
+            return survey(self._root)
+        except OSError:
+            return self.shelves
+
+    def versions_beside(self, serving: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+        """How many versions of each recipe were newer than the one that serves, how many faulty, at the last look."""
+        return {
+            name: (len(shelf.newer_than(serving.get(name, ""))), len(shelf.faults))
+            for name, shelf in self.shelves.items()
+        }
 
     def tidy(self) -> None:
         """Remove what writers left behind that ended in the middle."""
@@ -62,6 +81,15 @@ class ModelsFolder:
             elif still and self._tried[name] != now:
                 due.append(name)
         return due
+
+    def tell_newer(self, serving: Mapping[str, str]) -> None:
+        """Log which versions are newer than those that serve."""
+        for name, version in serving.items():
+            if name in self.shelves and (newer := self.shelves[name].newer_than(version)):
+                self.tell(
+                    f"recipe {name}: version {version} serves; newer, not active: {', '.join(newer)} "
+                    f"(POST /recipes/{name}/activate?version=…)"
+                )
 
     def tell(self, fact: str) -> None:
         """Log a fact about the folder, once."""

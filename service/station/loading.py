@@ -105,6 +105,10 @@ class Loader:
             raise
         return Recipe(bundle, model, datetime.now(UTC), limits)
 
+    def check(self, recipe: Recipe) -> None:
+        """Run the golden gate of a recipe in service again; raises as `check_golden`."""
+        check_golden(recipe.bundle, recipe.model, self._batcher)
+
     def close(self, model: Model) -> None:
         """Give a model's memory back, unless a run uses it: then it goes with the run."""
         if self._batcher.retire(model):

@@ -140,7 +140,8 @@ class Metrics:
         self._recipe_ready.clear()
         self._versions.clear()
         self.drift.clear()
-        for name, (newer, faulty) in store.versions_beside().items():
+        serving = {name: recipe.version for name, recipe in list(store.ready.items())}
+        for name, (newer, faulty) in store.folder.versions_beside(serving).items():
             self._versions.labels(name, "newer").set(newer)
             self._versions.labels(name, "faulty").set(faulty)
         for name in list(store.failed):

@@ -13,14 +13,13 @@ from pathlib import Path
 from service.backends.base import Backend, BackendError
 from service.backends.golden import GoldenError
 from service.bundle.folder import Bundle
-from service.bundle.versions import Shelf, survey
+from service.bundle.versions import Shelf
 from service.station.batching import Batcher, ClosedError
 from service.station.choosing import Choice, chosen_version, read_active, write_active
 from service.station.collecting import CollectingRecipes, why_collecting
 from service.station.decisions import DecisionError, Decisions
 from service.station.defaults import DefaultRecipe
 from service.station.following import ModelsFolder
-from service.station.golden_gate import check_golden
 from service.station.limits import Limits, LimitsChange, change_limits, reset_limits
 from service.station.loading import Loader, Recipe, reason
 
@@ -70,10 +69,10 @@ class RecipeStore:
         self._on_endless = on_endless
         self.decisions = decisions or Decisions()
         self._forbid_older = forbid_older
-        self._folder = ModelsFolder(models_dir)
+        self.folder = ModelsFolder(models_dir)
         self._default = DefaultRecipe(default, models_dir, self.decisions)
         self._loader = Loader(
-            batcher, open_model, check_bundle, self.decisions, self._folder.tell, serve_unfit=serve_unfit
+            batcher, open_model, check_bundle, self.decisions, self.folder.tell, serve_unfit=serve_unfit
         )
         self._changing = threading.Lock()
         self.collecting = CollectingRecipes(models_dir, self.decisions)
@@ -89,13 +88,13 @@ class RecipeStore:
         try:
             self._default.read()
             self.collecting.look()
-            for name, shelf in self._folder.look().items():
+            for name, shelf in self.folder.look().items():
                 try:
                     self._try(name, shelf)
                 except ClosedError:
                     # Shutting down: nobody needs the others.
                     return
-            self._folder.tidy()
+            self.folder.tidy()
             self._after_a_look()
         finally:
             self.loaded = True
@@ -106,11 +105,11 @@ class RecipeStore:
         Gives the recipes that were tried. Raises OSError where the folder cannot be read, and then changes nothing.
         """
         with self._changing:
-            shelves = self._folder.look()
+            shelves = self.folder.look()
             self.collecting.look()
             for name in [name for name in self.failed if name not in shelves]:
                 del self.failed[name]
-            due = self._folder.due(self.ready, self.failed)
+            due = self.folder.due(self.ready, self.failed)
             for name in shelves.keys() - self.ready.keys() - self.failed.keys():
                 self.failed[name] = "it appeared after the start, and is tried once its files stand still"
             for name in due:
@@ -177,7 +176,7 @@ class RecipeStore:
         except (DecisionError, OSError) as error:
             raise ActivationError(str(error)) from error
         if active is None or active.before is None:
-            known = self.shelf(name).names
+            known = self.folder.shelf(name).names
             raise ActivationError(
                 f"recipe {name!r}: no version served before this one: activate one of {', '.join(known)}"
             )
@@ -193,7 +192,7 @@ class RecipeStore:
         with self._changing:
             recipe = self.get(name)
             try:
-                check_golden(recipe.bundle, recipe.model, self._batcher)
+                self._loader.check(recipe)
             except (BackendError, ClosedError):
                 raise
             except Exception as error:
@@ -244,36 +243,19 @@ class RecipeStore:
             self._require_known(name)
             recipe, folder = self.ready.get(name), self._models_dir / name
             try:
-                version = recipe.version if recipe else chosen_version(folder, self.shelf(name), self.decisions)[0]
+                version = (
+                    recipe.version if recipe else chosen_version(folder, self.folder.shelf(name), self.decisions)[0]
+                )
                 reset_limits(folder, version, by, self.decisions)
                 if recipe:
                     self.ready[name] = replace(recipe, limits=Limits.of(recipe.bundle.manifest))
             except Exception as error:
                 raise ActivationError(reason(name, error)) from error
             if recipe is None:
-                self._try(name, self.shelf(name))
+                self._try(name, self.folder.shelf(name))
                 if name in self.failed:
                     raise ActivationError(self.failed[name])
             return self.ready[name]
-
-    def shelf(self, name: str) -> Shelf:
-        """What the folder of a recipe holds now."""
-        return survey(self._models_dir).get(name, Shelf([], {}))
-
-    def shelves(self) -> dict[str, Shelf]:
-        """What the folder of every recipe holds now; of all that there were at the last look, where it is away."""
-        try:
-            return survey(self._models_dir)
-        except OSError:
-            return self._folder.shelves
-
-    def versions_beside(self) -> dict[str, tuple[int, int]]:
-        """How many versions of each recipe were newer than the one that serves, how many faulty, at the last look."""
-        serving = {name: recipe.version for name, recipe in list(self.ready.items())}
-        return {
-            name: (len(shelf.newer_than(serving.get(name, ""))), len(shelf.faults))
-            for name, shelf in self._folder.shelves.items()
-        }
 
     def get(self, name: str | None) -> Recipe:
         """The recipe of this name, or the default one; raises UnknownRecipeError or RecipeNotReadyError."""
@@ -340,7 +322,7 @@ class RecipeStore:
         return f"choose {', '.join(names)}" if names else "there are none"
 
     def _require_version(self, name: str, version: str) -> None:
-        known = self.shelf(name).names
+        known = self.folder.shelf(name).names
         if not known:
             raise self._unknown(name)
         if version not in known:
@@ -349,7 +331,7 @@ class RecipeStore:
     def _require_not_older(self, name: str, version: str) -> None:
         if not self._forbid_older:
             return
-        shelf, recipe, active = self.shelf(name), self.ready.get(name), self._active(self._models_dir / name)
+        shelf, recipe, active = self.folder.shelf(name), self.ready.get(name), self._active(self._models_dir / name)
         serving = recipe.version if recipe else active.name if active else None
         if serving not in (None, version) and version not in shelf.newer_than(str(serving)):
             raise ActivationError(
@@ -366,7 +348,7 @@ class RecipeStore:
     def _try(self, name: str, shelf: Shelf) -> None:
         """Load the version that is meant; raises ClosedError alone, every other reason goes to `failed`."""
         folder = self._models_dir / name
-        self._folder.trying(name)
+        self.folder.trying(name)
         try:
             version, active = chosen_version(folder, shelf, self.decisions)
             recipe = self._loader.open(folder / version)
@@ -390,11 +372,6 @@ class RecipeStore:
 
     def _after_a_look(self) -> None:
         """Keep the default that follows from the folder now, and say which versions are newer than those that serve."""
-        for name, recipe in self.ready.items():
-            if name in self._folder.shelves and (newer := self._folder.shelves[name].newer_than(recipe.version)):
-                self._folder.tell(
-                    f"recipe {name}: version {recipe.version} serves; newer, not active: {', '.join(newer)} "
-                    f"(POST /recipes/{name}/activate?version=…)"
-                )
+        self.folder.tell_newer({name: recipe.version for name, recipe in self.ready.items()})
         if fact := self._default.keep(self.ready, self.failed):
-            self._folder.tell(fact)
+            self.folder.tell(fact)

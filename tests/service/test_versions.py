@@ -198,7 +198,7 @@ def test_a_copy_beside_a_version_changes_nothing(
     shutil.copytree(make_bundle(tmp_path).path, tmp_path / "part" / copied)
     store = _load(tmp_path, batcher)
     assert store.get("part").version == "1"
-    assert store.shelf("part").names == ["1"]
+    assert store.folder.shelf("part").names == ["1"]
     assert f"part/{copied} is passed over" in caplog.text
 
 
@@ -252,7 +252,7 @@ def test_a_half_copied_newer_version_stops_nothing(
     with pytest.raises(ActivationError):
         store.activate("part", "b")
     finish()
-    assert store.shelf("part").newer_than("a") == ["b"]
+    assert store.folder.shelf("part").newer_than("a") == ["b"]
     assert store.activate("part", "b").version == "b"
 
 

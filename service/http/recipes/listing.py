@@ -25,7 +25,7 @@ async def recipes(request: Request) -> list[RecipeReply]:
     station = station_of(request)
     station.access.require(request, "view")
     store = station.recipes
-    shelves = await asyncio.to_thread(store.shelves)
+    shelves = await asyncio.to_thread(store.folder.shelves_now)
     replies = {name: RecipeReply(recipe=name, ready=False, reason=reason) for name, reason in store.failed.items()}
     replies |= {name: recipe_reply(recipe) for name, recipe in store.ready.items()}
     for name in shelves.keys() - replies.keys():

@@ -67,7 +67,7 @@ async def report(request: Request, recipe: str, version: str) -> Response:
 
 async def shelf_of(request: Request, recipe: str) -> Shelf:
     """What the folder of a recipe holds now; raises ProblemError where there is no such recipe."""
-    shelves = await asyncio.to_thread(station_of(request).recipes.shelves)
+    shelves = await asyncio.to_thread(station_of(request).recipes.folder.shelves_now)
     if recipe not in shelves:
         raise ProblemError("unknown_recipe", f"no recipe {recipe!r}")
     return shelves[recipe]
