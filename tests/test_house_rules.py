@@ -19,8 +19,6 @@ MOST_IMPORTS = 12
 # Modules that know more, and how many; a number here may only fall. Programs of the laboratory put all floors together.
 CROWDED = {
     "service/assembly/station.py": 13,
-    "service/commands/records.py": 13,
-    "service/station/replaying.py": 13,
 }
 LABORATORY = ("training/benchmarks/", "training/experiments/")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -17,12 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.flags import POSITIONAL
 from service.http.times import Time
 from service.settings import Settings, read_settings
-from service.station.calendar import Calendar
-from service.station.database import Database
 from service.station.decisions import read_key
 from service.station.exporting import to_csv, to_zip
-from service.station.keeping import count_old, delete_old, free
-from service.station.kept_images import KeptImages
+from service.station.pruning import prune_records
 from service.station.reader import FILE, IMAGES, Reader
 from service.station.searching import Search
 from service.station.verdicts import Verdict
@@ -148,22 +144,12 @@ def _backup(request: Records, folder: Path) -> int:
 def _prune(request: Records, folder: Path) -> int:
     if request.days is None and request.images_mb is None:
         raise ValueError("prune needs --days, --images-mb, or both")
-    key, database = request.key(), Database(folder / FILE)
-    connection = database.writer()
-    budget = request.images_mb * 1_000_000 if request.images_mb else 1 << 62
-    pictures = KeptImages(folder / IMAGES, budget)
-    deleted = 0
-    if request.days is not None:
-        calendar = Calendar()
-        calendar.open(connection)
-        limits = calendar.limits(request.days)
-        print(f"{sum(count_old(connection, limits).values())} records are older than {request.days} days")
-        while number := delete_old(connection, pictures, limits, key):
-            deleted += number
-            # The service's own writes come between.
-            time.sleep(0.02)
-    gone = free(connection, pictures, key)
-    database.disconnect()
+
+    def tell(old: int) -> None:
+        print(f"{old} records are older than {request.days} days")
+
+    budget = request.images_mb * 1_000_000 if request.images_mb else None
+    deleted, gone = prune_records(folder, request.key(), days=request.days, image_bytes=budget, tell=tell)
     print(json.dumps({"deleted": deleted, "pictures": gone}))
     return 0
 
