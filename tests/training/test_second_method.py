@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from service.app import create_app
 from service.bundle.folder import read_bundle
+from service.bundle.versions import list_versions
 from service.settings import Settings
 from training.commands import run as main
+from training.commands.outcome import UNFIT
 from training.data.demo_parts import write_dataset
 from training.loop.runs import Run
 from training.methods import METHODS
@@ -160,6 +162,22 @@ def test_an_unfit_training_is_repeated_with_another_seed(
     for one in before:
         assert f"version {one.version}, trained before with --seed {one.seed}, is unfit: {one.unfit}" in said.out
         assert f"version {one.version} (seed {one.seed}) is unfit for service" in report
+
+
+def test_where_no_training_is_fit_the_best_is_the_newest_version(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(METHODS, "mean", _blind_with(1, 2))
+    places = ["--models", str(tmp_path / "models"), "--run", str(tmp_path / "run"), "--version", "1"]
+    command = ["train", "--method", "mean", "--data", str(folder / "parts"), *places]
+    assert main([*command, "--most-escapes", "0", "--retries", "2"]) == UNFIT
+    made = tmp_path / "models" / "parts"
+    assert list_versions(tmp_path / "models") == {"parts": ["1", "1-seed1", "1-seed2", "1-best"]}
+    assert f"bundle {made / '1-best'}:" in capsys.readouterr().out
+    first, best = read_bundle(made / "1"), read_bundle(made / "1-best")
+    assert best.manifest.thresholds == first.manifest.thresholds
+    assert best.manifest.files == first.manifest.files
+    assert [one.seed for one in best.manifest.training.after or []] == [0, 1, 2]
 
 
 def test_a_recipe_that_misses_defects_ends_with_its_own_status(
