@@ -6,8 +6,8 @@ from functools import partial
 
 from fastapi import Depends, FastAPI
 
+from service.assembly.lifespan import lifespan
 from service.assembly.parts import Parts
-from service.assembly.station import lifespan
 from service.assembly.trust import Trust
 from service.http.addresses import Addresses
 from service.http.docs import add_docs
