@@ -14,8 +14,6 @@ _SPOKEN: dict[Truth, str] = {
     "good": "good, by a person",
     "unknown": "nobody looked at it",
 }
-# What nobody wants for parts that people looked at.
-_WRONG: set[tuple[Truth, Finding]] = {("good", "NG"), ("defect", "OK")}
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --paper: #fff; --quiet: #57606a; --line: #d0d7de; --wrong: #b42318;
   --warning: #fff4e5; }
@@ -88,7 +86,7 @@ def _confusion(found: Comparison) -> list[str]:
         if not sum(after[truth].values()):
             continue
         for version, counts in ((found.before.name, before[truth]), (found.after.name, after[truth])):
-            cells = "".join(_cell(counts[one], wrong=(truth, one) in _WRONG) for one in FINDINGS)
+            cells = "".join(_cell(counts[one], wrong=_is_wrong(truth, one)) for one in FINDINGS)
             rows.append(f"<tr><td>{spoken}</td><td>{escape(version)}</td>{cells}</tr>")
     return [
         f'<div class="table"><table><tr><th>the part</th><th>version</th>{head}</tr>{"".join(rows)}</table></div>',
@@ -128,9 +126,14 @@ def _changes(found: Comparison) -> list[str]:
     return parts
 
 
+def _is_wrong(truth: Truth, finding: Finding) -> bool:
+    """What nobody wants for a part that people looked at."""
+    return (truth, finding) in {("good", "NG"), ("defect", "OK")}
+
+
 def _figure(one: Compared) -> str:
     data = base64.b64encode(one.strip or b"").decode()
-    wrong = ' class="wrong"' if (one.truth, one.after.finding) in _WRONG else ""
+    wrong = ' class="wrong"' if _is_wrong(one.truth, one.after.finding) else ""
     said = f"{one.before.finding} {one.before.score:.4f} → <b{wrong}>{one.after.finding} {one.after.score:.4f}</b>"
     return (
         f'<figure><img alt="{escape(one.name)}" src="data:image/jpeg;base64,{data}">'

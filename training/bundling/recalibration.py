@@ -22,7 +22,7 @@ from service.comparing.page import to_html
 from service.comparing.versions import Contender, Sample, compare
 from training.bundling.calibration import calibrate, counts_like, why_unfit
 from training.bundling.held_out import simulate_defects
-from training.bundling.reviewed import PASSED, ReviewedLine, require_enough, score_reviewed, seen_by
+from training.bundling.reviewed import ReviewedLine, require_enough, score_reviewed, seen_by
 from training.data.recorded import ReviewedPart, Stratum
 from training.evaluation.metrics import clopper_pearson
 from training.evaluation.report import REPORT
@@ -137,7 +137,7 @@ def _before_and_now(defects: Sequence[Scored], before: Thresholds, thresholds: T
 
 
 def _escapes(defects: Sequence[Scored], thresholds: Thresholds) -> Calibration:
-    escapes = sum(thresholds.band(one.score) == PASSED for one in defects)
+    escapes = sum(thresholds.band(one.score) == "OK" for one in defects)
     interval = clopper_pearson(escapes, len(defects))
     counted = {"defect_images": len(defects), "escapes": escapes, "escape_interval": interval}
     return thresholds.calibration.model_copy(update=counted)

@@ -19,8 +19,6 @@ from training.bundling.calibration import counts_like, photos_needed
 from training.data.recorded import ReviewedPart, Stratum
 from training.errors import UserError
 
-PASSED = "OK"
-
 
 class RecalibrationError(UserError):
     """The reviewed parts do not give thresholds; the message says what is missing."""
@@ -71,7 +69,7 @@ def score_reviewed(
 def require_enough(line: ReviewedLine, rate: float) -> None:
     """Raises RecalibrationError where so many parts cannot show a false-reject rate."""
     count, needed = counts_like(line.weights), photos_needed(rate)
-    if line.good and not any(part.stratum[1] == PASSED for part in line.good):
+    if line.good and not any(part.stratum[1] == "OK" for part in line.good):
         raise RecalibrationError(
             f"{len(line.good)} good parts were reviewed, and none of them had passed as OK: they are doubtful ones, "
             "and would put the thresholds far too high: review a sample of those that pass too (INSPECT_SAMPLE_OK)"
