@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -184,6 +185,7 @@ def wait_until_loaded(client: TestClient) -> None:
     for _ in range(10_000):
         if client.get("/readyz").json()["reason"] != "recipes are being loaded and checked":
             return
+        time.sleep(0.01)
     raise AssertionError("the recipes never finished loading")
 
 
