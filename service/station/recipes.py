@@ -199,7 +199,7 @@ class RecipeStore:
                 # Too many open files, a share that is away: says nothing about what is in memory.
                 if isinstance(error, OSError):
                     away = f"the golden images cannot be read now: {error}"
-                    if self.unchecked.get(name) != away:
+                    if name not in self.unchecked:
                         log.error("recipe %s serves on, unchecked: %s", name, away)
                     self.unchecked[name] = away
                     raise BackendError(away) from error

@@ -149,7 +149,9 @@ def test_a_small_body_is_enough_for_a_change(service: httpx2.Client) -> None:
     with connect(service) as connection:
         body = b"[" * 70_000
         connection.sendall(
-            b"PATCH /recipes/part/limits HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+            b"PATCH /recipes/part/limits HTTP/1.1\r\nContent-Type: application/json\r\n"
+            + HOST
+            + (b"Content-Length: %d\r\n\r\n" % len(body) + body)
         )
         status, reply = read_reply(connection)
     assert (status, reply["code"]) == (413, "body_too_large")
