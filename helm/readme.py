@@ -66,7 +66,7 @@ Not run: a cluster, ingress-nginx, KEDA, the Prometheus operator, KServe, Triton
 VALUES = """
 ## Values
 
-What is wrong is refused by `values.schema.json`, unknown names too.
+`values.schema.json` refuses wrong values and unknown names.
 
 | value | default | meaning |
 |---|---|---|
