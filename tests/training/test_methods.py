@@ -31,7 +31,7 @@ LOOP = {"steps": 3, "batch": 2}
 SMALL: dict[str, dict[str, int]] = {
     "reconstruction": {"width": 4, **LOOP},
     "discriminative": {"width": 4, **LOOP},
-    "riad": {"width": 4, **LOOP},
+    "riad": {"width": 4, "parts": 2, **LOOP},
     "bozic": {"width": 2, **LOOP},
     "us": {"width": 2, **LOOP},
     "draem": {"reconstructive-width": 4, "discriminative-width": 4, **LOOP},

@@ -131,6 +131,8 @@ def _in_int8(model: bytes) -> set[str]:
     return {node.name for node in convolutions if makers[node.input[0]].op_type == "DequantizeLinear"}
 
 
+# Which network the layers are of decides nothing here, and each figure is a quantisation.
+@pytest.mark.parametrize("model", [CompactDraem], indirect=True)
 def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(model: bytes, photos: list[Pixels]) -> None:
     """The figures are made up here: good where one layer of each group that hurts is in float, else bad."""
     parts = quantization.Labelled(photos[:3], photos[3:], [np.zeros((SIZE, SIZE), np.bool_)] * 3)

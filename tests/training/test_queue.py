@@ -64,7 +64,7 @@ def test_queue_trains_what_is_left_and_goes_on_after_a_stop(tmp_path: Path) -> N
 
     def command(*folders: Path) -> list[str]:
         flags = ["--runs", str(runs), "--models", str(models), "--most-escapes", "1", *TINY]
-        return [sys.executable, "-m", "training", "queue", *flags, "60", "--data", *map(str, folders)]
+        return [sys.executable, "-m", "training", "queue", *flags, "30", "--data", *map(str, folders)]
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command(cap, broken, nut), env=environment, stderr=subprocess.PIPE, text=True) as queue:
@@ -86,7 +86,7 @@ def test_queue_trains_what_is_left_and_goes_on_after_a_stop(tmp_path: Path) -> N
         training = json.loads((runs / name / "results.json").read_text())["training"]
         assert training["processes"] == 1
         assert training["peak_memory_mib"]["resident"] > 50
-        assert len((runs / name / "stats.jsonl").read_text().splitlines()) == 60
+        assert len((runs / name / "stats.jsonl").read_text().splitlines()) == 30
 
     finished = subprocess.run(command(cap), env=environment, capture_output=True, text=True)
     assert finished.returncode == 0
