@@ -87,7 +87,7 @@ def test_confirmed_defects_that_pass_make_a_version_unfit(
     ]
     records = line([*good, *[(62, "NG", "defect")] * 20], 10)
     assert _run(models, records, "--false-reject-rate", "0.1", "--version", "2") == UNFIT
-    assert "UNFIT: 20 of 20 confirmed defects pass as OK (100%, allowed are 40%)" in capsys.readouterr().err
+    assert "UNFIT: 20 of 20 confirmed defects pass as OK (100%, allowed are 50%)" in capsys.readouterr().err
     assert read_bundle(models / "part" / "2").manifest.unfit
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import NAME_PATTERN, InputSpec, Manifest, ScoreFormula
 from service.bundle.signing import load_private_key, sign
+from training.bundling.calibration import MOST_ESCAPES
 from training.data.folders import DataError, labelled_folder
 from training.data.labels import LabelledImage, labelled_images
 from training.data.reading import require_readable
@@ -37,7 +38,7 @@ class RecipeOrder:
     ignore: Path | None = None
     min_area: int = 0
     false_reject_rate: float = 0.01
-    most_escapes: float = 0.5
+    most_escapes: float = MOST_ESCAPES
     signing_key: Path | None = None
 
     def spec(self, height: int, width: int) -> InputSpec:

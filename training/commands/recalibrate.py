@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.backends.opening import open_backend
 from service.bundle.folder import read_bundle
+from training.bundling.calibration import MOST_ESCAPES
 from training.bundling.recalibration import recalibrate
 from training.commands.evaluate import BUNDLE
 from training.commands.outcome import UNFIT
@@ -42,7 +43,7 @@ class Recalibrate(BaseModel):
             description="share of rendered defects, or of 20 and more confirmed ones, that may pass as OK; beyond it "
             "the version is unfit",
         ),
-    ] = 0.4
+    ] = MOST_ESCAPES
     version: Annotated[str | None, Field(description="version of the bundle; without it the time")] = None
     sign: Annotated[Path | None, Field(description="PEM file of an Ed25519 private key to sign that version with")] = (
         None

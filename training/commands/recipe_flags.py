@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.bundling.calibration import MOST_ESCAPES
 from training.bundling.order import RecipeOrder
 
 PHOTOS = "good photos, or a folder in MVTec layout"
@@ -29,14 +30,12 @@ class RecipeFlags(BaseModel):
     false_reject_rate: Annotated[
         float, Field(gt=0, lt=1, description="share of good parts that may be rejected, 0.01 is 1 %")
     ] = 0.01
-    # Of the bundles in experiments/RESULTS.md those whose image AUROC on real defects is good are below it, PaDiM on
-    # wood and magnetic_tile, which lets a quarter and more of them pass, is above.
     most_escapes: Annotated[
         float,
         Field(
             ge=0, le=1, description="share of the rendered defects that may pass as OK; beyond it the recipe is unfit"
         ),
-    ] = 0.5
+    ] = MOST_ESCAPES
 
     def order(self, **names: Any) -> RecipeOrder:
         """What the bundle is to be; the rest of its fields by name."""
