@@ -60,9 +60,11 @@ class PositionGaussian(nn.Module):
             lower = torch.linalg.cholesky(one.double())
             covariance[i] = torch.linalg.solve_triangular(lower, identity, upper=False).T.float()
         self.register_buffer("whitening", covariance)
-        # What leaving a photo out of `photos` changes: mean by its residual over photos - 1, covariance by this share.
+        # What leaving a photo out of `photos` changes: the mean by its residual over photos - 1, the covariance by this
+        # share of its residuals, and by being divided by one photo less.
         self.photos = photos
-        self.share = (1 - shared) * photos / (side**2 * (photos - 1) * max(1, photos - 2))
+        self.share = (1 - shared) * photos / (side**2 * max(1, photos - 1) ** 2)
+        self.fewer = max(1, photos - 2) / max(1, photos - 1)
 
     mean: Tensor
     chosen: Tensor
@@ -74,13 +76,19 @@ class PositionGaussian(nn.Module):
     def without(self, embeddings: Tensor, own: Tensor) -> Tensor:
         """Distances as if the photos with embeddings `own` had not been there, each for its own image."""
         mine = self._residuals(own)
-        image = self._white(self._residuals(embeddings) + mine / (self.photos - 1))
-        # Sherman and Morrison 1950, for the one residual of those that the photo gave to the covariance that matters
-        # most, the position's own.
-        photo = self._white(mine)
-        along = self._sums(image * photo)
-        rest = (1 - self.share * self._lengths(photo)).clamp(min=_LEAST)
-        return (self._lengths(image) + self.share * along.square() / rest).sqrt()
+        image = self._white(self._residuals(embeddings) + mine / max(1, self.photos - 1))
+        # Woodbury 1950, for all residuals that the photo gave to the covariance of a square: neighbours are alike, so
+        # a square that keeps three of four still knows the photo.
+        each = self._by_photo(self._white(mine))
+        strengths, axes = torch.linalg.eigh(each @ each.mT)
+        rest = (1 - self.share * strengths).clamp(min=_LEAST)
+        along = self._by_photo(image) @ each.mT @ axes
+        known = (self.share * along.square() / rest.unsqueeze(2)).sum(dim=3)
+        return (self.fewer * (self._lengths(image) + self._placed(known.flatten(1)))).sqrt()
+
+    def _by_photo(self, white: Tensor) -> Tensor:
+        """`(h/side * w/side, side^2 N, K)` -> `(h/side * w/side, N, side^2, K)`."""
+        return white.view(len(white), -1, self.side**2, white.shape[2])
 
     def _residuals(self, embeddings: Tensor) -> Tensor:
         return embeddings.index_select(3, self.chosen) - self.mean
@@ -96,14 +104,14 @@ class PositionGaussian(nn.Module):
         return self._squares(residuals) @ self.whitening
 
     def _lengths(self, white: Tensor) -> Tensor:
-        return self._sums(white.square())
+        return self._placed(white.square().sum(dim=2))
 
-    def _sums(self, white: Tensor) -> Tensor:
-        """`(h/side * w/side, side^2 N, K)` -> `(N, h, w)`, summed over channels."""
+    def _placed(self, sums: Tensor) -> Tensor:
+        """`(h/side * w/side, side^2 N)` -> `(N, h, w)`."""
         side = self.side
         height, width = self.mean.shape[:2]
-        sums = white.sum(dim=2).view(height // side, width // side, -1, side, side)
-        return sums.permute(2, 0, 3, 1, 4).reshape(-1, height, width)
+        squares = sums.view(height // side, width // side, -1, side, side)
+        return squares.permute(2, 0, 3, 1, 4).reshape(-1, height, width)
 
 
 class SharedGaussian(nn.Module):
