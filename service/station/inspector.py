@@ -26,6 +26,7 @@ from service.station.inspection import (
 )
 from service.station.loading import Recipe
 from service.station.monitoring import Metrics
+from service.station.pace import Pace
 from service.station.preparing import Picture, prepare
 from service.station.problem import ProblemError, as_problems
 from service.station.runs import Result
@@ -45,12 +46,14 @@ class Inspector:
         self._shadows = shadows
         self._shadowing = Shadowing(batcher, metrics)
         self._cameras = FrozenCameras()
+        self._pace = Pace()
 
     def admit(self, recipe: Recipe, deadline: float) -> None:
         """Raises ProblemError where an image that comes now cannot make its deadline: before its body is read."""
         with as_problems():
             self._batcher.admit(recipe.model, deadline)
             self._codec.admit(deadline - self._batcher.expected_wait(recipe.model))
+            self._pace.admit(deadline)
 
     async def inspect_all(
         self,
@@ -71,9 +74,11 @@ class Inspector:
         attributes: dict[str, str | float] = {"recipe": recipe.name, "version": recipe.version}
         try:
             with self._in_flight(len(decoders)), as_problems():
+                self._pace.admit(deadline)
                 # A device that hangs must not keep the line waiting for a verdict.
                 async with asyncio.timeout(deadline - time.monotonic()):
-                    found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
+                    with self._pace.inside(len(decoders)):
+                        found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
         except ProblemError as problem:
             trace_inspection(seconds, started, attributes, problem=problem.code)
             raise
