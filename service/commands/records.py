@@ -20,7 +20,7 @@ from service.station.decisions import read_key
 from service.station.exporting import to_csv, to_zip
 from service.station.pruning import prune_records
 from service.station.reader import FILE, IMAGES, Reader
-from service.station.searching import Search
+from service.station.search import Search
 from service.station.verdicts import Verdict
 from service.station.verifying import verify
 

@@ -18,7 +18,7 @@ from service.commands.records import RecordsFolder, settings_of
 from service.http.times import Time
 from service.station.reader import Reader
 from service.station.replaying import Replayer
-from service.station.searching import Search
+from service.station.search import Search
 from service.station.verdicts import Verdict
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -16,7 +17,7 @@ from service.http.problems import openapi_responses
 from service.images.decoding import encode
 from service.images.heatmap import draw_overlay, preview
 from service.station.exporting import pixels_of
-from service.station.feed import Entry, View
+from service.station.feed import Entry, Feed, View
 from service.station.problem import ProblemError
 
 router = APIRouter(tags=["live"])
@@ -62,36 +63,39 @@ async def _stream(station: Station) -> AsyncIterator[bytes]:
     # Of pages that came in the same moment the last ones end here.
     if station.feed.full:
         return
-    with station.feed.look_on() as parts:
-        yield _event("state", _state(station))
-        for entry in list(station.feed.newest):
-            yield _event("inspection", _shown(station, entry))
+    feed = station.feed
+    state, part = partial(_state, station), partial(_part, feed)
+    with feed.look_on() as parts:
+        yield feed.state(state)
+        for entry in list(feed.newest):
+            yield _part(feed, entry)
         # A server that shuts down waits for its open connections: pages must not be among them.
         while not station.drain.begun:
             try:
                 entry = await asyncio.wait_for(parts.get(), _STATE_EVERY_S)
             except TimeoutError:
-                yield _event("state", _state(station))
+                yield feed.state(state)
                 continue
             waiting = [entry, *(parts.get_nowait() for _ in range(parts.qsize()))]
-            yield b"".join(_event("inspection", _shown(station, one)) for one in waiting) + _event(
-                "state", _state(station)
-            )
+            yield b"".join(feed.event(one, part) for one in waiting) + feed.state(state)
 
 
-def _state(station: Station) -> dict[str, object]:
+def _state(station: Station) -> bytes:
     reason = why_not_ready(station)
-    return {
-        "now": time.time(),
-        "ready": reason is None,
-        "reason": reason,
-        "counters": station.counters.totals(),
-        "shift": shift_reply(station),
-    }
+    return _event(
+        "state",
+        {
+            "now": time.time(),
+            "ready": reason is None,
+            "reason": reason,
+            "counters": station.counters.totals(),
+            "shift": shift_reply(station),
+        },
+    )
 
 
-def _shown(station: Station, entry: Entry) -> Entry:
-    return entry | {"image": station.feed.view(str(entry["inspection_id"])) is not None}
+def _part(feed: Feed, entry: Entry) -> bytes:
+    return _event("inspection", entry | {"image": feed.view(str(entry["inspection_id"])) is not None})
 
 
 def _event(name: str, data: object) -> bytes:

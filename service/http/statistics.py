@@ -106,7 +106,7 @@ def _selection(
     since = until - span_s if after is None else after
     if not 0 < until - since <= _MOST_S:
         raise ProblemError("invalid_request", "before: it must be after `after`, by 400 days at most, and `after` past")
-    return Selection(recipe, camera, version, since, until)
+    return Selection(recipe, camera, version, since, until, now)
 
 
 async def _histogram(request: Request, recipe: str, selection: Selection) -> dict[str, Any] | None:

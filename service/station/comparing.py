@@ -16,7 +16,7 @@ from service.images.headers import ImageError
 from service.station.decisions import Decisions
 from service.station.exporting import pixels_of
 from service.station.limits import read_limits
-from service.station.searching import Search
+from service.station.search import Search
 
 _PAGE = 200
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ _MOST_IMAGE_BYTES = 64_000_000
 _BACKLOG = 256
 # Each page holds a connection, which a camera may need.
 _MOST_PAGES = 32
+# Seconds for which what the station says of itself is said again: all pages ask in the same moment.
+_STATE_FOR_S = 0.05
 
 Entry = dict[str, Any]
 
@@ -47,6 +50,8 @@ class Feed:
         self._views: OrderedDict[str, View] = OrderedDict()
         self._bytes = 0
         self._pages: set[asyncio.Queue[Entry]] = set()
+        self._events: OrderedDict[str, bytes] = OrderedDict()
+        self._state: tuple[float, bytes] = (-_STATE_FOR_S, b"")
 
     def publish(self, entry: Entry, view: View | None = None) -> None:
         """Show a part; `entry` has an `inspection_id`. A page that is too slow misses its oldest parts."""
@@ -61,6 +66,22 @@ class Feed:
     def view(self, inspection_id: str) -> View | None:
         """What can be drawn of one of the newest parts; None where its image is not kept any more."""
         return self._views.get(inspection_id)
+
+    def event(self, entry: Entry, encode: Callable[[Entry], bytes]) -> bytes:
+        """What `encode` makes of a part, once for all pages."""
+        name = str(entry["inspection_id"])
+        if name not in self._events:
+            self._events[name] = encode(entry)
+            if len(self._events) > _BACKLOG:
+                self._events.popitem(last=False)
+        return self._events[name]
+
+    def state(self, encode: Callable[[], bytes]) -> bytes:
+        """What `encode` says of the station, once for all pages that ask in this moment."""
+        now = time.monotonic()
+        if now - self._state[0] >= _STATE_FOR_S:
+            self._state = now, encode()
+        return self._state[1]
 
     @property
     def full(self) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.station.schema import VERSION
-from service.station.searching import Search, find, find_one
+from service.station.search import Search
+from service.station.searching import find, find_one
 
 T = TypeVar("T")
 

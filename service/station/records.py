@@ -33,7 +33,8 @@ from service.station.kept_images import KeptImages
 from service.station.record import Answer, Record
 from service.station.reviews import Review, add_review
 from service.station.rows import Reset, write
-from service.station.searching import Search, find, find_one
+from service.station.search import Search
+from service.station.searching import find, find_one
 
 T = TypeVar("T")
 

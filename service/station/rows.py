@@ -84,6 +84,16 @@ def _insert(connection: sqlite3.Connection, records: Sequence[tuple[Record, int]
         "last = max(last, excluded.last)",
         [(int(record.time // QUARTER_S), row, row) for row, record in numbered],
     )
+    kinds: dict[tuple[object, ...], tuple[int, int]] = {}
+    for row, record in numbered:
+        reply = record.reply
+        kind = record.recipe, reply.get("camera_id") or "", reply.get("version") or "", str(reply["verdict"])
+        kinds[kind] = (kinds.get(kind, (row, row))[0], row)
+    connection.executemany(
+        "INSERT INTO kinds VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET first = min(first, excluded.first), "
+        "last = max(last, excluded.last)",
+        [(*kind, *rows) for kind, rows in kinds.items()],
+    )
     connection.executemany(
         "INSERT OR REPLACE INTO triggers VALUES (?, ?, ?, ?)",
         [
@@ -147,15 +157,16 @@ def _reset(connection: sqlite3.Connection, reset: Reset) -> None:
         connection.execute("INSERT OR REPLACE INTO counted_since VALUES (?, ?)", (reset.recipe, reset.time))
 
 
-def _tally(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
-    sums: dict[tuple[object, ...], list[float]] = {}
+def sums(records: Iterable[Record]) -> dict[tuple[int | str, ...], list[float]]:
+    """What a row of `tallies` has, by its key."""
+    found: dict[tuple[int | str, ...], list[float]] = {}
     for record in records:
         reply, quarter = record.reply, int(record.time // QUARTER_S)
         score = reply.get("score") if reply["verdict"] != "NOT_INSPECTED" else None
         for recipe, reasons in record.reasons.items():
             for reason, count in reasons.items():
                 place = (reply.get("camera_id") or "", reply.get("version") or "", str(reply["verdict"]), reason)
-                row = sums.setdefault((quarter, recipe, *place), [0] * 6)
+                row = found.setdefault((quarter, recipe, *place), [0] * 6)
                 measured = record.brightness is not None
                 more = (
                     count,
@@ -166,10 +177,14 @@ def _tally(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
                     record.sharpness or 0.0,
                 )
                 row[:] = [before + value for before, value in zip(row, more, strict=True)]
+    return found
+
+
+def _tally(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     connection.executemany(
         "INSERT INTO tallies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
         "count = count + excluded.count, scored = scored + excluded.scored, score = score + excluded.score, "
         "measured = measured + excluded.measured, brightness = brightness + excluded.brightness, "
         "sharpness = sharpness + excluded.sharpness",
-        [(*key, *row) for key, row in sums.items()],
+        [(*key, *row) for key, row in sums(records).items()],
     )

@@ -7,6 +7,7 @@
     counted       parts by recipe, verdict and reason since the last reset of the recipe
     tallies       the same by quarter of an hour, camera and version, with sums of score, brightness and sharpness
     spans         the first and the last row of each quarter of an hour
+    kinds         the first and the last row of each recipe, camera, version and verdict that came together
     triggers, distrusted, eras, clock: see triggers.py and calendar.py
 
 `training collect` reads inspections and reviews.
@@ -21,7 +22,7 @@ from service.station import calendar
 from service.station.chain import Entry, append
 
 # A file that says more was written by a later version of the service.
-VERSION = 3
+VERSION = 4
 _TABLES = """
 CREATE TABLE IF NOT EXISTS inspections (
     inspection_id TEXT PRIMARY KEY,
@@ -99,6 +100,15 @@ CREATE TABLE IF NOT EXISTS tallies (
     PRIMARY KEY (quarter, recipe, camera, version, verdict, reason)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spans (quarter INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS kinds (
+    recipe TEXT NOT NULL,
+    camera TEXT NOT NULL,
+    version TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (recipe, camera, version, verdict)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS triggers (
     recipe TEXT NOT NULL,
     trigger_id TEXT NOT NULL,
@@ -120,20 +130,23 @@ _ADDED = {
     **dict.fromkeys(("score", "brightness", "sharpness"), "REAL"),
     **dict.fromkeys(("open", "link"), "INTEGER"),
 }
-# Each also gives the order in which the rows came. The last one answers what Quality asks without a look at the rows.
+# Of earlier versions, under names that say something else today.
+_DROPPED = ("by_recipe", "by_camera", "by_version", "by_open", "by_review")
+# Each also gives the order in which the rows came, which searches need: of one column, not more. The last one answers
+# what Quality asks without a look at the rows.
 _INDEXES = """
 CREATE INDEX IF NOT EXISTS by_time ON inspections (time);
 CREATE INDEX IF NOT EXISTS by_age ON inspections (era, time);
 CREATE INDEX IF NOT EXISTS by_verdict ON inspections (verdict);
-CREATE INDEX IF NOT EXISTS by_recipe ON inspections (recipe, verdict);
-CREATE INDEX IF NOT EXISTS by_camera ON inspections (camera_id, verdict) WHERE camera_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_version ON inspections (version, verdict) WHERE version IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_recipe ON inspections (recipe);
+CREATE INDEX IF NOT EXISTS by_camera ON inspections (camera_id) WHERE camera_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_version ON inspections (version) WHERE version IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_part ON inspections (part_id) WHERE part_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_lot ON inspections (lot_id) WHERE lot_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_image ON inspections (image_sha256) WHERE image_sha256 IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_map ON inspections (map_sha256) WHERE map_sha256 IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_open ON inspections (open, verdict) WHERE open IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_review ON inspections (review) WHERE review IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_open ON inspections (open) WHERE open IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_reviewed ON inspections (review IS NOT NULL) WHERE review IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_link ON inspections (link) WHERE link IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_score ON inspections (recipe, version, time, score, verdict, review, camera_id);
 """
@@ -150,26 +163,38 @@ def upgrade(connection: sqlite3.Connection) -> int:
     with connection:
         for statement in (_TABLES + calendar.SCHEMA).split(";"):
             connection.execute(statement)
-        columns = {row[1] for row in connection.execute("PRAGMA table_info(inspections)")}
-        for name in _ADDED.keys() - columns:
-            connection.execute(f"ALTER TABLE inspections ADD COLUMN {name} {_ADDED[name]}")
+        if version < 3:
+            _add_columns(connection, version)
         connection.execute(
-            "UPDATE inspections SET camera_id = json_extract(reply, '$.camera_id'), version = json_extract(reply, "
-            "'$.version'), score = json_extract(reply, '$.score') WHERE json_valid(reply)"
+            "INSERT INTO kinds SELECT recipe, coalesce(camera_id, ''), coalesce(version, ''), verdict, min(rowid), "
+            "max(rowid) FROM inspections GROUP BY 1, 2, 3, 4"
         )
-        connection.execute(
-            "INSERT INTO tallies SELECT cast(time / 900 AS INTEGER), recipe, coalesce(camera_id, ''), "
-            "coalesce(version, ''), verdict, '', count(*), count(score), total(score), 0, 0, 0 FROM inspections "
-            "GROUP BY 1, 2, 3, 4, 5"
-        )
-        connection.execute(
-            "INSERT INTO spans SELECT cast(time / 900 AS INTEGER), min(rowid), max(rowid) FROM inspections GROUP BY 1"
-        )
-        earlier = connection.execute("SELECT count(*) FROM inspections").fetchone()[0]
-        if earlier:
-            body = json.dumps({"version": version, "rows": earlier})
-            append(connection, [Entry("upgrade", "", body, body)])
+        for name in _DROPPED:
+            connection.execute(f"DROP INDEX IF EXISTS {name}")
         for statement in _INDEXES.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
     return version
+
+
+def _add_columns(connection: sqlite3.Connection, version: int) -> None:
+    """What files of version 2 and before had in their replies alone, or not at all."""
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(inspections)")}
+    for name in _ADDED.keys() - columns:
+        connection.execute(f"ALTER TABLE inspections ADD COLUMN {name} {_ADDED[name]}")
+    connection.execute(
+        "UPDATE inspections SET camera_id = json_extract(reply, '$.camera_id'), version = json_extract(reply, "
+        "'$.version'), score = json_extract(reply, '$.score') WHERE json_valid(reply)"
+    )
+    connection.execute(
+        "INSERT INTO tallies SELECT cast(time / 900 AS INTEGER), recipe, coalesce(camera_id, ''), "
+        "coalesce(version, ''), verdict, '', count(*), count(score), total(score), 0, 0, 0 FROM inspections "
+        "GROUP BY 1, 2, 3, 4, 5"
+    )
+    connection.execute(
+        "INSERT INTO spans SELECT cast(time / 900 AS INTEGER), min(rowid), max(rowid) FROM inspections GROUP BY 1"
+    )
+    earlier = connection.execute("SELECT count(*) FROM inspections").fetchone()[0]
+    if earlier:
+        body = json.dumps({"version": version, "rows": earlier})
+        append(connection, [Entry("upgrade", "", body, body)])

@@ -4,6 +4,7 @@ would have done.
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.station.rows import QUARTER_S
+from service.station.record import Record
+from service.station.rows import QUARTER_S, sums
 from service.station.verdicts import Verdict
 
 By = Literal["hour", "camera", "recipe"]
@@ -40,13 +42,14 @@ class Counted:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which parts a figure is of; None is all. Times are Unix seconds."""
+    """Which parts a figure is of; None is all. Times are Unix seconds; what comes after `now` is in no figure."""
 
     recipe: str | None = None
     camera: str | None = None
     version: str | None = None
     after: float = 0.0
     before: float = 4e9
+    now: float = 4e9
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,12 @@ def counted_since(connection: sqlite3.Connection, since: float, until: float) ->
         "SELECT recipe, verdict, reason, sum(count) FROM tallies WHERE quarter BETWEEN ? AND ? GROUP BY 1, 2, 3",
         (int(since // QUARTER_S), int(until // QUARTER_S)),
     )
-    return [Counted(recipe, Verdict(verdict), reason, count, since) for recipe, verdict, reason, count in rows]
+    found = {(recipe, verdict, reason): count for recipe, verdict, reason, count in rows}
+    for (_, recipe, _, _, verdict, reason), values in _ahead(connection, until).items():
+        found[recipe, verdict, reason] -= int(values[0])
+    return [
+        Counted(recipe, Verdict(verdict), reason, count, since) for (recipe, verdict, reason), count in found.items()
+    ]
 
 
 def grouped(connection: sqlite3.Connection, selection: Selection, by: By) -> list[Group]:
@@ -92,10 +100,50 @@ def grouped(connection: sqlite3.Connection, selection: Selection, by: By) -> lis
         f"sum(sharpness) FROM tallies WHERE {where} GROUP BY 1, 2 ORDER BY 1",
         values,
     )
-    found: dict[str | int, list[Sequence[Any]]] = {}
-    for row in rows:
-        found.setdefault(row[0], []).append(row[1:])
-    return [_group(name, figures, by) for name, figures in found.items()]
+    found: dict[str | int, dict[Verdict, list[float]]] = {}
+    for name, verdict, *figures in rows:
+        found.setdefault(name, {})[Verdict(verdict)] = figures
+    for (quarter, recipe, camera, version, verdict, _), less in _ahead(connection, selection.now).items():
+        name = {"hour": int(quarter) * QUARTER_S // 3600, "camera": camera, "recipe": recipe}[by]
+        kind = (selection.recipe, recipe), (selection.camera, camera), (selection.version, version)
+        figures = found.get(name, {}).get(Verdict(str(verdict)))
+        if (
+            figures is None
+            or int(quarter) not in _quarters(selection)
+            or any(wanted not in {None, one} for wanted, one in kind)
+        ):
+            continue
+        figures[:] = [all_of_it - ahead for all_of_it, ahead in zip(figures, less, strict=True)]
+    groups = [_group(name, figures, by) for name, figures in found.items()]
+    return [group for group in groups if group.total]
+
+
+def _ahead(connection: sqlite3.Connection, now: float) -> dict[tuple[int | str, ...], list[float]]:
+    """What `tallies` has, of the quarter of an hour that is under way, of parts of times to come, by its key."""
+    rows = connection.execute(
+        "SELECT reply, time, brightness, sharpness FROM inspections INDEXED BY by_time WHERE time >= ? AND time < ?",
+        (now, (now // QUARTER_S + 1) * QUARTER_S),
+    )
+    found: dict[tuple[int | str, ...], list[float]] = {}
+    for reply, when, *light in rows:
+        record = Record(json.loads(reply), when, None, None, brightness=light[0], sharpness=light[1])
+        for key, values in sums([record]).items():
+            counted_as = key if _has(connection, key) else (key[0], "", *key[2:])
+            before = found.setdefault(counted_as, [0.0] * len(values))
+            before[:] = [one + other for one, other in zip(before, values, strict=True)]
+    return found
+
+
+def _has(connection: sqlite3.Connection, key: tuple[int | str, ...]) -> bool:
+    """Whether such parts were counted; those of a recipe that nobody knew were counted under no name."""
+    return (
+        connection.execute(
+            "SELECT 1 FROM tallies WHERE quarter = ? AND recipe = ? AND camera = ? AND version = ? AND verdict = ? AND "
+            "reason = ?",
+            key,
+        ).fetchone()
+        is not None
+    )
 
 
 def p_chart(groups: Sequence[Group], verdict: Verdict) -> dict[str, Any]:
@@ -167,13 +215,10 @@ def _bands(values: NDArray[np.float64], review: float, reject: float) -> dict[st
     return {"OK": len(values) - rejected - doubtful, "REVIEW": doubtful, "NG": rejected}
 
 
-def _group(name: str | int, figures: Sequence[Sequence[Any]], by: By) -> Group:
-    counts: dict[Verdict, int] = {}
-    sums = [0.0] * 5
-    for verdict, count, *more in figures:
-        counts[Verdict(verdict)] = counts.get(Verdict(verdict), 0) + count
-        sums = [before + value for before, value in zip(sums, more, strict=True)]
-    scored, score, measured, brightness, sharpness = sums
+def _group(name: str | int, figures: Mapping[Verdict, Sequence[float]], by: By) -> Group:
+    counts = {verdict: int(values[0]) for verdict, values in figures.items()}
+    columns = list(zip(*figures.values(), strict=True))[1:]
+    scored, score, measured, brightness, sharpness = (sum(column) for column in columns)
     when = 3600.0 * int(name) if by == "hour" else None
     return Group(
         group=str(name) if when is None else datetime.fromtimestamp(when, UTC).isoformat(),
@@ -185,9 +230,13 @@ def _group(name: str | int, figures: Sequence[Sequence[Any]], by: By) -> Group:
     )
 
 
+def _quarters(selection: Selection) -> range:
+    return range(int(selection.after // QUARTER_S), math.ceil(selection.before / QUARTER_S))
+
+
 def _where(selection: Selection) -> tuple[str, list[str | int]]:
-    wheres = ["quarter BETWEEN ? AND ?"]
-    values: list[str | int] = [int(selection.after // QUARTER_S), math.ceil(selection.before / QUARTER_S) - 1]
+    quarters = _quarters(selection)
+    wheres, values = ["quarter >= ? AND quarter < ?"], list[str | int]((quarters.start, quarters.stop))
     for column in ("recipe", "camera", "version"):
         if (value := getattr(selection, column)) is not None:
             wheres.append(f"{column} = ?")

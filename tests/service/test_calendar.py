@@ -11,7 +11,7 @@ from fakes import FakeClock, wait_for
 from service.station.calendar import Calendar
 from service.station.record import Record, Trigger
 from service.station.records import Records
-from service.station.searching import Search
+from service.station.search import Search
 
 NOW = 1_790_000_000.0
 HOUR, DAY, YEAR = 3600.0, 86_400.0, 365 * 86_400.0

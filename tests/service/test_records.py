@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.station.database import RecordsError
 from service.station.record import Record, Trigger
 from service.station.records import Records
-from service.station.searching import Search
+from service.station.search import Search
 from service.station.verdicts import Verdict
 
 HEADERS = {"Content-Type": "image/png"}

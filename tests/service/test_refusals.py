@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.station.counters import Counters
 from service.station.records import Records
 from service.station.refusals import Refusal, Refusals
-from service.station.searching import Search
+from service.station.search import Search
 
 GOOD = png(gray(51))
 NAMES = {"X-Part-Id": "Geh\u00e4use-17".encode(), "X-Camera-Id": "left", "X-Request-Id": "line-4.17"}

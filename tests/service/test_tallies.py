@@ -4,6 +4,7 @@ import math
 import time as clock
 from collections.abc import Iterator
 from datetime import UTC, datetime, time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from service.station.counters import Counters
 from service.station.record import Record
 from service.station.records import Records
 from service.station.shifts import read_shifts, shift_at
-from service.station.tallies import Group, counted, p_chart
+from service.station.tallies import By, Group, Selection, counted, counted_since, grouped, p_chart
 from service.station.verdicts import Verdict
 
 GOOD, DOUBTFUL, BAD = (png(gray(value)) for value in (51, 102, 204))
@@ -139,6 +140,26 @@ def test_what_a_clock_that_was_ahead_left_is_in_no_figure(models: Path, tmp_path
             assert found["histogram"]["of"] == 1
             assert client.get(f"/recipes/part/what-if?{query[1:]}").json()["parts"] == 1
         assert_problem(client.get(f"/statistics?after={tomorrow}"), 422, "invalid_request")
+
+
+@pytest.mark.parametrize("name", ["part", "nobody knows it"])
+def test_of_the_quarter_that_is_under_way_what_is_ahead_of_now_is_in_no_figure(tmp_path: Path, name: str) -> None:
+    now = 1_800_000_000.0 + 300
+    records = Records(tmp_path, image_budget_bytes=1_000_000)
+    for number, when in enumerate((now - 200, now - 100, now + 1, now + 500, now + 900)):
+        reply = {"inspection_id": f"{number}", "recipe": name, "version": "1", "verdict": "NG", "score": when - now}
+        known = name if name == "part" else ""
+        light = (when - now) / 10
+        records.add(Record(reply, when, None, None, counted_as=known, brightness=light, sharpness=1.0))
+    records.close(wait_s=600)
+    groupings: tuple[By, ...] = ("hour", "camera", "recipe")
+    for by in groupings:
+        (group,) = records.ask(partial(grouped, selection=Selection(after=now - 900, before=now, now=now), by=by))
+        assert (group.total, group.counts, group.score, group.brightness) == (2, {Verdict.NG: 2}, -150.0, -15.0)
+    found = records.ask(lambda connection: counted_since(connection, now - 900, now))
+    assert [(one.recipe, one.count) for one in found] == [(name if name == "part" else "", 2)]
+    nothing_yet = Selection(after=now - 900, before=now, now=now - 250)
+    assert records.ask(lambda connection: grouped(connection, nothing_yet, "camera")) == []
 
 
 def test_other_thresholds_are_tried_on_what_was_recorded(station: TestClient) -> None:

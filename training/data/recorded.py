@@ -32,7 +32,7 @@ from training.data.folders import GOOD, MASKS
 from training.errors import UserError
 
 _FILE = "inspections.sqlite"
-_VERSION = 3
+_VERSION = 4
 _KIND = "defect"
 _TEST_SHARE = 5
 _REVIEWED = """

@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from service.http.identifiers import composed
 from service.http.times import Time
 from service.station.problem import ProblemError
-from service.station.searching import Search
+from service.station.search import Search
 from service.station.verdicts import Verdict
 
 

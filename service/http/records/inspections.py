@@ -14,7 +14,7 @@ from service.http.records.filters import Asked, Cursor
 from service.http.records.looking import look, require, without_row
 from service.station.exporting import to_csv, to_zip
 from service.station.records import Records
-from service.station.searching import Search
+from service.station.search import Search
 
 router = APIRouter(responses=openapi_responses())
 
