@@ -141,6 +141,9 @@ log = logging.getLogger("draem_inspect")
 
 def configure(level: str, log_format: Literal["text", "json"]) -> LogWriter:
     """Send every logger, and Python's warnings, to standard error; values passed as `extra` become fields."""
+    # No line shows them, and to find them out took half the time of a line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as Python's documentation advises
     writer = LogWriter(sys.stderr.fileno())
     writer.setFormatter(formatter(log_format))
     logging.basicConfig(level=level.upper(), handlers=[writer], force=True)
@@ -218,7 +221,7 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _timestamp(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def _traceback(record: logging.LogRecord) -> str:
@@ -241,7 +244,10 @@ def _shortened(value: object) -> object:
 
 
 def _escaped(value: object) -> object:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value) if isinstance(value, str) else value
+    # Looking for one costs a tenth of replacing none.
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
 
 
 def _quoted(value: object) -> str:

@@ -35,6 +35,37 @@ _SWALLOWED_BYTES = 1_048_576
 _SWALLOWED_S = 5.0
 # Seconds in which a client takes nothing of its answer.
 _UNREAD_S = 30.0
+# As uvicorn writes them.
+_CONTINUE = b"HTTP/1.1 100"
+_HAS_LENGTH = b"\r\ncontent-length: "
+
+
+class _OneWrite:
+    """The transport as one request sees it: the head of an answer goes out with the first of its body.
+
+    Of two writes the first one wakes a client that can do nothing yet, at the cost of a core that others wait for.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._begun = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._begun and not data.startswith(_CONTINUE):
+            self._begun = True
+            # A body of no known length may begin at any time.
+            if _HAS_LENGTH in data:
+                self._head = data
+                return
+        head, self._head = self._head, b""
+        self._transport.write(head + data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._transport.close()
 
 
 class Connection(HttpToolsProtocol):
@@ -153,6 +184,7 @@ class Connection(HttpToolsProtocol):
         self._head_since = None
         self.since = time.monotonic()
         super().on_headers_complete()
+        self.cycle.transport = _OneWrite(self.transport)  # type: ignore[assignment]
         # uvicorn would go on as if nothing had been asked; what follows may not be HTTP any more.
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False

@@ -7,7 +7,7 @@ the app for its documentation, for other methods and for requests that are trace
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fastapi import Request, Response
@@ -53,7 +53,6 @@ class _Parameter(NamedTuple):
     name: str
     alias: str
     place: str
-    default: Any
     validate: Callable[..., tuple[Any, list[Any]]]
 
 
@@ -67,33 +66,35 @@ class _Way:
         needs = route.dependant
         if needs.dependencies or needs.path_params or needs.cookie_params or needs.body_params:
             raise TypeError(f"{route.path} reads more than single values of the query and headers")
-        self._query = [_parameter(field, "query") for field in route.dependant.query_params]
-        self._headers = [_parameter(field, "header") for field in route.dependant.header_params]
+        self._query = {field.alias: _parameter(field, "query") for field in needs.query_params}
+        self._headers = {field.alias.encode("latin-1"): _parameter(field, "header") for field in needs.header_params}
+        self._defaults = {field.name: field.default for field in (*needs.query_params, *needs.header_params)}
 
     def read(self, request: Request) -> dict[str, Any]:
         """The arguments of the route's function; raises RequestValidationError."""
-        headers = {name.decode("latin-1"): value for name, value in request.scope["headers"]}
-        values: dict[str, Any] = {}
+        # What was sent is less than what may be.
+        sent = [(self._headers.get(name), value) for name, value in request.scope["headers"]]
+        if request.scope["query_string"]:
+            sent += [(self._query.get(name), value) for name, value in request.query_params.items()]
+        values = dict(self._defaults)
         errors: list[Any] = []
-        _read(self._query, request.query_params, values, errors)
-        _read(self._headers, headers, values, errors)
+        for parameter, value in sent:
+            if parameter is not None:
+                text = value.decode("latin-1") if isinstance(value, bytes) else value
+                values[parameter.name], wrong = parameter.validate(text, values, loc=(parameter.place, parameter.alias))
+                errors.extend(wrong)
         if errors:
+            # As FastAPI names them: in the order of the signature.
+            known = list(self._defaults)
+            errors.sort(key=lambda one: known.index(self._named(*one["loc"][:2])))
             raise RequestValidationError(errors)
         return values
+
+    def _named(self, place: str, alias: str) -> str:
+        return (self._query[alias] if place == "query" else self._headers[alias.encode("latin-1")]).name
 
 
 def _parameter(field: Any, place: str) -> _Parameter:
     if field.field_info.is_required() or is_list(field.field_info.annotation):
         raise TypeError(f"{place} parameter {field.alias} has no default, or is a list")
-    return _Parameter(field.name, field.alias, place, field.default, field.validate)
-
-
-def _read(parameters: Sequence[_Parameter], sent: Mapping[str, Any], values: dict[str, Any], errors: list[Any]) -> None:
-    for name, alias, place, default, validate in parameters:
-        value = sent.get(alias)
-        if value is None:
-            values[name] = default
-            continue
-        text = value.decode("latin-1") if isinstance(value, bytes) else value
-        values[name], wrong = validate(text, values, loc=(place, alias))
-        errors.extend(wrong)
+    return _Parameter(field.name, field.alias, place, field.validate)

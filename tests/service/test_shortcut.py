@@ -38,6 +38,7 @@ REQUESTS: list[tuple[str, dict[str, str], bytes]] = [
     ("/inspect?recipe=none", {}, GOOD),
     ("/inspect?recipe=part&recipe=part", {}, GOOD),
     ("/inspect?heatmap=red&width=0&height=many", {"X-Deadline-Ms": "soon", "X-Trigger-Id": ""}, GOOD),
+    ("/inspect?width=0&heatmap=red", {"X-Lot-Id": "", "X-Deadline-Ms": "soon"}, GOOD),
     ("/inspect?width=64", {}, GOOD),
     ("/inspect?width=64&height=64&pixel_format=Mono8", {}, bytes([51]) * 64 * 64),
     ("/inspect", {"X-Part-Id": "x" * 129}, GOOD),
