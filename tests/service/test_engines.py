@@ -38,7 +38,7 @@ from service.commands import run
 from training.bundling.fp16 import to_half
 from training.bundling.graph import InspectionGraph
 from training.bundling.onnx import to_onnx
-from training.bundling.quantize import observe, to_qdq
+from training.bundling.qdq import observe, to_qdq
 from training.commands import run as main
 from training.networks.anomaly_map import AnomalyMap
 from training.networks.draem import Draem

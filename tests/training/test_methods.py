@@ -18,7 +18,8 @@ from service.images.decoding import Pixels, read
 from service.images.resizing import fit
 from service.settings import Settings
 from training.bundling.onnx import opened
-from training.bundling.quantize import layers_of, observe, to_qdq
+from training.bundling.qdq import observe, to_qdq
+from training.bundling.quantize import layers_of
 from training.commands import run as main
 from training.commands.settings import preset_like
 from training.data.demo_parts import write_dataset

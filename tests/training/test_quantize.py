@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 import torch
 from bundles import demo_trained_on, wait_until_loaded
 from fastapi.testclient import TestClient
+from limits import thresholds
 from onnx import numpy_helper
 
 from service.app import create_app
-from service.backends.base import score_images
+from service.backends.base import Scored, score_images
 from service.backends.cpu_runtimes import cpu_candidates, open_on_cpu
 from service.backends.golden import require_golden
 from service.backends.opening import gpu_precision
@@ -25,22 +27,15 @@ from service.images.decoding import Pixels, read
 from service.images.resizing import fit
 from service.settings import Settings
 from training.bundling import quantize as quantization
-from training.bundling.acceptance import add_precision
+from training.bundling.acceptance import add_precision, require_verdicts
 from training.bundling.arithmetic import macs
 from training.bundling.fp16 import to_half
 from training.bundling.graph import InspectionGraph
 from training.bundling.held_out import split_for_acceptance
-from training.bundling.lower_precision import Lowered
+from training.bundling.lower_precision import Lowered, limits_for
 from training.bundling.onnx import to_onnx
-from training.bundling.quantize import (
-    QuantizationError,
-    even_channels,
-    observe,
-    quantize,
-    require_figures,
-    runner,
-    to_qdq,
-)
+from training.bundling.qdq import Activations, Range, even_channels, observe, to_qdq
+from training.bundling.quantize import QuantizationError, quantize, require_figures, runner
 from training.commands import run as main
 from training.data.demo_parts import render_good, write_dataset
 from training.networks.anomaly_map import AnomalyMap
@@ -82,17 +77,17 @@ def test_even_channels_are_the_same_function_and_quantise_better(model: bytes, p
     assert _error(model, even, photos) < 5e-4
     errors = {}
     for name, graph in (("as it is", model), ("even", even)):
-        ranges = quantization.observe(graph, photos)
+        ranges = observe(graph, photos)
         errors[name] = _error(model, to_qdq(graph, ranges, _convolutions(graph), "uint8"), photos)
     assert 0 < errors["even"] < errors["as it is"]
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
 def test_layers_that_are_asked_for_multiply_integers_and_no_others(
-    model: bytes, photos: list[Pixels], activations: quantization.Activations
+    model: bytes, photos: list[Pixels], activations: Activations
 ) -> None:
     names = _convolutions(model)
-    data = to_qdq(model, quantization.observe(model, photos), names[:-2], activations)
+    data = to_qdq(model, observe(model, photos), names[:-2], activations)
     graph = onnx.load_from_string(data).graph
     makers = {name: node for node in graph.node for name in node.output}
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -117,7 +112,7 @@ def test_onnx_runtime_runs_in_int8_what_is_written_in_int8(model: bytes, photos:
     names = _convolutions(model)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    data = to_qdq(model, quantization.observe(model, photos), names, "uint8")
+    data = to_qdq(model, observe(model, photos), names, "uint8")
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     found = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     # Nothing reads the logits in INT8.
@@ -137,7 +132,7 @@ def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(model: bytes, p
     """The figures are made up here: good where one layer of each group that hurts is in float, else bad."""
     parts = quantization.Labelled(photos[:3], photos[3:], [np.zeros((SIZE, SIZE), np.bool_)] * 3)
     even = even_channels(model, photos)
-    ranges = quantization.observe(even, photos)
+    ranges = observe(even, photos)
     alone = {name: _error(even, to_qdq(even, ranges, [name], "uint8"), photos) for name in _convolutions(even)}
     worst = sorted(alone, key=alone.__getitem__, reverse=True)
     hurt: list[set[str]] = []
@@ -180,6 +175,41 @@ def test_figures_may_fall_by_so_much_and_no_more() -> None:
     for worse in ({"image_auroc": 0.987, "pixel_ap": 0.8}, {"image_auroc": 0.99, "pixel_ap": 0.789}):
         with pytest.raises(QuantizationError, match=r"pixel_ap 80\.00 to"):
             require_figures("int8", before, worse)
+
+
+def test_what_rounded_weights_add_on_average_is_taken_off(model: bytes, photos: list[Pixels]) -> None:
+    names, ranges = _convolutions(model), observe(model, photos)
+    unknown = {name: replace(one, means=np.zeros_like(one.means)) for name, one in ranges.items()}
+
+    def shift(ranges: dict[str, Range]) -> float:
+        run, exact = runner(to_qdq(model, ranges, names, "uint8")), runner(model)
+        return abs(float(np.mean([run(photo).anomaly_map - exact(photo).anomaly_map for photo in photos])))
+
+    assert shift(ranges) < shift(unknown)
+
+
+def _scored(*scores: float) -> list[Scored]:
+    return [Scored(np.zeros((2, 2), np.float32), score) for score in scores]
+
+
+def test_good_photos_that_become_ng_and_defects_that_become_ok_refuse_a_precision() -> None:
+    limits = thresholds(review=0.3, reject=0.6)
+    exact = _scored(0.1, 0.59, 0.7, 0.61, 0.2)
+    assert require_verdicts("int8", limits, exact, _scored(0.31, 0.59, 0.7, 0.59, 0.3), good=2) == 3
+    with pytest.raises(QuantizationError, match=r"1 of 2 held-out good photos are NG .* from 0\.5900 to 0\.6000"):
+        require_verdicts("int8", limits, exact, _scored(0.1, 0.6, 0.7, 0.61, 0.2), good=2)
+    with pytest.raises(
+        QuantizationError, match=r"1 of 3 rendered defects OK that were NG, one from 0\.6100 to 0\.2900"
+    ):
+        require_verdicts("int8", limits, exact, _scored(0.1, 0.59, 0.7, 0.29, 0.2), good=2)
+
+
+def test_scores_may_be_off_by_less_where_good_parts_lie_close_to_ng() -> None:
+    wide, narrow = (
+        limits_for(thresholds(review=reject, reject=reject, good_scores=[0.1, 0.2, 0.2])) for reject in (0.6, 0.25)
+    )
+    assert wide == quantization.Limits()
+    assert abs(narrow.score_error - 0.005) < 1e-9
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from service.bundle.manifest import Crop, InputSpec
 from service.settings import Settings
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.onnx import check_parity, opened, to_onnx
-from training.bundling.quantize import layers_of, observe, runner, to_qdq
+from training.bundling.qdq import observe, to_qdq
+from training.bundling.quantize import layers_of, runner
 from training.bundling.triton import triton_config
 from training.commands import run as main
 from training.data.demo_parts import write_dataset

@@ -239,7 +239,7 @@ def export_random(network: Callable[[], nn.Module], height: int, width: int, fol
     """
     from training.bundling.graph import InspectionGraph
     from training.bundling.onnx import to_onnx
-    from training.bundling.quantize import observe, to_qdq
+    from training.bundling.qdq import observe, to_qdq
 
     torch.manual_seed(0)
     model = to_onnx(InspectionGraph(network()).eval(), height, width)

@@ -12,21 +12,21 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 
 from service.backends.base import BackendChoice, BackendError, Scored, score_images
 from service.backends.cpu import describe_cpu
 from service.backends.cuda import Cuda
 from service.backends.opening import open_backend
+from service.bundle.files import replace_file
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, Precision, Thresholds, TrainingRecord
 from service.images.decoding import Pixels
@@ -54,8 +54,9 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Row:
-    """One runtime in one precision against PyTorch: the largest differences, and of how many images the verdict is
-    another one. `refused` says why there is none.
+    """One runtime in one precision against PyTorch: the largest differences, of how many images the verdict is another
+    one, how far from its limit a score that crossed one lay at most in PyTorch, and how many are OK here and NG there.
+    `refused` says why there is none.
     """
 
     method: str
@@ -65,28 +66,27 @@ class Row:
     map_error: float = 0.0
     score_error: float = 0.0
     verdicts_differ: int = 0
+    crossed_from: float = 0.0
+    opposite: int = 0
     refused: str = ""
 
 
-def compare(
-    names: Sequence[str], precisions: Collection[Precision], *, size: int, steps: int, seed: int
-) -> Iterator[Row]:
-    """The rows of each method in `names`, as they come."""
+def compare(name: str, precisions: Collection[Precision], *, size: int, steps: int, seed: int) -> Iterator[Row]:
+    """The rows of a method, as they come."""
     rng = np.random.default_rng(seed)
     good = [resize(render_good(rng), size, size) for _ in range(_TRAINED_ON + _HELD_OUT + _COMPARED)]
     defects = [resize(render_defect(rng, kind)[0], size, size) for kind in KINDS for _ in range(_DEFECTS)]
     trained_on, held_out = good[:_TRAINED_ON], good[_TRAINED_ON:-_COMPARED]
     images = [*good[-_COMPARED:], *defects]
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            network, bundle = _train(name, trained_on, held_out, Path(folder), size=size, steps=steps, seed=seed)
-            expected = score_with_torch(InspectionGraph(network, None, bundle.manifest.score_formula).eval(), images)
-            for precision, found in _precisions(bundle, precisions, trained_on, held_out, Path(folder), seed):
-                for runtime in _runtimes(precision):
-                    if isinstance(found, str):
-                        yield Row(name, runtime, precision, refused=found)
-                        continue
-                    yield _row(name, runtime, precision, found, expected, images, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        network, bundle = _train(name, trained_on, held_out, Path(folder), size=size, steps=steps, seed=seed)
+        expected = score_with_torch(InspectionGraph(network, None, bundle.manifest.score_formula).eval(), images)
+        for precision, found in _precisions(bundle, precisions, trained_on, held_out, Path(folder), seed):
+            for runtime in _runtimes(precision):
+                if isinstance(found, str):
+                    yield Row(name, runtime, precision, refused=found)
+                    continue
+                yield _row(name, runtime, precision, found, expected, images, Path(folder))
 
 
 def _train(
@@ -162,32 +162,48 @@ def _row(
         return Row(method, runtime, precision, refused=str(error))
     found = score_images(backend, images)
     backend.close()
-    limits = bundle.manifest.thresholds
-    return Row(
-        method,
-        runtime,
-        precision,
-        images=len(images),
-        map_error=max(float(np.abs(a.anomaly_map - b.anomaly_map).max()) for a, b in zip(expected, found, strict=True)),
-        score_error=max(abs(a.score - b.score) for a, b in zip(expected, found, strict=True)),
-        verdicts_differ=sum(_band(a, limits) != _band(b, limits) for a, b in zip(expected, found, strict=True)),
+    return apart(Row(method, runtime, precision), bundle.manifest.thresholds, expected, found)
+
+
+def apart(row: Row, limits: Thresholds, expected: Sequence[Scored], found: Sequence[Scored]) -> Row:
+    """The row with how far `found` lies from `expected`."""
+    pairs = list(zip(expected, found, strict=True))
+    crossed = [(a.score, limits.band(a.score), limits.band(b.score)) for a, b in pairs]
+    crossed = [one for one in crossed if one[1] != one[2]]
+    return replace(
+        row,
+        images=len(pairs),
+        map_error=max(float(np.abs(a.anomaly_map - b.anomaly_map).max()) for a, b in pairs),
+        score_error=max(abs(a.score - b.score) for a, b in pairs),
+        verdicts_differ=len(crossed),
+        crossed_from=max(
+            (min(abs(one[0] - limits.review), abs(one[0] - limits.reject)) for one in crossed), default=0.0
+        ),
+        opposite=sum("REVIEW" not in one[1:] for one in crossed),
     )
 
 
-def _band(scored: Scored, limits: Thresholds) -> str:
-    return str(limits.band(scored.score))
-
-
 def tabulate(rows: Sequence[Row]) -> str:
-    lines = [
-        "| method | runtime | precision | map | score | verdicts that differ |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = ["method", "runtime", "precision", "map", "score", "verdicts that differ", "of them OK for NG, NG for OK"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        figures = f"{row.map_error:.1e} | {row.score_error:.1e} | {row.verdicts_differ} of {row.images}"
-        told = f"not accepted: {row.refused} | | " if row.refused else figures
+        differ = f"{row.verdicts_differ} of {row.images}"
+        if row.verdicts_differ:
+            differ += f", from at most {row.crossed_from:.1e} beside a limit"
+        figures = f"{row.map_error:.1e} | {row.score_error:.1e} | {differ} | {row.opposite}"
+        told = f"not accepted: {row.refused} | | | " if row.refused else figures
         lines.append(f"| {row.method} | {row.runtime} | {row.precision} | {told} |")
     return "\n".join(lines)
+
+
+def kept_rows(file: Path | None, settings: dict[str, JsonValue]) -> list[Row]:
+    """The rows of a run that was stopped; ValueError where they are of other settings."""
+    if not file or not file.exists():
+        return []
+    record = json.loads(file.read_text())
+    if record["settings"] != settings:
+        raise ValueError(f"{file}: holds rows of other settings: choose another --record")
+    return [Row(**row) for row in record["rows"]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -203,20 +219,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=128, help="edge of the images, pixels")
     parser.add_argument("--steps", type=int, default=60, help="of training, where a method learns in steps")
     parser.add_argument("--seed", type=int, default=0, help="of images, networks and training")
-    parser.add_argument("--record", type=Path, help="JSON file for the rows")
+    parser.add_argument("--record", type=Path, help="JSON file of the rows: the same command goes on where it stopped")
     options = parser.parse_args(arguments)
-    rows: list[Row] = []
-    started = time.monotonic()
-    for row in compare(options.methods, options.precisions, size=options.size, steps=options.steps, seed=options.seed):
-        rows.append(row)
-        print(f"{time.monotonic() - started:5.0f} s  {row}", file=sys.stderr)
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": describe_cpu(),
-        "command": " ".join(["python -m training.benchmarks", *sys.argv[1:]]),
-        "rows": [asdict(row) for row in rows],
-    }
-    print(f"{record['cpu']}\n\n{tabulate(rows)}")
-    if options.record:
-        options.record.write_text(json.dumps(record, indent=2) + "\n")
+    figures = {"size": options.size, "steps": options.steps, "seed": options.seed}
+    settings = {"cpu": describe_cpu(), "precisions": options.precisions, **figures}
+    try:
+        rows = kept_rows(options.record, settings)
+    except ValueError as error:
+        parser.error(str(error))
+    for name in options.methods:
+        if any(row.method == name for row in rows):
+            continue
+        for row in compare(name, options.precisions, **figures):
+            rows.append(row)
+            print(row, file=sys.stderr)
+        if options.record:
+            record = {"settings": settings, "rows": [asdict(row) for row in rows]}
+            replace_file(options.record, json.dumps(record, indent=2) + "\n")
+    print(f"{settings['cpu']}\n\n{tabulate(rows)}")
     return 1 if any(row.verdicts_differ for row in rows) else 0

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue
 
-from service.backends.base import Backend, score_images
+from service.backends.base import Backend, Scored, score_images
 from service.backends.golden import golden_images
 from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
 from service.bundle.folder import Bundle, describe, write_bundle
-from service.bundle.manifest import MANIFEST, BundleError, Precision, Tolerance
+from service.bundle.manifest import MANIFEST, BundleError, Precision, Thresholds, Tolerance
 from service.bundle.signing import sign
 from service.images.decoding import Pixels
 from training.bundling.golden import GOLDEN_TOLERANCE
@@ -41,8 +41,8 @@ def add_precision(
 ) -> Bundle:
     """A new version of `bundle` that has the precision of `lowered` too.
 
-    Every runtime of this machine that has the precision must keep the figures of fp32 on `held_out` good photos and
-    defects simulated on them, else QuantizationError. The tolerance is measured on the golden images.
+    Every runtime of this machine that has the precision must keep the figures and the verdicts of fp32 on `held_out`
+    good photos and defects simulated on them, else QuantizationError. The tolerance is measured on the golden images.
     """
     manifest, precision = bundle.manifest, lowered.precision
     if manifest.signature and signing_key is None:
@@ -51,7 +51,8 @@ def add_precision(
     name = f"model.{precision}.onnx" if lowered.model else manifest.models["fp32"]
     contents = {file: bundle.file(file).read_bytes() for file in manifest.files if file != MANIFEST}
     fp32 = OrtBackend(OnnxModel.of(bundle, "fp32"), manifest.input, "fp32", threads=len(os.sched_getaffinity(0)))
-    before = figures(parts, score_images(fp32, parts.images))
+    exact = score_images(fp32, parts.images)
+    before = figures(parts, exact)
     fp32.close()
     if lowered.model:
         contents[name] = lowered.model
@@ -60,14 +61,17 @@ def add_precision(
     model = OnnxModel(name, contents[name])
     for open_it in _runtimes(precision):
         backend = open_it(model, bundle, precision)
-        after = figures(parts, score_images(backend, parts.images))
-        require_figures(f"{precision} in {backend.name}", before, after)
-        record[backend.name] = dict(after)
+        found = score_images(backend, parts.images)
+        name_of_both = f"{precision} in {backend.name}"
+        after = figures(parts, found)
+        require_figures(name_of_both, before, after)
+        differ = require_verdicts(name_of_both, manifest.thresholds, exact, found, good=len(held_out))
+        record[backend.name] = {**after, "verdicts_differ": differ}
         goldens = score_images(backend, golden_images(bundle))
-        for golden, found in zip(manifest.golden, goldens, strict=True):
-            score_errors.append(abs(found.score - golden.score))
+        for golden, one in zip(manifest.golden, goldens, strict=True):
+            score_errors.append(abs(one.score - golden.score))
             expected = np.load(bundle.file(golden.anomaly_map), allow_pickle=False)
-            map_errors.append(float(np.abs(found.anomaly_map - expected).max()))
+            map_errors.append(float(np.abs(one.anomaly_map - expected).max()))
         backend.close()
     if lowered.float_layers is not None:
         record["float_layers"] = list(lowered.float_layers)
@@ -83,6 +87,29 @@ def add_precision(
         }
     )
     return write_bundle(models, sign(changed, signing_key) if signing_key else changed, contents)
+
+
+def require_verdicts(
+    name: str, thresholds: Thresholds, exact: Sequence[Scored], found: Sequence[Scored], *, good: int
+) -> int:
+    """How many verdicts are other ones than fp32's, of `good` good photos and the defects that follow them.
+
+    Raises QuantizationError where a good photo is NG that was not, or a defect OK that was NG: a score that crosses one
+    limit was beside it already, and a person looks at what lies between the two.
+    """
+    bands = [
+        (thresholds.band(one.score), thresholds.band(other.score)) for one, other in zip(exact, found, strict=True)
+    ]
+    rejected = [place for place, pair in enumerate(bands[:good]) if pair[0] != "NG" and pair[1] == "NG"]
+    passed = [place for place, pair in enumerate(bands) if place >= good and pair == ("NG", "OK")]
+    if rejected or passed:
+        place = (passed or rejected)[0]
+        raise QuantizationError(
+            f"{name} is refused: {len(rejected)} of {good} held-out good photos are NG that were not, {len(passed)} of "
+            f"{len(bands) - good} rendered defects OK that were NG, one from {exact[place].score:.4f} to "
+            f"{found[place].score:.4f} (REVIEW begins at {thresholds.review:.4f}, NG at {thresholds.reject:.4f})"
+        )
+    return sum(one != other for one, other in bands)
 
 
 def _tolerance(precision: Precision, score: float, anomaly_map: float) -> Tolerance:

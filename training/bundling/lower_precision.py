@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Literal
 
 from service.bundle.folder import Bundle
+from service.bundle.manifest import Thresholds
 from service.images.decoding import Pixels
 from training.bundling.fp16 import to_half
 from training.bundling.held_out import simulate_defects
-from training.bundling.quantize import Activations, Labelled, quantize
+from training.bundling.qdq import Activations
+from training.bundling.quantize import Labelled, Limits, quantize
 
 # Ranges come from so many good photos, and defects on so many of them.
 _CALIBRATION_PHOTOS, _CALIBRATION_DEFECTS = 40, 6
 # Layers are chosen on so many others, with a defect of every kind on so many of these.
 _CHOICE_PHOTOS, _CHOICE_DEFECTS = 24, 8
+_SHARE_OF_ROOM = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,15 @@ def quantize_for(bundle: Bundle, trained_on: Sequence[Pixels], activations: Acti
     chosen = chosen or ranged
     calibration = ranged + [one.picture for one in simulate_defects(ranged[:_CALIBRATION_DEFECTS], seed + 1)]
     parts = labelled(chosen, chosen[:_CHOICE_DEFECTS], seed + 2)
-    quantized = quantize(_fp32(bundle), calibration, parts, activations)
+    quantized = quantize(_fp32(bundle), calibration, parts, activations, limits_for(bundle.manifest.thresholds))
     return Lowered("int8", quantized.model, quantized.float_layers)
+
+
+def limits_for(thresholds: Thresholds) -> Limits:
+    """Scores may be off by a share of the room from a usual good part to NG: where all lie close, little moves many."""
+    room = thresholds.reject - median(thresholds.calibration.good_scores)
+    usual = Limits()
+    return replace(usual, score_error=min(usual.score_error, _SHARE_OF_ROOM * room))
 
 
 def halve(bundle: Bundle) -> Lowered:

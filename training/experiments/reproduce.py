@@ -37,12 +37,13 @@ def categories_of(dataset: str) -> list[str]:
 
 
 def tabulate(dataset: str, rows: Mapping[str, Row]) -> str:
-    """Markdown of rows by `method/category/seed`, a table a method of the paper's, a line a category.
+    """Markdown of rows by `method/category/seed`, a table a method of the paper's or of the rows, a line a category.
 
     Blank where not run. Ours are means over seeds, with the standard deviation where there are several. Our average
     needs every category.
     """
-    tables = [_table(dataset, method, rows) for method in PAPER[dataset]]
+    run = (key.split("/")[0] for key in rows)
+    tables = [_table(dataset, method, rows) for method in dict.fromkeys([*PAPER[dataset], *run])]
     if others := OTHERS.get(dataset):
         told = ", ".join(f"{name} {figure}" for name, figure in others.items())
         tables.append(f"image AUROC as quoted in the literature, not verified: {told}")
@@ -57,14 +58,14 @@ def _table(dataset: str, method: str, rows: Mapping[str, Row]) -> str:
     categories = categories_of(dataset)
     for category in categories:
         runs = [row for key, row in rows.items() if key.rsplit("/", 1)[0] == f"{method}/{category}"]
-        paper = PAPER[dataset][method].get(category, _NOTHING)
+        paper = PAPER[dataset].get(method, {}).get(category, _NOTHING)
         lines.append(_line(category, paper, [mean_percent(runs, column) for column in _COLUMNS], runs))
         if runs:
             means.append({column: _mean(runs, column) for column in _COLUMNS})
     if average := AVERAGE.get(dataset):
         complete = len(means) == len(categories)
         ours = [mean_percent([{column: _mean(means, column)}], column) if complete else "" for column in _COLUMNS]
-        lines.append(_line("average", average[method], ours, []))
+        lines.append(_line("average", average.get(method, _NOTHING), ours, []))
     return "\n".join(lines)
 
 
