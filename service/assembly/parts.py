@@ -24,5 +24,7 @@ class Parts:
     hung_s: float = HUNG_S
     # That a run which hangs has left when the service ends.
     leave_s: float = 5.0
+    # Without an image after which a model gives back what only runs need.
+    idle_s: float = 300.0
     # That one run of a new bundle may take in its trial.
     trial_run_s: float = RUN_S

@@ -61,6 +61,7 @@ async def keep_checking(station: Station, trials: Trials, parts: Parts) -> None:
         # Images under way may keep a model that was replaced for a while.
         if looks < _LOOKS_AFTER_SWAP:
             await asyncio.to_thread(memory.give_back)
+        await _let_idle_rest(station, parts.idle_s)
         for name, recipe in list(station.recipes.ready.items()):
             due = period_s and time.monotonic() - recipe.checked_at > period_s
             if not (due or recipe.model.failures):
@@ -75,6 +76,15 @@ async def keep_checking(station: Station, trials: Trials, parts: Parts) -> None:
             # A check that could not be made must not be the last one.
             except Exception:
                 log.exception("recipe %s: the golden check ended early", name)
+
+
+async def _let_idle_rest(station: Station, idle_s: float) -> None:
+    """Of many recipes a line runs one: the others keep their weights, and no memory for runs."""
+    for recipe in list(station.recipes.ready.values()):
+        model = recipe.model
+        if not model.rests and time.monotonic() - model.ran_at > idle_s:
+            model.rests = True
+            await asyncio.to_thread(model.backend.rest)
 
 
 async def keep_device(station: Station, parts: Parts) -> None:

@@ -46,6 +46,9 @@ class Backend(Protocol):
         Raises BackendError when the runtime fails. Whether the values are finite is for the caller to judge.
         """
 
+    def rest(self) -> None:
+        """Give back what only a run needs, unless one is under way: the next one takes it again, in milliseconds."""
+
     def close(self) -> None: ...
 
 

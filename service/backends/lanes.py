@@ -30,6 +30,13 @@ class Lanes(Generic[Session]):
         self._running = 0
         self._lock = threading.Lock()
 
+    def rest(self, give_back: Callable[[Session], object]) -> None:
+        """Let `give_back` have every session, where none is taken; meanwhile nobody gets one."""
+        with self._lock:
+            if not self._running:
+                for session in (self._wide, *self._narrow):
+                    give_back(session)
+
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A session of nobody else, as long as no more than `count` are taken."""

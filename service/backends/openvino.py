@@ -66,6 +66,10 @@ class OpenVinoBackend:
                 raise BackendError(f"OpenVINO failed: {error}") from error
         return results["anomaly_map"], results["score"]
 
+    def rest(self) -> None:
+        # Half of what a model takes, three times: alone, and side by side.
+        self._lanes.rest(lambda request: request.get_compiled_model().release_memory())
+
     def close(self) -> None:
         del self._lanes
 

@@ -28,8 +28,11 @@ class OrtBackend:
         def open_session(threads: int) -> onnxruntime.InferenceSession:
             return _open(model, expected, threads)
 
-        # ONNX Runtime's sessions may be run by several threads at once.
-        self._lanes = Lanes(threads, open_session, lambda lanes, threads: lanes * [open_session(threads)])
+        def open_shared(lanes: int, threads: int) -> list[onnxruntime.InferenceSession]:
+            # Run by several threads at once: each computes itself, and its session's other threads help all of them.
+            return lanes * [open_session(lanes * (threads - 1) + 1)]
+
+        self._lanes = Lanes(threads, open_session, open_shared)
         self.lanes = self._lanes.count
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -40,6 +43,9 @@ class OrtBackend:
                 raise BackendError(f"ONNX Runtime failed: {error}") from error
         # Its arrays are of the session's own memory, and a map that is kept would keep all of that.
         return anomaly_map.copy(), score.copy()
+
+    def rest(self) -> None:
+        """Nothing to give back."""
 
     def close(self) -> None:
         del self._lanes

@@ -123,6 +123,9 @@ class OrtGpuBackend:
         except Exception as error:
             raise BackendError(f"{self.provider} failed: {error}") from error
 
+    def rest(self) -> None:
+        """Nothing to give back."""
+
     def close(self) -> None:
         self._bindings.clear()
         del self._session

@@ -233,6 +233,9 @@ class _Watched:
         self._tell("run")
         return self._backend.run(images)
 
+    def rest(self) -> None:
+        self._backend.rest()
+
     def close(self) -> None:
         self._backend.close()
 

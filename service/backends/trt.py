@@ -115,6 +115,9 @@ class TrtBackend:
         self._batch = count
         return self._map.host[:count].copy(), self._score.host[:count].copy()
 
+    def rest(self) -> None:
+        """Nothing to give back."""
+
     def close(self) -> None:
         self._free()
 

@@ -342,6 +342,7 @@ class Batcher:
 
     def _begin(self, jobs: list[Job], now: float, lane: int) -> Batch:
         self._count_work(now)
+        jobs[0].model.ran_at, jobs[0].model.rests = now, False
         batch = Batch(jobs, now, self._work_s, lane)
         self._running.append(batch)
         return batch

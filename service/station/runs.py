@@ -20,6 +20,8 @@ class Model:
     refused: bool = False  # by the golden gate: what it gave and gives is not to be trusted
     endless: bool = False  # a run of it was given up
     computes_for_ever: bool = False  # and had not waited for the machine
+    ran_at: float = 0.0  # when a run of it began last, on the batcher's clock
+    rests: bool = False  # it gave back what only runs need, and none began since
 
 
 @dataclass(frozen=True)

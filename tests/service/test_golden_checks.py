@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,3 +66,22 @@ def test_golden_checks_go_on_after_a_clock_that_was_ahead_is_put_right(models: P
         ready = built_in(client).recipes.ready
         ready["part"] = replace(ready["part"], checked=datetime(2099, 1, 1, tzinfo=UTC))
         wait_for(lambda: not client.get("/state").json()["recipes"][0]["golden_checked"].startswith("2099"))
+
+
+def test_a_model_without_images_rests_once_and_the_next_image_wakes_it(models: Path) -> None:
+    backend = FakeBackend()
+    with station(models, opens(backend, check_every_s=0.01, idle_s=0.05)) as client:
+        wait_for(lambda: backend.rested)
+        time.sleep(0.1)  # ten more looks
+        looks = backend.rested
+        assert looks == 1
+        assert post(client, png(gray(51))).json()["verdict"] == "OK"
+        wait_for(lambda: backend.rested > looks)
+
+
+def test_a_model_with_images_does_not_rest(models: Path) -> None:
+    backend = FakeBackend()
+    with station(models, opens(backend, check_every_s=0.01, idle_s=60.0)) as client:
+        for _ in range(5):
+            assert post(client, png(gray(51))).json()["verdict"] == "OK"
+        assert not backend.rested

@@ -65,3 +65,12 @@ def test_what_a_run_gives_keeps_nothing_of_the_runtime(models: Path, choice: Bac
     backend = open_backend(read_bundle(models / "part" / "1"), choice, precision="fp32", threads=2)
     for array in backend.run(np.zeros((1, SIZE, SIZE, 3), np.uint8)):
         assert array.base is None
+
+
+def test_sessions_rest_only_where_none_is_taken() -> None:
+    lanes, rested = _lanes(2), list[str]()
+    with lanes.session():
+        lanes.rest(rested.append)
+    assert rested == []
+    lanes.rest(rested.append)
+    assert rested == ["wide 2", "narrow 1", "narrow 1"]

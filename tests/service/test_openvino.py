@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,19 @@ def test_results_are_the_models_whatever_the_batch_and_outlive_the_next_run(mode
             assert array.dtype == np.float32
             np.testing.assert_allclose(array, expected, atol=1e-5)
     assert (backend.name, backend.provider, backend.precision) == ("openvino", "CPU", "fp32")
+
+
+def test_a_model_that_rested_gives_the_same_on_every_lane(demo: Path) -> None:
+    bundle = read_bundle(demo)
+    image = read(bundle.file(bundle.manifest.golden[0].image))[None]
+    backend = openvino_backend.OpenVinoBackend(OnnxModel.of(bundle, "fp32"), bundle.manifest.input, "fp32", threads=2)
+    before = backend.run(image)
+    for _ in range(2):
+        backend.rest()
+        with ThreadPoolExecutor(backend.lanes) as pool:
+            for maps, scores in pool.map(backend.run, [image] * 6):
+                np.testing.assert_allclose(maps, before[0], atol=1e-5)
+                np.testing.assert_allclose(scores, before[1], atol=1e-5)
 
 
 def test_precision_is_what_was_asked_for_never_what_the_cpu_likes(demo: Path) -> None:

@@ -48,12 +48,16 @@ class FakeBackend:
         self.started = threading.Semaphore(0)
         self.release = threading.Semaphore(0 if blocking else 1_000_000)
         self.closed = False
+        self.rested = 0
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self.batches.append(len(images))
         self.started.release()
         assert self.release.acquire(timeout=30), "the test never released this batch"
         return self._run(images)
+
+    def rest(self) -> None:
+        self.rested += 1
 
     def close(self) -> None:
         self.closed = True
