@@ -160,7 +160,7 @@ def test_layers_that_hurt_stay_in_float_and_too_many_are_refused(model: bytes, p
     hurt = [{cheap, costly}, {third}]
     assert set(quantized(most_float=len(worst))) == {cheap, third}
     hurt = []
-    with pytest.raises(QuantizationError, match=r"scores are off by up to 0\.\d+ \(allowed 0\.0\)"):
+    with pytest.raises(QuantizationError, match=r"scores are off by up to 0\.\d+ \(allowed 0\.0000\)"):
         quantized(2, 0.0)
     hurt = [{worst[-1]}]
     with pytest.raises(
@@ -208,8 +208,15 @@ def test_scores_may_be_off_by_less_where_good_parts_lie_close_to_ng() -> None:
     wide, narrow = (
         limits_for(thresholds(review=reject, reject=reject, good_scores=[0.1, 0.2, 0.2])) for reject in (0.6, 0.25)
     )
-    assert wide == quantization.Limits()
+    assert wide.score_error == quantization.Limits().score_error
     assert abs(narrow.score_error - 0.005) < 1e-9
+
+
+def test_a_score_far_from_the_limits_of_the_verdicts_may_be_off_by_more() -> None:
+    limits = limits_for(thresholds(review=0.3, reject=0.6, good_scores=[0.1]))
+    errors = [limits.error(exact, exact + 0.02) for exact in (0.3, 0.5, 0.6, 0.9)]
+    assert errors == pytest.approx([0.02, 0.01, 0.02, -0.01])
+    assert quantization.Limits().error(0.9, 0.92) == pytest.approx(0.02), "nobody told where the limits are"
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
@@ -13,13 +13,12 @@ from service.images.decoding import Pixels
 from training.bundling.fp16 import to_half
 from training.bundling.held_out import simulate_defects
 from training.bundling.qdq import Activations
-from training.bundling.quantize import Labelled, Limits, quantize
+from training.bundling.quantize import SHARE_OF_ROOM, Labelled, Limits, quantize
 
 # Ranges come from so many good photos, and defects on so many of them.
 _CALIBRATION_PHOTOS, _CALIBRATION_DEFECTS = 40, 6
 # Layers are chosen on so many others, with a defect of every kind on so many of these.
 _CHOICE_PHOTOS, _CHOICE_DEFECTS = 24, 8
-_SHARE_OF_ROOM = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ def quantize_for(bundle: Bundle, trained_on: Sequence[Pixels], activations: Acti
 def limits_for(thresholds: Thresholds) -> Limits:
     """Scores may be off by a share of the room from a usual good part to NG: where all lie close, little moves many."""
     room = thresholds.reject - median(thresholds.calibration.good_scores)
-    usual = Limits()
-    return replace(usual, score_error=min(usual.score_error, _SHARE_OF_ROOM * room))
+    error = min(Limits().score_error, SHARE_OF_ROOM * room)
+    return Limits(score_error=error, verdicts=(thresholds.review, thresholds.reject))
 
 
 def halve(bundle: Bundle) -> Lowered:

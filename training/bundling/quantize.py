@@ -23,6 +23,8 @@ from training.errors import UserError
 from training.evaluation.metrics import image_metrics, stacked
 
 LARGEST_LOSS = {"image_auroc": 0.002, "pixel_ap": 0.01}
+# Of the way from a score to a limit of the verdicts, an error of it is small.
+SHARE_OF_ROOM = 0.1
 _PROBES = 8  # images on which a layer's damage is measured
 
 
@@ -47,10 +49,19 @@ class Labelled:
 class Limits:
     """Where layers are chosen: photos that were trained on hardly err, so that their figures alone would let too much
     pass. A graph that needs more than `most_float` float layers is not worth its name.
+
+    A score may be off by `score_error`, and by a share more of how far it lies from the limits of the `verdicts`: far
+    from them it decides nothing.
     """
 
     score_error: float = 0.015
     most_float: int = 12
+    verdicts: tuple[float, ...] = ()
+
+    def error(self, exact: float, found: float) -> float:
+        """By how much a score is off, less what it may be for where it lies."""
+        away = min((abs(exact - limit) for limit in self.verdicts), default=0.0)
+        return abs(found - exact) - SHARE_OF_ROOM * away
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ def quantize(
     def attempt(kept: Collection[str]) -> _Attempt:
         quantized = to_qdq(even, ranges, [name for name in costs if name not in kept], activations)
         found = measure(quantized, parts)
-        error = max(abs(one - other) for one, other in zip(exact.scores, found.scores, strict=True))
+        error = max(limits.error(one, other) for one, other in zip(exact.scores, found.scores, strict=True))
         return _Attempt(quantized, found.figures, error)
 
     def holds(tried: _Attempt) -> bool:
@@ -130,8 +141,8 @@ def quantize(
             break
     else:
         raise QuantizationError(
-            f"INT8 is refused: with {', '.join(kept)} in float scores are off by up to {tried.score_error:.3f} "
-            f"(allowed {limits.score_error}); {_told(exact.figures, tried.figures)}"
+            f"INT8 is refused: with {', '.join(kept)} in float scores are off by up to {tried.score_error:.4f} "
+            f"(allowed {limits.score_error:.4f}); {_told(exact.figures, tried.figures)}"
         )
     # Some stood in line before one that mattered: they go back, what computes most first.
     for name in sorted(kept, key=costs.__getitem__, reverse=True):
@@ -155,7 +166,7 @@ def layers_of(model: bytes) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A quantised graph, its figures, and the largest difference of a score from float."""
+    """A quantised graph, its figures, and the largest error of a score."""
 
     model: bytes
     figures: dict[str, float]
