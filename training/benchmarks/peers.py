@@ -1,9 +1,9 @@
 """The service beside others that serve the same ONNX file: JPEG in, score out, in one run on this machine.
 
-`python -m training.benchmarks peers`. A plain FastAPI route runs in this environment; LitServe and BentoML in ones of
-their own below `--environments`, which `--install` makes. Each is asked at 50, 90 and 200 % of its own capacity, at
-fixed times whether or not earlier images were answered. Client and server share the cores. OpenVINO Model Server and
-Triton come as containers and are not in it.
+`python -m training.benchmarks peers`. A plain FastAPI route runs in this environment; LitServe, BentoML and Triton (as
+PyTriton brings it) in ones of their own below `--environments`, which `--install` makes. Each is asked at 50, 90 and
+200 % of its own capacity, at fixed times whether or not earlier images were answered. Client and server share the
+cores. OpenVINO Model Server comes as a container and is not in it.
 
 What a peer leaves out it saves: none of them checks the image, the result or the deadline, or keeps a record.
 """
@@ -18,8 +18,10 @@ import platform
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import venv
@@ -47,6 +49,7 @@ _PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fastapi": ("fastapi_route.py", ()),
     "litserve": ("litserve_api.py", ("litserve", "python-multipart")),
     "bentoml": ("bentoml_service.py", ("bentoml",)),
+    "triton": ("triton_model.py", ("nvidia-pytriton",)),
 }
 _COMMON = ("numpy", "onnxruntime", "opencv-python-headless")
 _SHARES = (0.5, 0.9, 2.0)
@@ -66,31 +69,26 @@ class Server:
     pid: int
 
 
-class FormClient:
-    """Sends images as a form of one file, as all of them take it, over bare sockets; a library would cost as much as
-    the servers do.
-    """
+class PeerClient:
+    """Sends images over bare sockets; a library would cost as much as the servers do."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, name: str, port: int) -> None:
+        self._asked = _as_tensor if name == "triton" else _as_form
         self._port = port
         self._free: list[_Connection] = []
 
     async def inspect(self, image: bytes, *, recipe: str | None = None, deadline_ms: float | None = None) -> Outcome:
         """An answer in time counts as inspected, whatever it says of the part: here nobody acts on it."""
-        begin = b'--b\r\nContent-Disposition: form-data; name="image"; filename="part.jpg"\r\nContent-Type: image/jpeg'
-        body = begin + b"\r\n\r\n" + image + b"\r\n--b--\r\n"
+        path, headers, body = self._asked(image)
         # The others pass it over.
         deadline = f"X-Deadline-Ms: {deadline_ms:.1f}\r\n" if deadline_ms else ""
-        head = (
-            f"POST /inspect HTTP/1.1\r\nHost: localhost\r\n{deadline}Content-Length: {len(body)}\r\n"
-            "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
-        )
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{deadline}{headers}Content-Length: {len(body)}\r\n\r\n"
         try:
             connection = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
             status, reply = await self._send(connection, head.encode() + body)
         except (OSError, EOFError) as error:
             return Outcome(Verdict.NOT_INSPECTED, None, {"code": type(error).__name__})
-        if status == _OK and isinstance(reply.get("score"), float):
+        if status == _OK and ("score" in reply or "outputs" in reply):
             return Outcome(Verdict.REVIEW, status, {})
         return Outcome(Verdict.NOT_INSPECTED, status, {"code": reply.get("code", f"status_{status}")})
 
@@ -113,6 +111,23 @@ class FormClient:
     def close(self) -> None:
         for _, writer in self._free:
             writer.close()
+
+
+def _as_form(image: bytes) -> tuple[str, str, bytes]:
+    """Path, more headers and body: a form of one file, as all but Triton take it."""
+    begin = b'--b\r\nContent-Disposition: form-data; name="image"; filename="part.jpg"\r\nContent-Type: image/jpeg'
+    body = begin + b"\r\n\r\n" + image + b"\r\n--b--\r\n"
+    return "/inspect", "Content-Type: multipart/form-data; boundary=b\r\n", body
+
+
+def _as_tensor(image: bytes) -> tuple[str, str, bytes]:
+    """The same for Triton: a tensor of one string behind its description (Open Inference Protocol, binary data)."""
+    data = struct.pack("<I", len(image)) + image
+    size = {"binary_data_size": len(data)}
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": size}
+    head = json.dumps({"inputs": [tensor], "outputs": [{"name": "score", "parameters": {"binary_data": False}}]})
+    headers = f"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {len(head)}\r\n"
+    return "/v2/models/inspect/infer", headers, head.encode() + data
 
 
 async def benchmark(
@@ -146,7 +161,7 @@ async def benchmark(
 
 
 async def _measure(server: Server, images: list[bytes], seconds: float) -> dict[str, Any]:
-    client = FormClient(server.port)
+    client = PeerClient(server.name, server.port)
     await _capacity(client, images, min(2.0, seconds))
     capacity = await _capacity(client, images, seconds)
     runs = {}
@@ -196,7 +211,9 @@ def _command(
     if name in _PEERS:
         # Nobody measured tells others of it.
         quiet = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": folder}
-        told = {"PEER_MODEL": str(model.absolute()), "PEER_PORT": port, **quiet}
+        # Triton's own process of Python takes the library of this one: that of the system may be older.
+        library = {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))} if name == "triton" else {}
+        told = {"PEER_MODEL": str(model.absolute()), "PEER_PORT": port, **quiet, **library}
         return [str(python), str(_SERVERS / _PEERS[name][0])], told
     flags = ["--port", port, "--models-dir", str(models.absolute()), "--default-recipe", recipe, "--drain-grace-s", "0"]
     flags += ["--records-dir", f"{folder}/records", "--cache-dir", f"{folder}/cache"]
@@ -216,7 +233,7 @@ async def _running(
             command, env={**os.environ, **more}, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        client, until = FormClient(port), time.monotonic() + _STARTS_S
+        client, until = PeerClient(name, port), time.monotonic() + _STARTS_S
         while (outcome := await client.inspect(image)).status != _OK:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{name} does not answer: {outcome}\n{(folder / 'log').read_text()[-4000:]}")
