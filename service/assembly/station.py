@@ -32,6 +32,7 @@ def build_station(foundation: Foundation, devices: Devices, trust: Trust, parts:
         records=records,
         batcher=devices.batcher,
         recipes=store,
+        decisions=trust.decisions,
         inspector=Inspector(devices.batcher, devices.codec, metrics, store.shadows),
         triggers=triggers,
         refusals=Refusals(records, counters, partial(counted_as, store), publish=feed.publish),

@@ -143,6 +143,7 @@ def review(
     *,
     defect_type: str | None = None,
     note: str | None = None,
+    reviewer: str | None = None,
     boxes: Sequence[Box] = (),
     mask: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
 ) -> Question[Record]:
@@ -150,8 +151,9 @@ def review(
 
     The answer comes once the review is on the disk; another review is another record.
     """
+    given = (("defect_type", defect_type), ("note", note), ("reviewer", reviewer))
     body: dict[str, Any] = {"verdict": verdict, "boxes": [vars(box) for box in boxes]}
-    body |= {name: value for name, value in (("defect_type", defect_type), ("note", note)) if value is not None}
+    body |= {name: value for name, value in given if value is not None}
     if mask is not None:
         drawn = np.where(mask if mask.dtype == np.bool_ else mask >= 128, 255, 0).astype(np.uint8)
         body["mask"] = base64.b64encode(encode(drawn, ".png")).decode()

@@ -11,6 +11,7 @@ from fastapi import Request
 from service.http.foundation import Foundation
 from service.station.batching import Batcher
 from service.station.counters import Counters
+from service.station.decisions import Decisions
 from service.station.feed import Feed
 from service.station.inspector import Inspector
 from service.station.loading import Recipe
@@ -27,6 +28,7 @@ class Station(Foundation):
 
     batcher: Batcher
     recipes: RecipeStore
+    decisions: Decisions
     inspector: Inspector
     triggers: Triggers
     refusals: Refusals

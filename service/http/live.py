@@ -12,7 +12,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.http.context import Station, shift_reply, station_of, why_not_ready
+from service.http.context import Station, shift_reply, station_of, troubles, why_not_ready
 from service.http.problems import openapi_responses
 from service.images.decoding import encode
 from service.images.heatmap import draw_overlay, preview
@@ -88,6 +88,7 @@ def _state(station: Station) -> bytes:
             "now": time.time(),
             "ready": reason is None,
             "reason": reason,
+            "troubles": troubles(station),
             "counters": station.counters.totals(),
             "shift": shift_reply(station),
         },

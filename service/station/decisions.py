@@ -19,6 +19,7 @@ import os
 import stat
 import unicodedata
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ _MOST_BYTES = 64 * 1024
 _FEWEST_KEY_BYTES = 32
 
 log = logging.getLogger("draem_inspect")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision `about` something, as the file says it; None: it was taken back."""
+
+    at: str
+    by: str
+    about: str
+    decision: str | None
 
 
 class DecisionError(Exception):
@@ -110,6 +121,10 @@ class Decisions:
         """Take a decision back; raises OSError."""
         remove_file(file)
         self._note(about, by, None)
+
+    def history(self) -> list[Decided]:
+        """What was decided, newest first, as far as this service wrote it; raises OSError."""
+        return [] if self._ledger is None else self._ledger.history()
 
     def _note(self, about: str, by: str, text: str | None) -> None:
         log.info("decided by %s: %s: %s", by, about, "the manifest's" if text is None else " ".join(text.split()))
@@ -192,21 +207,36 @@ class Ledger:
         except OSError as error:
             log.error("%s: a decision is not noted there: %s", self._file, error)
 
-    def _take(self, number: int, line: str) -> None:
+    def history(self) -> list[Decided]:
+        """Newest first; raises OSError."""
         try:
-            entry = json.loads(line)
-            about, seal, after, mac = entry["about"], entry["seal"], entry["after"], entry.pop("mac", "")
-            readable = isinstance(about, str) and isinstance(seal, str | None)
+            lines = self._file.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        entries = [entry for line in lines if (entry := self._read(line)) is not None]
+        names = ("at", "by", "about", "decision")
+        return [Decided(*(entry.get(name) for name in names)) for entry in reversed(entries)]
+
+    def _read(self, line: str) -> dict[str, Any] | None:
+        """An entry; None for one that this service did not write."""
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            mac = entry.pop("mac", "")
+            readable = isinstance(entry["about"], str) and isinstance(entry["seal"], str | None) and "after" in entry
             genuine = readable and (self._key is None or hmac.compare_digest(self._mac_of(entry), mac))
         except (ValueError, TypeError, KeyError, AttributeError):
-            genuine = False
-        if not genuine:
+            return None
+        return entry | {"mac": mac} if genuine else None
+
+    def _take(self, number: int, line: str) -> None:
+        entry = self._read(line)
+        if entry is None:
             log.error("%s:%d: not written by this service", self._file, number)
             return
-        if after != self._mac:
+        if entry["after"] != self._mac:
             log.error("%s:%d: a line before it is gone", self._file, number)
-        self._mac = mac
-        self._remember(about, seal)
+        self._mac = entry["mac"]
+        self._remember(entry["about"], entry["seal"])
 
     def _remember(self, about: str, seal: str | None) -> None:
         if before := self.last.get(about):

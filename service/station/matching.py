@@ -16,15 +16,26 @@ from service.station.rows import QUARTER_S
 from service.station.search import Search
 from service.station.verdicts import Verdict
 
-# Rows that share a beginning of their names: of so many it is known where they are, so many are put in order, unless
-# that is quicker for each row between them, which share of those has it.
-_MANY, _FEW, _DENSE = 100_000, 20_000, 0.25
 _WITHOUT_END = 1 << 62
 
 Value = str | float
 # A condition of a row `i`, with its values.
 Condition = tuple[str, tuple[Value, ...]]
 Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Rows that share a beginning of their names: of so many it is found out where they are, and so few are put in
+    order, unless of those between them this share has it: then it is quicker to look at each.
+    """
+
+    many: int = 100_000
+    few: int = 20_000
+    dense: float = 0.25
+
+
+EFFORT = Effort()
 
 
 @dataclass(frozen=True)
@@ -47,14 +58,14 @@ class _List:
         return f"SELECT {self.row} FROM {self.source} AND {self.row} BETWEEN ? AND ?", (*self.values, *bounds)  # noqa: S608
 
 
-def matching(connection: sqlite3.Connection, search: Search, cursor: int | None) -> Matching:
+def matching(connection: sqlite3.Connection, search: Search, cursor: int | None, effort: Effort) -> Matching:
     """Rows after the row `cursor` that may be what is asked for; all others are not."""
     bounds = _of_times(connection, search, (0, _WITHOUT_END if cursor is None else cursor - 1))
     few, conditions = [*_named(search), *_marked(search)], of_times(search)
     bounds = _ends(connection, few, bounds)
     for column, value in (("part_id", search.part_id), ("lot_id", search.lot)):
         if value is not None and value.endswith("*"):
-            bounds, rows = _beginning(connection, column, span(value), bounds)
+            bounds, rows = _beginning(connection, column, span(value), bounds, effort)
             if rows is None:
                 conditions.append(of_beginning(column, span(value)))
             else:
@@ -97,20 +108,20 @@ def _equal(column: str, index: str, value: str) -> _List:
 
 
 def _beginning(
-    connection: sqlite3.Connection, column: str, values: tuple[str, str], bounds: Bounds
+    connection: sqlite3.Connection, column: str, values: tuple[str, str], bounds: Bounds, effort: Effort
 ) -> tuple[Bounds, list[int] | None]:
     """Between which rows those lie whose names begin so, and all of these rows, or None where each has to be asked."""
-    if bounds[1] - bounds[0] <= _FEW:
+    if bounds[1] - bounds[0] <= effort.few:
         return bounds, None
     index = "by_" + column.removesuffix("_id")
     statement, own = _List(f"{_having(column, index)} >= ? AND {column} < ?", values).within(bounds)
     ends = f"SELECT count(*), min(rowid), max(rowid) FROM ({statement} LIMIT ?)"  # noqa: S608
-    count, first, last = connection.execute(ends, (*own, _MANY + 1)).fetchone()
+    count, first, last = connection.execute(ends, (*own, effort.many + 1)).fetchone()
     if not count:
         return (1, 0), []
-    if count > _MANY:
+    if count > effort.many:
         return bounds, None
-    if count > _FEW or count > _DENSE * (last - first):
+    if count > effort.few or count > effort.dense * (last - first):
         return (first, last), None
     return (first, last), [row for (row,) in connection.execute(statement, own)]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from service.station.matching import matching, of_beginning, of_times, span
+from service.station.matching import EFFORT, Effort, matching, of_beginning, of_times, span
 from service.station.search import Search
 
 _SHOWN = (
@@ -23,10 +23,10 @@ _REVIEW = "review_id, inspection_id, time, by, before, after, defect_type, note,
 
 
 def find(
-    connection: sqlite3.Connection, search: Search, *, limit: int, cursor: int | None = None
+    connection: sqlite3.Connection, search: Search, *, limit: int, cursor: int | None = None, effort: Effort = EFFORT
 ) -> list[dict[str, Any]]:
     """What was found after the row `cursor`, each with its `row`."""
-    found = matching(connection, search, cursor)
+    found = matching(connection, search, cursor, effort)
     wheres = " AND ".join(["i.rowid IN (SELECT value FROM json_each(?))", *(where for where, _ in found.conditions)])
     values = [value for _, own in found.conditions for value in own]
     rows: list[dict[str, Any]] = []

@@ -1,7 +1,9 @@
 // Charts as SVG, in the colours of the page; their figures are in a table beside them.
 import { draw, make, scrolling } from "./dom.js";
 
-const WIDTH = 720;
+// On a phone a chart has fewer labels, for they have the same size.
+const NARROW = matchMedia("(max-width: 40rem)").matches;
+const WIDTH = NARROW ? 400 : 720;
 const HEIGHT = 200;
 const LEFT = 64;
 const BOTTOM = 28;
@@ -32,7 +34,7 @@ function path(points) {
 }
 
 // `rows`: { name, value, low, high, outside }, values null where there are none; `centre` where there is one.
-export function trend(label, rows, { centre = null, format = String } = {}) {
+export function trend(label, rows, { centre = null, format = String, connected = true } = {}) {
   const values = rows.flatMap((row) => [row.value, row.high, centre]).filter((value) => value !== null && value !== undefined);
   const lows = rows.flatMap((row) => [row.value, row.low]).filter((value) => value !== null && value !== undefined);
   const most = Math.max(...values, 1e-6);
@@ -41,12 +43,14 @@ export function trend(label, rows, { centre = null, format = String } = {}) {
   const [bottom, top] = [Math.max(0, least - room), most + room];
   const at = (index) => across(rows.length > 1 ? (index + 0.5) / rows.length : 0.5);
   const high = (value) => up((value - bottom) / (top - bottom));
+  // Limits are of each group alone.
+  const steps = (key) => draw("path", { class: "limit", d: rows.map((row, index) => (row[key] === null || row[key] === undefined ? "" : `M${across(index / rows.length).toFixed(1)} ${high(row[key]).toFixed(1)}H${across((index + 1) / rows.length).toFixed(1)}`)).join("") });
   const line = (key, name) => draw("path", { class: name, d: path(rows.map((row, index) => (row[key] === null || row[key] === undefined ? null : [at(index), high(row[key])]))) });
-  const step = Math.ceil(rows.length / 8);
+  const step = Math.ceil(rows.length / (NARROW ? 4 : 8));
   return frame(label,
     ...[bottom, (bottom + top) / 2, top].map((value) => text(INNER.left - 8, high(value) + 4, format(value), { "text-anchor": "end" })),
     ...(centre === null ? [] : [draw("line", { x1: INNER.left, x2: INNER.right, y1: high(centre), y2: high(centre), class: "centre" })]),
-    line("low", "limit"), line("high", "limit"), line("value", "line"),
+    steps("low"), steps("high"), connected ? line("value", "line") : null,
     ...rows.map((row, index) => (row.value === null || row.value === undefined ? null : row.outside
       ? draw("path", { class: "dot outside", d: `M${at(index)} ${high(row.value) - 8}l8 14h-16z` }, draw("title", {}, `${row.name}: ${format(row.value)}`))
       : draw("circle", { class: "dot", cx: at(index), cy: high(row.value), r: 4 }, draw("title", {}, `${row.name}: ${format(row.value)}`)))),

@@ -9,7 +9,7 @@ export const newest = [];
 let ahead = 0;
 export const now = () => Date.now() / 1000 + ahead;
 
-export let state = { connected: false, ready: false, reason: "", counters: {} };
+export let state = { connected: false, ready: false, reason: "", troubles: [], counters: {} };
 
 // The camera and the recipe that this screen is for; empty: all.
 export const chosen = { camera: "", recipe: "" };

@@ -17,7 +17,9 @@ export async function report(path) {
   const holder = make("div", { class: "report" });
   const shadow = holder.attachShadow({ mode: "open" });
   const sheet = new CSSStyleSheet();
-  sheet.replaceSync(rules.join("\n").replaceAll(/(^|[\s,}])(:root|html|body)(?=[\s,{])/g, "$1:host"));
+  // The page has a theme of its own, whatever the browser prefers.
+  const dark = document.documentElement.dataset.theme === "dark" ? "all" : "not all";
+  sheet.replaceSync(rules.join("\n").replaceAll("(prefers-color-scheme: dark)", dark).replaceAll(/(^|[\s,}])(:root|html|body)(?=[\s,{])/g, "$1:host"));
   shadow.adoptedStyleSheets = [sheet];
   shadow.append(...document.adoptNode(page.body).childNodes);
   for (const element of shadow.querySelectorAll("[data-style]")) element.style.cssText = element.dataset.style;

@@ -15,13 +15,29 @@ const FORMS = [
   [/^the backend failed on the last batch of (.*)$/, (names) => word("said_backend_failed", names)],
   [/^the device has been at one batch for (\d+) s/, (seconds) => word("said_device_hangs", seconds)],
   [/^(\d+) held-out good photos cannot show a false-reject rate of ([\d.]+): at least (\d+) are needed; [^;]*$/, (photos, rate, needed) => word("said_few_photos", photos, rate, needed)],
-  [/^(\d+) of (\d+) rendered defects pass as OK \((\d+%), allowed are (\d+%)\)$/, (...found) => word("said_unfit", ...found)],
+  [/^(\d+) of (\d+) (rendered|labelled) defects pass as OK \((\d+%), allowed are (\d+%)\)$/, (escapes, all, kind, ...shares) => word("said_unfit", escapes, all, word(`defects_${kind === "rendered" ? "simulated" : kind}`), ...shares)],
+  [/^\S+ is unfit: (.*): train again, or set (\S+)$/, (why, setting) => word("said_train_again", sentence(why), setting)],
   [/^(\d+) runs never came back/, (runs) => word("said_runs_lost", runs)],
 ];
 const PERSONS = { "this machine": "by_this_machine", anybody: "by_anybody", "the first start, as the newest": "by_first_start", "being the only recipe": "by_being_alone" };
 
 // Who did something: the name of a key, or what the service calls those without one.
-export const person = (name) => (name in PERSONS ? word(PERSONS[name]) : name);
+export function person(name) {
+  // A person by name, at a place that has the key.
+  const [, who, place] = /^(.+) \((.+)\)$/.exec(name) ?? [];
+  if (who) return `${who} (${person(place)})`;
+  return name in PERSONS ? word(PERSONS[name]) : name;
+}
+
+const ABOUTS = [
+  [/^the version of (.+)$/, (name) => word("about_version", name)],
+  [/^the limits of (.+)\/(.+)$/, (name, version) => word("about_limits", name, version)],
+  [/^the default recipe$/, () => word("about_default")],
+  [/^that (.+) collects photos$/, (name) => word("about_collecting", name)],
+];
+
+// What a decision is about.
+export const about = (text) => spoken(ABOUTS, text);
 
 // What a word is that the language has not: the service may be newer than the page.
 const unknown = (said) => /^(code|fault)_/.test(said);
@@ -38,8 +54,10 @@ export function fault(text) {
   return measured ? `${name} (${measured[1]} ${word(measured[2])} ${measured[3]})` : name;
 }
 
-export function sentence(text) {
-  for (const [form, said] of FORMS) {
+export const sentence = (text) => spoken(FORMS, text);
+
+function spoken(forms, text) {
+  for (const [form, said] of forms) {
     const found = form.exec(text);
     if (found) return said(...found.slice(1));
   }

@@ -2,17 +2,18 @@
 import { key, setKey, whenRefused } from "./api.js";
 import { choose, chosen, follow, state as stateNow } from "./feed.js";
 import { sentence } from "./sentences.js";
-import { languages, language, setLanguage, word } from "./words.js";
+import { clock, languages, language, setLanguage, word } from "./words.js";
 import * as history from "./views/history.js";
 import * as live from "./views/live.js";
 import * as quality from "./views/quality.js";
 import * as recipes from "./views/recipes.js";
+import * as report from "./views/report.js";
 import * as review from "./views/review.js";
 import * as system from "./views/system.js";
 import * as trial from "./views/try.js";
 
 const at = (id) => document.getElementById(id);
-const VIEWS = { live, review, recipes, history, quality, system, try: trial };
+const VIEWS = { live, review, recipes, history, quality, report, system, try: trial };
 const parameters = new URLSearchParams(location.search);
 const FIRST = location.pathname.endsWith("/try") ? "try" : "live";
 
@@ -36,6 +37,7 @@ function show() {
     if (link.dataset.view === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  at("views").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   shown.enter(at("view"), rest, query);
 }
 
@@ -63,6 +65,9 @@ function buildBar() {
 function showState(state) {
   at("link").className = state.connected && state.ready ? "ready" : "lost";
   at("link").textContent = !state.connected ? word("no_connection") : state.ready ? word("ready") : `${word("not_ready")}: ${sentence(state.reason)}`;
+  const troubles = state.connected ? state.troubles ?? [] : [];
+  at("troubles").hidden = !troubles.length;
+  at("troubles").textContent = troubles.length ? `⚠ ${sentence(troubles[0])}${troubles.length > 1 ? ` (+${troubles.length - 1})` : ""}` : "";
   const shift = state.shift ? word("shift", state.shift.name) : "";
   at("serving").textContent = [chosen.camera, chosen.recipe, shift].filter(Boolean).join(" · ");
   const waiting = state.shift?.open_reviews ?? 0;
@@ -102,4 +107,4 @@ follow({
   },
   inspection(entry) { shown.inspection?.(entry); },
 });
-setInterval(() => { at("clock").textContent = new Date().toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit" }); shown.tick?.(); }, 500);
+setInterval(() => { at("clock").textContent = clock(Date.now()); shown.tick?.(); }, 500);

@@ -92,7 +92,7 @@ export function thresholds(recipe, changed) {
   }
 
   for (const which of NAMES) {
-    inputs[which] = make("input", { type: "number", min: "0", max: "1", step: "0.0001", value: wanted[which], name: which });
+    inputs[which] = make("input", { type: "number", min: "0", max: "1", step: "0.0001", value: Number(wanted[which].toFixed(4)), name: which });
     inputs[which].addEventListener("change", () => set(which, Number(inputs[which].value)));
   }
   const said = make("div");

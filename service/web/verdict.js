@@ -14,6 +14,9 @@ export function badge(verdict) {
   return make("span", { class: `badge verdict ${COLOURS[verdict] ?? verdict}` }, make("span", { "aria-hidden": "true" }, shape(verdict)), ` ${word(verdict)}`);
 }
 
+// Recipe and version that judged.
+export const served = (entry) => [entry.recipe, entry.version && word("version_short", entry.version)].filter(Boolean).join(" ");
+
 // The service's reasons where it has some, or what the verdict means.
 export function explain(entry) {
   const problem = entry.code ? [title(entry.code, ""), sentence(entry.detail ?? "")].filter(Boolean).join(": ") : entry.detail;

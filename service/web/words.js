@@ -16,9 +16,14 @@ export function word(name, ...values) {
 }
 
 // `seconds` since 1970.
-export const time = (seconds) => new Date(1000 * seconds).toLocaleString(language(), { dateStyle: "medium", timeStyle: "medium" });
-export const clock = (when) => new Date(when).toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit" });
-export const percent = (share, digits = 1) => `${(100 * share).toLocaleString(language(), { maximumFractionDigits: digits, minimumFractionDigits: digits })} %`;
+export const time = (seconds) => new Date(1000 * seconds).toLocaleString(language(), { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
+// The day is left out where it is today.
+export function moment(seconds) {
+  const when = new Date(1000 * seconds);
+  return when.toDateString() === new Date().toDateString() ? when.toLocaleTimeString(language(), { timeStyle: "medium", hourCycle: "h23" }) : time(seconds);
+}
+export const clock = (when) => new Date(when).toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+export const percent = (share, digits = 1) => `${(100 * share).toLocaleString(language(), { maximumFractionDigits: digits, minimumFractionDigits: digits })}\u00a0%`;
 export const count = (number) => number.toLocaleString(language());
 export const figure = (number, digits = 3) => number.toLocaleString(language(), { maximumFractionDigits: digits, minimumFractionDigits: digits, useGrouping: false });
 

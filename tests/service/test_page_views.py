@@ -24,7 +24,7 @@ from service.http.problems import PROBLEMS
 from service.images.quality import Quality, find_faults
 
 WEB = Path(__file__).parents[2] / "service" / "web"
-VIEWS = ["live", "review", "recipes", "history", "quality", "system", "try"]
+VIEWS = ["live", "review", "recipes", "history", "quality", "report", "system", "try"]
 # A view shows this once it has asked the service.
 FILLED = {
     "live": "#live-strip button",
@@ -32,6 +32,7 @@ FILLED = {
     "recipes": "#what-if table",
     "history": "#history-list tbody tr",
     "quality": ".chart",
+    "report": "#report table",
     "system": ".facts",
     "try": "#try-examples img",
 }

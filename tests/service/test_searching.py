@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.station import matching
 from service.station.calendar import Calendar
 from service.station.chain import writing
 from service.station.database import Database
+from service.station.matching import Effort
 from service.station.reader import FILE, Reader
 from service.station.record import Record
 from service.station.rows import write
 from service.station.search import Search
+from service.station.searching import find
 from service.station.verdicts import Verdict
 
 ROWS = 400
@@ -104,10 +106,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Recor
 
 @pytest.mark.parametrize(("many", "few"), [(100_000, 20_000), (100_000, 5), (60, 5), (5, 5)])
 def test_whatever_is_asked_for_all_of_it_is_found_in_order(
-    recorded: tuple[Path, list[Record], set[str]], monkeypatch: pytest.MonkeyPatch, many: int, few: int
+    recorded: tuple[Path, list[Record], set[str]], many: int, few: int
 ) -> None:
-    monkeypatch.setattr(matching, "_MANY", many)
-    monkeypatch.setattr(matching, "_FEW", few)
     folder, records, reviewed = recorded
     rng, hits = random.Random(many + few), 0  # noqa: S311
     with closing(Reader(folder)) as reader:
@@ -115,7 +115,8 @@ def test_whatever_is_asked_for_all_of_it_is_found_in_order(
             search = _asked(rng)
             wanted = [one.inspection_id for one in records if _agrees(one, search, one.inspection_id in reviewed)][::-1]
             found, cursor = list[str](), None
-            while page := reader.search(search, limit=7, cursor=cursor):
+            asked = partial(find, search=search, limit=7, effort=Effort(many, few))
+            while page := reader.ask(partial(asked, cursor=cursor)):
                 found += [one["inspection_id"] for one in page]
                 cursor = page[-1]["row"]
                 if len(found) > 40:

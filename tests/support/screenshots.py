@@ -31,7 +31,10 @@ def two_versions(models: Path) -> None:
         shutil.copytree(ROOT / "models" / "demo" / "1", models / "demo" / version)
     file = models / "demo" / "2" / MANIFEST
     manifest = json.loads(file.read_text())
-    file.write_text(json.dumps(manifest | {"version": "2", "created": "2026-11-28T10:00:00Z"}))
+    # Stricter, so that a comparison has something to show.
+    stricter = {name: 0.8 * manifest["thresholds"][name] for name in ("review", "reject")}
+    changed = {"version": "2", "created": "2026-11-28T10:00:00Z", "thresholds": manifest["thresholds"] | stricter}
+    file.write_text(json.dumps(manifest | changed))
 
 
 def inspect(client: httpx2.Client, number: int, rng: np.random.Generator, *, defect: bool) -> None:
@@ -81,15 +84,24 @@ def shoot(chromium: Browser, client: httpx2.Client, rng: np.random.Generator) ->
         inspect(client, PARTS + 1, rng, defect=False)
         expect(page.locator("#live-name b")).to_have_text(f"SN-{4701 + PARTS}")
         save(page, "live-phone")
-    filled = {"history": "#history-list td", "quality?by=camera": ".chart", "recipes": "#what-if table", "system": "dd"}
+    filled = {
+        "history": "#history-list td",
+        "quality?by=camera": ".chart",
+        "recipes": "#what-if table",
+        "report": "#report table",
+        "system": "dd",
+    }
     with opened(chromium, f"{address}?theme=light", size=(1440, 900)) as page:
         for view, selector in filled.items():
             page.evaluate(f"location.hash = '#/{view}'")
             expect(page.locator(selector).first).to_be_visible()
-            save(page, view.split("?")[0])
+            save(page, {"report": "shift-report"}.get(view, view.split("?")[0]))
         page.evaluate("location.hash = '#/recipes/demo/1'")
         expect(page.locator(".report h1")).to_be_visible()
         save(page, "report")
+        page.evaluate("location.hash = '#/recipes/demo/2/comparison'")
+        expect(page.locator(".report h1")).to_be_visible(timeout=600_000)
+        save(page, "comparison")
         page.evaluate("location.hash = '#/history?reviewed=true'")
         page.locator("#history-list a").first.click()
         expect(page.locator("#part-image")).to_be_visible()

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from service.http.recipes import changing, comparison, images, listing, versions
+from service.http.recipes import changing, comparison, decisions, images, listing, versions
 
-ROUTERS = tuple(room.router for room in (listing, changing, versions, comparison, images))
+ROUTERS = tuple(room.router for room in (listing, changing, versions, comparison, images, decisions))

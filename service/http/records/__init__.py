@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from service.http.records import images, inspections, reviews
+from service.http.records import images, inspections, report, reviews
 
-ROUTERS = tuple(room.router for room in (inspections, images, reviews))
+ROUTERS = tuple(room.router for room in (inspections, images, reviews, report))

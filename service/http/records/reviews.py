@@ -41,13 +41,16 @@ class BoxSent(BaseModel):
 
 
 class ReviewSent(BaseModel):
-    """What somebody says of a part; `mask` is base64 of a PNG of the image's size, 128 and more is the defect."""
+    """What somebody says of a part; `mask` is base64 of a PNG of the image's size, 128 and more is the defect.
+    `reviewer` is the person's name, put on record before the key's.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     verdict: Opinion
     defect_type: Annotated[str | None, Field(max_length=64)] = None
     note: Annotated[str | None, Field(max_length=2000)] = None
+    reviewer: Annotated[str | None, Field(max_length=64, pattern=r"\S")] = None
     boxes: Annotated[list[BoxSent], Field(max_length=100)] = []
     mask: str | None = None
 
@@ -70,6 +73,8 @@ async def review(request: Request, inspection_id: str) -> dict[str, Any]:
     sent = await read_model(request, ReviewSent, most=_REVIEW_BYTES)
     mask = None if sent.mask is None else await asyncio.to_thread(_read_mask, sent.mask, station.settings.max_pixels)
     boxes = [Box(box.x, box.y, box.width, box.height) for box in sent.boxes]
+    # A key may be that of a place where several people work.
+    by = by if sent.reviewer is None else f"{' '.join(sent.reviewer.split())} ({by})"
     said = Review(sent.verdict, by, sent.defect_type, sent.note, boxes, mask)
     written = await look(request, lambda records: records.review(inspection_id, said), right="review")
     if written is None:

@@ -3,8 +3,9 @@ import { download, read, readPage, withQuery } from "../api.js";
 import { button, choice, facts, field, make, scrolling, trouble } from "../dom.js";
 import { Picture, sizeOf } from "../picture.js";
 import { scale } from "../scale.js";
-import { VERDICTS, badge, explain } from "../verdict.js";
-import { figure, time, word } from "../words.js";
+import { person } from "../sentences.js";
+import { VERDICTS, badge, explain, served } from "../verdict.js";
+import { figure, moment, time, word } from "../words.js";
 
 // The clock of the screen is meant, which may not be the station's.
 const asked = (values) => ({ ...values, after: instant(values.after), before: instant(values.before) });
@@ -74,7 +75,7 @@ async function showRows(list, values, mine) {
 function row(entry) {
   const address = `#/history/${encodeURIComponent(entry.inspection_id)}`;
   const name = make("a", { href: address }, entry.part_id || word("no_name"));
-  const cells = [time(entry.time), badge(entry.verdict), name, `${entry.recipe ?? ""} ${entry.version ?? ""}`.trim(), entry.camera_id ?? "", entry.lot_id ?? "",
+  const cells = [moment(entry.time), badge(entry.verdict), name, served(entry), entry.camera_id ?? "", entry.lot_id ?? "",
     entry.score === undefined || entry.score === null ? "" : figure(entry.score), entry.review ? badge(entry.review) : entry.open ? word("open") : ""];
   return make("tr", { onclick: (event) => { if (event.target.tagName !== "A") location.hash = address; } }, ...cells.map((cell) => make("td", {}, cell)));
 }
@@ -98,7 +99,7 @@ async function showPart(root, id) {
   holder.append(make("div", { class: "two" },
     make("section", {}, make("div", { class: "row" }, picture.map, make("a", { class: "link-button", href: `#/review/${encodeURIComponent(id)}` }, word("review_this"))), picture.frame, picture.none),
     make("section", { id: "part-facts" }, make("div", { class: "row" }, badge(entry.verdict), make("b", { class: "name" }, entry.part_id || word("no_name"))), make("p", {}, explain(entry)), scale(entry),
-      facts([[word("time"), time(entry.time)], [word("recipe"), `${entry.recipe ?? ""} ${entry.version ?? ""}`.trim()], [word("camera"), entry.camera_id], [word("lot"), entry.lot_id],
+      facts([[word("time"), time(entry.time)], [word("recipe"), served(entry)], [word("camera"), entry.camera_id], [word("lot"), entry.lot_id],
         ...Object.entries(entry.metadata ?? {}), [word("size"), size && `${size[1]} × ${size[0]}`], [word("regions"), String(entry.regions?.length ?? 0)],
         [word("backend"), entry.backend && `${entry.backend.name} ${entry.backend.precision}`], [word("latency"), entry.timings_ms && `${figure(entry.timings_ms.total, 1)} ms`], [word("identity"), entry.inspection_id]]),
       make("h3", {}, word("reviews")), reviews(entry.reviews ?? []))));
@@ -107,6 +108,6 @@ async function showPart(root, id) {
 
 function reviews(list) {
   if (!list.length) return make("p", { class: "quiet" }, word("no_reviews"));
-  return make("ol", { class: "reviews" }, ...list.map((one) => make("li", {}, badge(one.before), " → ", badge(one.after), make("p", {}, [one.by, time(one.time), one.defect_type, one.note,
+  return make("ol", { class: "reviews" }, ...list.map((one) => make("li", {}, badge(one.before), " → ", badge(one.after), make("p", {}, [person(one.by), time(one.time), one.defect_type, one.note,
     one.boxes?.length ? word("boxes", one.boxes.length) : "", one.mask ? word("with_mask") : ""].filter(Boolean).join(" · ")))));
 }

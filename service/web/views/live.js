@@ -130,7 +130,7 @@ function showCounts(totals, from, shift) {
       make("dt", {}, `${shape(name)} ${word(name)}`),
       make("dd", {}, count(sum(name)), make("small", {}, all ? ` ${percent(sum(name) / all)}` : "")))),
     make("div", {}, make("dt", {}, from ? `${word("total")} ${word("since")} ${clock(from)}` : word("total")), make("dd", {}, count(all))),
-    make("div", {}, make("dt", {}, word("latency")), make("dd", {}, times.length ? `${Math.round(times[times.length >> 1])} ms` : "–")));
+    make("div", {}, make("dt", {}, word("latency")), make("dd", {}, times.length ? `${Math.round(times[times.length >> 1])}\u00a0ms` : "–")));
   if (shift) parts.counts.append(make("div", { id: "live-review" }, make("dt", {}, word("to_review")), make("dd", {}, make("a", { href: "#/review" }, count(shift.open_reviews ?? 0)))));
 }
 

@@ -41,6 +41,8 @@ export async function enter(root, rest, query) {
 export function leave() { shown += 1; }
 
 function show(charts, found, hours) {
+  // Between cameras or recipes there is nothing.
+  const connected = found.by === "hour";
   const nameOf = (group) => {
     if (found.by !== "hour") return group ?? "–";
     return hours > 48 ? new Date(group).toLocaleDateString(language(), { day: "2-digit", month: "2-digit" }) : clock(group);
@@ -55,12 +57,12 @@ function show(charts, found, hours) {
     const outside = rows.filter((row) => row.outside).map((row) => row.name);
     charts.append(make("section", {}, make("h3", {}, `${shape(verdict)} ${word("rate_of", word(verdict))}`),
       make("p", { class: outside.length ? "warning" : "quiet" }, outside.length ? `▲ ${word("outside", outside.join(", "))}` : word("inside", percent(chart.centre))),
-      trend(word("rate_of", word(verdict)), rows, { centre: chart.centre, format: (value) => percent(value) })));
+      trend(word("rate_of", word(verdict)), rows, { centre: chart.centre, format: (value) => percent(value), connected })));
   }
   for (const [name, digits] of Object.entries(MEANS)) {
     const rows = found.groups.map((group) => ({ name: nameOf(group.group), value: group[name] }));
     if (!rows.some((row) => row.value !== null && row.value !== undefined)) continue;
-    charts.append(make("section", {}, make("h3", {}, word("mean_of", word(name))), trend(word("mean_of", word(name)), rows, { format: (value) => figure(value, digits) })));
+    charts.append(make("section", {}, make("h3", {}, word("mean_of", word(name))), trend(word("mean_of", word(name)), rows, { format: (value) => figure(value, digits), connected })));
   }
   if (found.histogram) charts.append(make("section", {}, make("h3", {}, word("scores")), histogram(word("scores"), found.histogram.edges, [{ name: "other", counts: found.histogram.counts }]),
     make("p", { class: "quiet" }, word("scores_of", count(found.histogram.of)), found.histogram.thresholds ? ` · ${word("review_from")} ${figure(found.histogram.thresholds.review)} · ${word("reject_from")} ${figure(found.histogram.thresholds.reject)}` : "")));

@@ -4,7 +4,7 @@ import { button, confirmed, facts, field, make, scrolling, trouble } from "../do
 import { report } from "../report.js";
 import { person, sentence } from "../sentences.js";
 import { thresholds } from "../thresholds.js";
-import { count, language, percent, time, word } from "../words.js";
+import { count, percent, time, word } from "../words.js";
 
 // A recipe that passes this share of the defects it was tried on is named as blind.
 const BLIND = 0.5;
@@ -69,7 +69,7 @@ function collectForm() {
 }
 
 // What a recipe without a model has gathered so far.
-const gathered = ({ photos, since, by }) => facts([[word("photos"), photos === null ? "?" : count(photos)], [word("since"), since && new Date(since).toLocaleString(language())], [word("by_whom"), person(by)]]);
+const gathered = ({ photos, since, by }) => facts([[word("photos"), photos === null ? "?" : count(photos)], [word("since"), since && time(new Date(since) / 1000)], [word("by_whom"), person(by)]]);
 
 function show(column, found, recipe, mine) {
   const name = encodeURIComponent(recipe.recipe);

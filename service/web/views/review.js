@@ -4,7 +4,7 @@ import { button, choice, facts, field, make, say, trouble } from "../dom.js";
 import { Marking } from "../marking.js";
 import { pictureOf, sizeOf } from "../picture.js";
 import { scale } from "../scale.js";
-import { badge, explain } from "../verdict.js";
+import { badge, explain, served } from "../verdict.js";
 import { count, time, word } from "../words.js";
 
 const TOOLS = { box: "b", brush: "p", erase: "e" };
@@ -27,7 +27,7 @@ export async function enter(root, [id]) {
   const p = (parts = {
     head: make("h2", { id: "review-head" }), notice: make("div"), marking: new Marking(), tools: {},
     side: make("section", { id: "review-side" }), types: make("div", { class: "row", id: "review-types" }),
-    type: make("input", { id: "review-type", maxlength: "64", autocomplete: "off" }), note: make("textarea", { id: "review-note", maxlength: "2000", rows: "2" }),
+    type: make("input", { id: "review-type", maxlength: "64", autocomplete: "off" }), note: make("textarea", { id: "review-note", maxlength: "2000", rows: "2" }), reviewer: make("input", { id: "review-reviewer", maxlength: "64", autocomplete: "off", value: localStorage.getItem("reviewer") ?? "" }),
     about: make("div", { id: "review-part" }), filters: make("div", { class: "row", id: "review-filters" }), none: make("p", { class: "quiet" }),
   });
   const tools = make("div", { class: "row", role: "group", "aria-label": word("tools") });
@@ -37,10 +37,12 @@ export async function enter(root, [id]) {
   p.defect = button("", () => decide("defect"), { id: "review-defect", class: "big verdict NG" });
   p.skip = button(`${word("skip_part")} (→)`, skip, { id: "review-skip" });
   p.side.append(p.about, make("div", { id: "review-decide" }, p.good, p.defect, p.skip),
-    make("h3", {}, word("defect_type")), p.types, field(word("other_type"), p.type), field(word("note"), p.note));
+    make("h3", {}, word("defect_type")), p.types, field(word("other_type"), p.type), field(word("note"), p.note), field(word("your_name"), p.reviewer));
   root.append(make("div", { id: "review" },
     make("section", { id: "review-work" }, make("div", { class: "spread" }, p.head, p.filters), p.notice, tools, p.marking.canvas, p.none, make("p", { class: "quiet keys" }, word("review_keys"))), p.side));
   p.type.addEventListener("input", mark);
+  // Several people may work with one key.
+  p.reviewer.addEventListener("change", () => localStorage.setItem("reviewer", p.reviewer.value.trim()));
   take("box");
   addEventListener("keydown", press);
   showFilters();
@@ -115,7 +117,7 @@ function show(entry) {
     const table = scale(entry);
     if (table) p.about.append(table);
     const meta = Object.entries(entry.metadata ?? {});
-    p.about.append(facts([[word("time"), time(entry.time)], [word("recipe"), `${entry.recipe ?? ""} ${entry.version ?? ""}`.trim()], [word("camera"), entry.camera_id], [word("lot"), entry.lot_id], ...meta,
+    p.about.append(facts([[word("time"), time(entry.time)], [word("recipe"), served(entry)], [word("camera"), entry.camera_id], [word("lot"), entry.lot_id], ...meta,
       [word("last_review"), entry.review && word(entry.review)]]));
     showTypes(entry);
   }
@@ -172,7 +174,7 @@ async function decide(verdict) {
   await guarded(async () => {
     const defect = verdict === "defect";
     await send("POST", `inspections/${encodeURIComponent(done.inspection_id)}/reviews`, {
-      verdict, note: mine.note.value.trim() || null, defect_type: defect ? mine.type.value.trim() || null : null,
+      verdict, reviewer: mine.reviewer.value.trim() || null, note: mine.note.value.trim() || null, defect_type: defect ? mine.type.value.trim() || null : null,
       boxes: defect && mine.marking.boxed ? mine.marking.boxes(await sizeOf(done)) : [], mask: defect ? await mine.marking.mask() : null,
     });
     busy = false;

@@ -1,9 +1,10 @@
 // System: what runs, how full the disk is, what is degraded; the counters of the shift.
 import { read, send, withQuery } from "../api.js";
+import { decided } from "../decided.js";
 import { button, confirmed, facts, make, scrolling, trouble } from "../dom.js";
 import { sentence, person } from "../sentences.js";
 import { VERDICTS } from "../verdict.js";
-import { bytes, clock, count, figure, word } from "../words.js";
+import { bytes, clock, count, figure, time, word } from "../words.js";
 
 const EVERY_MS = 5000;
 
@@ -15,10 +16,10 @@ export async function enter(root) {
   root.append(cards);
   while (mine === shown) {
     try {
-      const [state, counters, access] = await Promise.all([read("state"), read("counters"), read("access").catch(() => null)]);
+      const [state, counters, access, decisions] = await Promise.all([read("state"), read("counters"), read("access").catch(() => null), read("decisions?limit=20").catch(() => [])]);
       if (mine !== shown) return;
       // A page that is read, or worked with, keeps its place: a card is replaced where it says something new.
-      if (!cards.contains(document.activeElement)) cards.replaceChildren(...show(state, counters, access));
+      if (!cards.contains(document.activeElement)) cards.replaceChildren(...show(state, counters, access, decisions));
     } catch (error) {
       if (mine === shown) cards.replaceChildren(trouble(error));
     }
@@ -28,7 +29,7 @@ export async function enter(root) {
 
 export function leave() { shown += 1; }
 
-function show(state, counters, access) {
+function show(state, counters, access, decisions) {
   const wrong = [...state.troubles.map(sentence), ...Object.entries(state.failed).map(([recipe, why]) => `${recipe}: ${sentence(why)}`), ...state.recipes.filter((one) => one.failures_in_a_row).map((one) => word("failing", one.recipe, one.failures_in_a_row))];
   const records = state.records;
   return [
@@ -43,7 +44,8 @@ function show(state, counters, access) {
     make("section", { class: "wide" }, make("h2", {}, word("counters")), scrolling(word("counters"), make("table", { class: "list" },
       make("thead", {}, make("tr", {}, ...[word("recipe"), word("total"), ...VERDICTS.map((name) => word(name)), word("since"), ""].map((name) => make("th", { scope: "col" }, name)))),
       make("tbody", {}, ...Object.entries(counters).map(([recipe, one]) => make("tr", {}, make("th", { scope: "row" }, recipe || word("unknown_recipe")), make("td", {}, count(one.total)), ...VERDICTS.map((name) => make("td", {}, count(one[name] ?? 0))),
-        make("td", {}, one.since ? new Date(one.since).toLocaleString() : ""), make("td", {}, button(word("reset"), (event) => reset(event, recipe))))))))),
+        make("td", {}, one.since ? time(new Date(one.since) / 1000) : ""), make("td", {}, button(word("reset"), (event) => reset(event, recipe))))))))),
+    make("section", { class: "wide" }, make("h2", {}, word("decisions")), decisions.length ? decided(decisions) : make("p", { class: "quiet" }, word("no_decisions"))),
   ];
 }
 

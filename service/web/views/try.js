@@ -2,8 +2,9 @@
 import { api, forget, read, showBlob, withQuery } from "../api.js";
 import { button, choice, facts, field, make } from "../dom.js";
 import { scale } from "../scale.js";
+import { person } from "../sentences.js";
 import { explain, shape } from "../verdict.js";
-import { figure, word } from "../words.js";
+import { figure, time, word } from "../words.js";
 
 const KINDS = "image/jpeg,image/png,image/bmp,image/webp,image/tiff";
 const LONGEST_PX = 1024;
@@ -33,7 +34,9 @@ export async function enter(root) {
   const found = await read("recipes").catch(() => []);
   if (p !== parts) return;
   recipes = found;
-  p.recipe.replaceChildren(...choice("", recipes.map((one) => [one.recipe, `${one.recipe} ${one.ready ? one.version : `(${word("not_ready")})`}`]), recipes.find((one) => one.default)?.recipe).children);
+  p.recipe.replaceChildren(...choice("", recipes.map((one) => [one.recipe, `${one.recipe} ${one.ready ? one.version : `(${word("not_ready")})`}`]), "").children);
+  // An option that is moved to another list is not chosen there.
+  p.recipe.value = (recipes.find((one) => one.default) ?? recipes.find((one) => one.ready) ?? recipes[0])?.recipe ?? "";
   showExamples();
 }
 
@@ -117,6 +120,6 @@ function show(reply) {
   p.pictures.hidden = !inspected;
   p.result.replaceChildren(...[make("p", { id: "try-verdict" }, make("span", { "aria-hidden": "true" }, shape(reply.verdict)), ` ${word(reply.verdict)}`), make("p", {}, explain(reply)), scale(reply),
     inspected && facts([[word("score"), figure(reply.score, 4)], [word("regions"), String(reply.regions.length)], [word("latency"), `${figure(reply.timings_ms.total, 1)} ms`],
-      [word("backend"), `${reply.backend.name} ${reply.backend.precision}`], [word("version"), reply.version], [word("limits"), reply.limits.source === "changed" ? word("limits_changed", reply.limits.changed, reply.limits.by) : null]])].filter(Boolean));
+      [word("backend"), `${reply.backend.name} ${reply.backend.precision}`], [word("version"), reply.version], [word("limits"), reply.limits.source === "changed" ? word("limits_changed", time(new Date(reply.limits.changed) / 1000), person(reply.limits.by)) : null]])].filter(Boolean));
   if (inspected) p.overlay.src = `data:${reply.heatmap.media_type};base64,${reply.heatmap.data}`;
 }

@@ -32,7 +32,7 @@ export default {
   versions: "Versionen", in_service: "im Dienst", newer: "neuer", shadow: "Schatten", report: "Bericht", activate: "Aktivieren", try_shadow: "Als Schatten mitlaufen", end_shadow: "Schatten beenden",
   new_recipe: "Name des Rezepts", collect: "Bilder sammeln", collect_title: "Bilder für ein neues Rezept", collect_text: "Was Kameras dafür senden, wird für das erste Training aufbewahrt und nicht beurteilt: jedes Teil ist NICHT GEPRÜFT.",
   collecting: "Dieses Rezept hat noch kein Modell und sammelt Bilder für sein erstes Training. Jedes Teil ist NICHT GEPRÜFT.", photos: "Bilder bisher", by_whom: "von", end_collecting: "Nicht mehr sammeln", end_collecting_question: "Keine Bilder mehr für {} sammeln? Was aufbewahrt ist, bleibt aufgezeichnet.",
-  compare: "Vergleichen", comparing: "Vergleich auf aufgezeichneten Bildern …", rollback: "Zurück zur vorigen", verify: "Nachrechnen", make_default: "Zur Vorgabe machen", activate_question: "Ab jetzt Version {} von {} benutzen? Zuerst wird sie auf ihren Referenzbildern nachgerechnet.",
+  compare: "Vergleichen", comparing: "Vergleich auf aufgezeichneten Bildern. Das kann einige Minuten dauern; die Linie läuft weiter …", rollback: "Zurück zur vorigen", verify: "Nachrechnen", make_default: "Zur Vorgabe machen", activate_question: "Ab jetzt Version {} von {} benutzen? Zuerst wird sie auf ihren Referenzbildern nachgerechnet.",
   rollback_question: "Wieder die Version von {} benutzen, die vorher im Dienst war?",
   thresholds: "Schwellen", scores: "Aufgezeichnete Werte", limits_own: "Es gelten die Schwellen der Version.", limits_changed: "Geändert {} von {}", reset_limits: "Zurück zu denen der Version",
   reset_question: "Wieder die Schwellen der Version von {} benutzen?", apply_question: "Ab jetzt: prüfen ab {}, Ausschuss ab {} für {}. Die Änderung übersteht Neustarts.",
@@ -41,6 +41,12 @@ export default {
   // Qualität
   by: "Nach", by_hour: "Stunde", by_camera: "Kamera", by_recipe: "Rezept", period: "Zeitraum", hours_8: "8 Stunden", hours_24: "24 Stunden", days_7: "7 Tage", days_30: "30 Tage",
   rate_of: "Anteil {}", mean_of: "{}, Mittel", brightness: "Helligkeit", sharpness: "Schärfe", inside: "Innerhalb der Grenzen; Mittel {}", outside: "Außerhalb der Grenzen: {}", scores_of: "{} Werte", figures: "Alle Zahlen",
+  // Bericht und Entscheidungen
+  view_report: "Bericht", report_of_lot: "Bericht über dieses Los", shift_now: "Diese Schicht", shift_before: "Vorige Schicht", print_it: "Drucken", until: "Bis",
+  still_open: "Noch nachzuprüfen", rejected_good: "Gute Teile im Ausschuss", passed_defects: "Durchgelassene Fehler",
+  failed_parts: "Teile, die nicht OK waren: die neuesten {}", signature: "Datum, Name, Unterschrift", your_name: "Ihr Name", decisions: "Entscheidungen",
+  no_decisions: "Noch hat niemand etwas entschieden.", what: "Worüber", decision: "Entscheidung", taken_back: "zurückgenommen", about_version: "Version von {}",
+  about_limits: "Schwellen von {} {}", about_default: "Rezept der Vorgabe", about_collecting: "{} sammelt Bilder", said_train_again: "{}: neu trainieren, oder {} setzen",
   // System
   health: "Zustand", no_troubles: "Nichts ist eingeschränkt.", failing: "{}: {} Fehlschläge nacheinander", requested_backend: "Verlangtes Rechenwerk", queue: "Bilder in der Schlange", you_are: "Angemeldet",
   records: "Aufzeichnung", folder: "Ordner", parts_recorded: "Teile", images_kept: "Bilder", of_budget: "{} von {}", disk_free: "Platz auf der Platte", to_write: "Noch zu schreiben", chain: "Kette", no_records: "Es wird nichts aufgezeichnet.",
@@ -49,7 +55,7 @@ export default {
   drop_here: "Bild hierher ziehen", drop_kinds: "oder drücken, um eines zu wählen · JPEG, PNG, BMP, WebP, TIFF", examples: "Kein Bild zur Hand? Eines vom Rezept selbst:", example: "Beispiel {}",
   masked: "dunkel, wo Anomalien nicht zählen",
   // Was der Dienst sagt
-  said_few_photos: "{} zurückgehaltene gute Bilder können einen Ausschussanteil guter Teile von {} nicht zeigen: {} oder mehr sind nötig. Die Schwellen sind geschätzt: an der Linie prüfen, bevor man ihnen traut", said_unfit: "{} von {} gezeichneten Fehlern gehen als OK durch ({}, erlaubt sind {})",
+  said_few_photos: "{} zurückgehaltene gute Bilder können einen Ausschussanteil guter Teile von {} nicht zeigen: {} oder mehr sind nötig. Die Schwellen sind geschätzt: an der Linie prüfen, bevor man ihnen traut", said_unfit: "{} von {} gehen als OK durch ({}): {}, erlaubt sind {}",
   code_digest_mismatch: "Das Bild kam anders an, als es gesendet wurde", code_empty_image: "Kein Bild in der Anfrage", code_unsupported_image: "Kein Bild", code_corrupt_image: "Beschädigtes Bild",
   code_malformed_request: "Keine Anfrage nach HTTP/1.1", code_unauthorized: "Kein gültiger API-Schlüssel", code_forbidden: "Nicht erlaubt",
   code_client_disconnected: "Der Absender ist weg", code_not_found: "Nicht gefunden", code_unknown_recipe: "Kein solches Rezept",

@@ -32,7 +32,7 @@ export default {
   versions: "Versions", in_service: "in service", newer: "newer", shadow: "Shadow", report: "Report", activate: "Activate", try_shadow: "Run as shadow", end_shadow: "End the shadow",
   new_recipe: "Name of the recipe", collect: "Collect photos", collect_title: "Photos for a new recipe", collect_text: "Whatever cameras send for it is kept for its first training, and nothing is judged: every part is NOT INSPECTED.",
   collecting: "This recipe has no model yet and collects photos for its first training. Every part is NOT INSPECTED.", photos: "Photos so far", by_whom: "by", end_collecting: "Collect no more", end_collecting_question: "Collect no more photos for {}? Those that were kept stay on record.",
-  compare: "Compare", comparing: "Comparing on recorded images …", rollback: "Roll back", verify: "Verify", make_default: "Make it the default", activate_question: "Serve version {} of {} from now on? It is checked on its golden images first.",
+  compare: "Compare", comparing: "Comparing on recorded images. This can take some minutes; the line goes on …", rollback: "Roll back", verify: "Verify", make_default: "Make it the default", activate_question: "Serve version {} of {} from now on? It is checked on its golden images first.",
   rollback_question: "Serve the version of {} that served before?",
   thresholds: "Thresholds", scores: "Recorded scores", limits_own: "The thresholds are those of the version.", limits_changed: "Changed {} by {}", reset_limits: "Back to the version's own",
   reset_question: "Go back to the thresholds of the version of {}?", apply_question: "From now on: review from {}, reject from {} for {}. The change is kept over restarts.",
@@ -41,6 +41,12 @@ export default {
   // Quality
   by: "By", by_hour: "hour", by_camera: "camera", by_recipe: "recipe", period: "Period", hours_8: "8 hours", hours_24: "24 hours", days_7: "7 days", days_30: "30 days",
   rate_of: "Share of {}", mean_of: "{}, mean", brightness: "Brightness", sharpness: "Sharpness", inside: "Within its limits; mean {}", outside: "Outside its limits: {}", scores_of: "{} scores", figures: "All figures",
+  // Report and decisions
+  view_report: "Report", report_of_lot: "Report of this lot", shift_now: "This shift", shift_before: "Shift before", print_it: "Print", until: "Until",
+  still_open: "Still to review", rejected_good: "Good parts that were rejected", passed_defects: "Defects that passed",
+  failed_parts: "Parts that were not OK: the newest {}", signature: "Date, name, signature", your_name: "Your name", decisions: "Decisions",
+  no_decisions: "Nobody decided anything yet.", what: "About", decision: "Decision", taken_back: "taken back", about_version: "version of {}",
+  about_limits: "thresholds of {} {}", about_default: "default recipe", about_collecting: "{} collects photos", said_train_again: "{}: train again, or set {}",
   // System
   health: "Health", no_troubles: "Nothing is degraded.", failing: "{}: {} failures in a row", requested_backend: "Backend asked for", queue: "Images in the queue", you_are: "You are",
   records: "Records", folder: "Folder", parts_recorded: "Parts", images_kept: "Images", of_budget: "{} of {}", disk_free: "Disk free", to_write: "Waiting to be written", chain: "Chain", no_records: "No records are kept.",
@@ -49,7 +55,7 @@ export default {
   drop_here: "Drop an image here", drop_kinds: "or press to choose one · JPEG, PNG, BMP, WebP, TIFF", examples: "No image at hand? Try one of the recipe's own:", example: "Example {}",
   masked: "dark where anomalies do not count",
   // What the service says
-  said_few_photos: "{} held-out good photos cannot show a false-reject rate of {}: at least {} are needed; thresholds were extrapolated, check them on the line before trusting them", said_unfit: "{} of {} rendered defects pass as OK ({}, allowed are {})",
+  said_few_photos: "{} held-out good photos cannot show a false-reject rate of {}: at least {} are needed; thresholds were extrapolated, check them on the line before trusting them", said_unfit: "{} of {} {} pass as OK ({}, allowed are {})",
   code_digest_mismatch: "The body is not the one of its digest", code_empty_image: "No image in the request", code_unsupported_image: "Not an image", code_corrupt_image: "Damaged image",
   code_malformed_request: "Not a request of HTTP/1.1", code_unauthorized: "No valid API key", code_forbidden: "Not allowed",
   code_client_disconnected: "The client went away", code_not_found: "No such address", code_unknown_recipe: "No such recipe",
