@@ -1,5 +1,6 @@
 // Charts as SVG, in the colours of the page; their figures are in a table beside them.
 import { draw, make, scrolling } from "./dom.js";
+import { figure } from "./words.js";
 
 // On a phone a chart has fewer labels, for they have the same size.
 const NARROW = matchMedia("(max-width: 40rem)").matches;
@@ -73,7 +74,7 @@ export function histogram(label, edges, series, [first, last] = [edges[0], edges
     }
   }
   return frame(label, ...bars, text(INNER.left - 8, INNER.top + 8, String(most), { "text-anchor": "end" }), text(INNER.left - 8, INNER.bottom, "0", { "text-anchor": "end" }),
-    ...[0, 0.25, 0.5, 0.75, 1].map((share) => text(across(share), HEIGHT - 8, (first + share * span).toFixed(2), { "text-anchor": share === 1 ? "end" : "middle" })));
+    ...[0, 0.25, 0.5, 0.75, 1].map((share) => text(across(share), HEIGHT - 8, figure(first + share * span, 2), { "text-anchor": share === 1 ? "end" : "middle" })));
 }
 
 export function figures(caption, head, rows) {

@@ -30,6 +30,22 @@ export async function choose(camera, recipe) {
   newest.splice(0, newest.length, ...all.slice(-KEPT));
 }
 
+// The newest number of each camera, and how many came one after the other without a gap.
+const numbers = new Map();
+const STEADY = 5;
+
+// Parts that should have come before this one, where a camera's names count up: 0 where they do not, or none is missing.
+function missingBefore({ camera_id: camera, part_id: name }) {
+  const [, begins, digits] = /^(.*?)(\d{1,15})$/.exec(name ?? "") ?? [];
+  const before = numbers.get(camera);
+  if (digits === undefined) return 0;
+  const number = Number(digits);
+  const step = before?.begins === begins ? number - before.number : 0;
+  const steady = before?.steady ?? 0;
+  numbers.set(camera, { begins, number, steady: step === 1 ? steady + 1 : step > 1 && steady >= STEADY ? STEADY : 0 });
+  return step > 1 && steady >= STEADY ? step - 1 : 0;
+}
+
 export async function follow(listener) {
   const tell = (change) => { state = { ...state, ...change }; listener.state(state); };
   for (;;) {
@@ -68,6 +84,7 @@ async function listen(listener, tell) {
       const entry = { ...JSON.parse(data), live: true };
       if (entry.camera_id) cameras.add(entry.camera_id);
       if (!wanted(entry) || newest.some((shown) => shown.inspection_id === entry.inspection_id)) continue;
+      entry.missing = missingBefore(entry);
       newest.push(entry);
       if (newest.length > KEPT) newest.shift();
       listener.inspection(entry);

@@ -97,6 +97,21 @@ def test_a_part_of_the_strip_is_shown_until_the_newest_is_wanted_again(
         expect(page.locator(".loupe")).to_be_visible()
 
 
+def test_parts_that_are_missing_in_a_count_are_named(chromium: Browser, service: httpx2.Client) -> None:
+    with opened(chromium, f"{service.base_url}/?camera=counted") as page:
+        for number in (1, 2, 3, 4, 5, 6, 7, 10, 11):
+            inspect(service, f"A-{number:03d}", "OK", "counted")
+            expect(page.locator("#live-name b")).to_have_text(f"A-{number:03d}")
+            said = "⚠ 2 missing before this part" if number == 10 else ""
+            expect(page.locator("#live-missing")).to_have_text(said)
+        expect(page.locator("#live-strip .gap")).to_have_count(1)
+        # Names that do not count up tell nothing.
+        inspect(service, "B-400", "OK", "counted")
+        inspect(service, "B-500", "OK", "counted")
+        expect(page.locator("#live-name b")).to_have_text("B-500")
+        expect(page.locator("#live-missing")).to_have_text("")
+
+
 def test_a_screen_for_one_camera_shows_that_camera_alone(chromium: Browser, service: httpx2.Client) -> None:
     inspect(service, "left", "NG", "left")
     inspect(service, "right", "OK", "right")

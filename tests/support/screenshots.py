@@ -119,7 +119,10 @@ def main() -> None:
         two_versions(Path(folder, "models"))
         (Path(folder, "models") / "demo" / "ACTIVE").write_text("1\n")
         with (
-            running_service(Path(folder, "models"), Path(folder, "log"), record_images="all") as (_, client),
+            running_service(Path(folder, "models"), Path(folder, "log"), record_images="all", backend="ort-cpu") as (
+                _,
+                client,
+            ),
             browser() as chromium,
         ):
             for number in range(PARTS):

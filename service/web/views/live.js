@@ -12,6 +12,7 @@ import { clock, count, percent, spoken, word } from "../words.js";
 const OLD_S = 10;
 // Nothing on a screen may flash more than three times a second, and nobody listens that fast.
 const FLASH_EVERY_MS = 500;
+const DRAW_EVERY_MS = 100;
 const SAY_EVERY_MS = 2000;
 const COUNT_EVERY_MS = 5000;
 
@@ -19,6 +20,7 @@ let parts = {};
 let part = null; // what is shown
 let pinned = false; // an older part was chosen on purpose
 let drawing = false;
+let drawn = 0;
 let flashed = 0;
 let said = 0;
 let counted = 0;
@@ -32,6 +34,7 @@ export function enter(root) {
     word: make("span", { id: "live-word" }),
     name: make("p", { id: "live-name" }),
     text: make("p", { id: "live-text" }),
+    missing: make("p", { id: "live-missing" }),
     scale: make("div", { id: "live-scale" }),
     back: button(word("go_live"), unpin, { id: "live-back", hidden: true }),
     strip: make("ol", { id: "live-strip" }),
@@ -39,7 +42,7 @@ export function enter(root) {
     picture: new Picture("live"),
     choices: make("div", { class: "row", id: "live-choices" }),
   });
-  p.verdict.append(p.notice, make("p", { id: "live-big" }, p.shape, p.word), p.name, p.text, p.scale);
+  p.verdict.append(p.notice, make("p", { id: "live-big" }, p.shape, p.word), p.name, p.missing, p.text, p.scale);
   root.append(
     make("div", { id: "live" },
       p.verdict,
@@ -59,19 +62,22 @@ export function leave() {
   pinned = false;
 }
 
-// Parts may come faster than a screen is drawn.
+// Parts may come faster than anybody looks; each image that is shown is drawn by the service.
 export function inspection() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    if (!parts.strip) return;
-    strip();
-    if (pinned || !newest.length) return;
-    show(newest.at(-1));
-    flash();
-    announce();
-  });
+  setTimeout(() => requestAnimationFrame(draw), Math.max(0, drawn + DRAW_EVERY_MS - Date.now()));
+}
+
+function draw() {
+  drawing = false;
+  drawn = Date.now();
+  if (!parts.strip) return;
+  strip();
+  if (pinned || !newest.length) return;
+  show(newest.at(-1));
+  flash();
+  announce();
 }
 
 // The same verdict twice looks like one part: the edge lights up with each.
@@ -161,6 +167,7 @@ function show(entry) {
   p.shape.textContent = entry ? shape(entry.verdict) : "";
   p.word.textContent = entry ? word(entry.verdict) : word("waiting");
   p.text.textContent = entry ? explain(entry) : "";
+  p.missing.textContent = entry?.missing ? `⚠ ${word("missing_before", count(entry.missing))}` : "";
   p.back.hidden = !pinned;
   p.scale.replaceChildren(...[scale(entry)].filter(Boolean));
   if (entry) p.picture.show(entry);
@@ -172,9 +179,9 @@ function unpin() { pinned = false; show(newest.at(-1) ?? null); }
 
 function strip() {
   const empty = Array.from({ length: KEPT - newest.length }, () => make("li", { class: "empty" }));
-  parts.strip.replaceChildren(...empty, ...newest.map((entry) => make("li", {}, make("button", {
+  parts.strip.replaceChildren(...empty, ...newest.map((entry) => make("li", entry.missing ? { class: "gap" } : {}, make("button", {
     type: "button", class: `verdict ${entry.verdict}`, "data-id": entry.inspection_id,
-    "aria-label": `${word(entry.verdict)} ${entry.part_id ?? ""}`, title: `${entry.part_id ?? ""} ${entry.recipe ?? ""}`,
+    "aria-label": [word(entry.verdict), entry.part_id, entry.missing && word("missing_before", count(entry.missing))].filter(Boolean).join(" "), title: `${entry.part_id ?? ""} ${entry.recipe ?? ""}`,
     onclick: () => { pinned = entry !== newest.at(-1); show(entry); },
   }, shape(entry.verdict)))));
   mark();

@@ -14,7 +14,7 @@ export default {
   review_from: "Prüfen ab", reject_from: "Ausschuss ab",
   image: "Bild", map: "Anomaliekarte auf dem Bild", show_map: "Karte", loupe: "Zum Vergrößern über das Bild fahren", no_image: "Das Bild dieses Teils ist nicht aufbewahrt.",
   // Live
-  waiting: "Warten auf ein Teil", nothing_arrives: "Es kommt kein Teil an", last_part: "letztes Teil", ago: "vor {}",
+  waiting: "Warten auf ein Teil", missing_before: "{} fehlen vor diesem Teil", nothing_arrives: "Es kommt kein Teil an", last_part: "letztes Teil", ago: "vor {}",
   newest: "Die letzten 24 Teile", total: "Teile", since: "seit", go_live: "Zurück zum neuesten Teil", to_review: "Nachzuprüfen",
   // Nachprüfen
   waiting_for_review: "{} Teile warten auf die Nachprüfung", nothing_to_review: "Kein Teil wartet auf die Nachprüfung.", confirms: "bestätigt das Urteil", overrules: "hebt das Urteil auf",

@@ -14,7 +14,7 @@ export default {
   review_from: "Review from", reject_from: "Reject from",
   image: "Image", map: "Anomaly map on the image", show_map: "Map", loupe: "Move over the image to enlarge it", no_image: "The image of this part is not kept.",
   // Live
-  waiting: "Waiting for a part", nothing_arrives: "No part arrives", last_part: "last part", ago: "{} ago",
+  waiting: "Waiting for a part", missing_before: "{} missing before this part", nothing_arrives: "No part arrives", last_part: "last part", ago: "{} ago",
   newest: "Last 24 parts", total: "Parts", since: "since", go_live: "Back to the newest part", to_review: "To review",
   // Review
   waiting_for_review: "{} parts wait for review", nothing_to_review: "No part waits for review.", confirms: "confirms the verdict", overrules: "overrules the verdict",
