@@ -30,7 +30,9 @@ def test_a_verdict_that_differs_is_told_with_how_close_it_was_and_whether_it_is_
     same = apart(Row("draem", "ort-cpu", "fp32"), LIMITS, exact, exact)
     assert (same.verdicts_differ, same.crossed_from, same.opposite) == (0, 0.0, 0)
     assert "0 of 5 | 0 |" in tabulate([same])
-    assert "not accepted: off by much" in tabulate([Row("draem", "ort-cpu", "int8", refused="off by much")])
+    table = tabulate([Row("draem", runtime, "int8", refused="off by much") for runtime in ("ort-cpu", "openvino")])
+    assert table.count("| int8 | not accepted | | |  |") == 2
+    assert table.endswith("\n\ndraem in ort-cpu, draem in openvino: int8: off by much")
 
 
 def test_rows_of_a_run_that_was_stopped_are_taken_up_and_those_of_other_settings_refused(tmp_path: Path) -> None:

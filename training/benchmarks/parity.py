@@ -184,6 +184,7 @@ def apart(row: Row, limits: Thresholds, expected: Sequence[Scored], found: Seque
 
 
 def tabulate(rows: Sequence[Row]) -> str:
+    """Markdown, with the reasons of refusals under the table."""
     heads = ["method", "runtime", "precision", "map", "score", "verdicts that differ", "of them OK for NG, NG for OK"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
@@ -191,9 +192,13 @@ def tabulate(rows: Sequence[Row]) -> str:
         if row.verdicts_differ:
             differ += f", from at most {row.crossed_from:.1e} beside a limit"
         figures = f"{row.map_error:.1e} | {row.score_error:.1e} | {differ} | {row.opposite}"
-        told = f"not accepted: {row.refused} | | | " if row.refused else figures
+        told = "not accepted | | | " if row.refused else figures
         lines.append(f"| {row.method} | {row.runtime} | {row.precision} | {told} |")
-    return "\n".join(lines)
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        if row.refused:
+            refused.setdefault(f"{row.precision}: {row.refused}", []).append(f"{row.method} in {row.runtime}")
+    return "\n".join([*lines, *(f"\n{', '.join(names)}: {why}" for why, names in refused.items())])
 
 
 def kept_rows(file: Path | None, settings: dict[str, JsonValue]) -> list[Row]:
