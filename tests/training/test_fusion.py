@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fusion_training import photos, trained
+from fusion_training import TINY, photos, trained
+from sklearn.metrics import roc_auc_score
 
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
@@ -16,6 +17,8 @@ from training.commands import run as main
 from training.data.demo_parts import write_dataset
 from training.methods import METHODS
 from training.methods.fusion.lesson import head_losses
+from training.methods.fusion.weighing import WEIGHTS, weigh
+from training.settings import changed
 
 
 def test_map_lies_in_the_unit_interval_and_rises_where_the_part_is_broken(tmp_path: Path) -> None:
@@ -92,6 +95,31 @@ def test_from_photos_to_a_bundle_that_tells_its_weights(tmp_path: Path) -> None:
     manifest = read_bundle(tmp_path / "models" / "part" / "1").manifest
     assert manifest.method == "fusion"
     assert manifest.score_formula == "peak"
+    assert manifest.training.config is not None
+    assert manifest.training.config["distance_weight"] in WEIGHTS
     pretrained = manifest.training.pretrained
     assert pretrained is not None
     assert (pretrained.licence, pretrained.sha256[:8]) == ("Apache-2.0", "57934424")
+
+
+def test_the_weight_of_the_distances_is_the_one_that_tells_held_out_defects_best(tmp_path: Path) -> None:
+    network, good = trained(tmp_path), photos()
+    defects = good.clone()
+    defects[:, :, 24:36, 24:36] = 240
+    found = {}
+    for weight in WEIGHTS:
+        fixed = changed(TINY, {"distance_weight": weight})
+        assert weigh(fixed, network, good, defects) == {}
+        network.weight = weight
+        with torch.inference_mode():
+            scores = [network(images.float() / 255).amax(dim=(1, 2)) for images in (good, defects)]
+        found[weight] = roc_auc_score([0] * len(good) + [1] * len(defects), torch.cat(scores).numpy())
+    chosen = weigh(TINY, network, good, defects)["distance_weight"]
+    assert network.weight == chosen
+    assert found[chosen] == max(found.values())
+
+
+def test_without_held_out_photos_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
+    network = trained(tmp_path)
+    assert weigh(TINY, network, photos()[:0], photos()[:0]) == {}
+    assert network.weight == WEIGHTS[0]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from service.bundle.manifest import InputSpec, OutlyingPhoto, UnusualPhoto
 from service.images.decoding import Pixels
 from training.bundling.calibration import photos_needed
 from training.bundling.graph import InspectionGraph, score_with_torch
-from training.bundling.held_out import HeldOut, measure_quality, photos_sha256
+from training.bundling.held_out import HeldOut, measure_quality, photos_sha256, simulate_defects
 from training.bundling.order import RecipeOrder
 from training.data.contamination import outlying_scores, unusual_photos
 from training.data.folders import split
@@ -44,6 +45,13 @@ class Photos:
     @property
     def sha256(self) -> str:
         return photos_sha256(self.all_files)
+
+    def rendered(self, photos: int, seed: int) -> Tensor:
+        """Defects on so many of the held-out photos, uint8 `(N, 3, H, W)`."""
+        drawn = simulate_defects(_pixels(self.held_out[:photos]), seed)
+        if not drawn:
+            return self.held_out[:0]
+        return torch.from_numpy(np.stack([one.picture for one in drawn])).permute(0, 3, 1, 2)
 
     def for_thresholds(self) -> HeldOut:
         names = [file.name for file in self.held_out_files]

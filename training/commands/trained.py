@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from service.bundle.folder import Bundle
 from service.bundle.manifest import PeakMemory, Pretrained, TrainingRecord
@@ -21,6 +22,9 @@ from training.evaluation.report import Training
 from training.loop import memory
 from training.loop.runs import CHECKPOINT, RESULTS, disk_full_named, losses_of, peak_memory, training_minutes
 from training.methods import METHODS
+
+# Held-out photos that a choice after the training is made by, and how many of them get defects of every kind.
+_MOST_PHOTOS, _WITH_DEFECTS = 60, 10
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,10 @@ class Trained:
 def write_trained(trained: Trained, material: Material, job: TrainingJob) -> Bundle:
     """Calibrate, evaluate and write the bundle; the run's folder is marked as finished."""
     method = METHODS[job.order.method]
-    record = _record(trained, material, job)
+    chosen = method.settle(job.settings, trained.network, *_to_choose_by(material, job)) if method.settle else {}
+    for name, value in chosen.items():
+        print(f"chosen on held-out photos: {name.replace('_', '-')} {value}")
+    record = _record(trained, material, job, chosen)
     samples = method.samples(job.settings, material.given) if method.samples else None
     with disk_full_named(job.order.models / job.order.recipe):
         bundle = _write(trained.network, material, job, Training(record, losses_of(job.run), samples))
@@ -46,12 +53,18 @@ def write_trained(trained: Trained, material: Material, job: TrainingJob) -> Bun
     return bundle
 
 
-def _record(trained: Trained, material: Material, job: TrainingJob) -> TrainingRecord:
+def _to_choose_by(material: Material, job: TrainingJob) -> tuple[Tensor, Tensor]:
+    """Held-out photos, and rendered defects: others than those that tell the escapes."""
+    photos = material.photos
+    return photos.held_out[:_MOST_PHOTOS], photos.rendered(_WITH_DEFECTS, job.order.seed + 1)
+
+
+def _record(trained: Trained, material: Material, job: TrainingJob, chosen: dict[str, Any]) -> TrainingRecord:
     photos, textures = material.photos, material.given.textures
     looped = (job.run / CHECKPOINT).exists()
     peak = peak_memory(job.run) if looped else memory.PeakMemory().or_more(trained.device)
     return TrainingRecord(
-        config=asdict(job.settings),
+        config=asdict(job.settings) | chosen,
         good_photos=len(photos.trained_on_files),
         photos_sha256=photos.sha256,
         textures=None if textures is None else len(textures) if job.textures else "procedural",

@@ -71,6 +71,9 @@ class Method(Generic[Settings]):
     title: str
     presets: Mapping[str, Settings]
     fit: Callable[[Settings, TrainingSet, Run, torch.device], nn.Module]
+    # What is chosen after the training with held-out good photos and defects rendered on them, uint8 `(N, 3, H, W)`:
+    # the settings that the network has by then.
+    settle: Callable[[Settings, nn.Module, Tensor, Tensor], dict[str, Any]] | None = None
     # It learns what each position of a photo looks like: tiles, which are of all positions, teach it nothing.
     of_positions: bool = False
     # Bytes that it needs for so many images of the settings' size, where that is more than a few.

@@ -17,7 +17,10 @@ class FusionConfig(LoopSettings):
     channels: int = setting(112, "channels, drawn by the seed, of the distance to a position's Gaussian", 8, 4096)
     bank: int = setting(768, "good patches among which the nearest one is looked for", 16)
     distance_weight: float = setting(
-        0.25, "logits that a deviation of the distances counts for, beside what the head makes of them", 0.0
+        0.0,
+        "logits that a deviation of the distances counts for, beside what the head makes of them; 0: chosen on defects "
+        "rendered on held-out photos",
+        0.0,
     )
     anomaly_prior: float = setting(0.02, "anomalous share of the pixels as the untrained head has it", 0.001, 0.5)
     max_textures: int = setting(300, "decoded textures kept in memory; 0: all", 0)

@@ -20,6 +20,7 @@ from training.methods.fusion.anomalies import AnomalyMixture
 from training.methods.fusion.config import FusionConfig
 from training.methods.fusion.head import DiscriminativeHead
 from training.methods.fusion.network import FusionMap
+from training.methods.fusion.weighing import WEIGHTS
 from training.methods.protocol import TrainingSet
 
 _AT_ONCE = 16
@@ -124,9 +125,8 @@ def fit(config: FusionConfig, data: TrainingSet, run: Run, device: torch.device)
     head = train(config, lesson, draws, run, photos=len(data.good), device=device)
     measured = torch.arange(min(_MEASURED, len(embeddings)))
     good = distances.without(embeddings[measured], embeddings, measured)
-    return FusionMap(
-        trunk, standardised, distances, head, good=good, shares=reliability(samples), weight=config.distance_weight
-    ).eval()
+    weight = config.distance_weight or WEIGHTS[0]
+    return FusionMap(trunk, standardised, distances, head, good=good, shares=reliability(samples), weight=weight).eval()
 
 
 def make_samples(

@@ -11,6 +11,7 @@ from training.evaluation.parts import Sheet
 from training.features.trunks import pretrained_of
 from training.methods.fusion.config import PRESETS, FusionConfig
 from training.methods.fusion.lesson import fit, mixture_of
+from training.methods.fusion.weighing import weigh
 from training.methods.protocol import Method, TrainingSet
 from training.simulation.textures import load_textures
 
@@ -44,6 +45,7 @@ FUSION = Method(
     title="DRÆM's discriminative network on pretrained features, fused with distances to good patches",
     presets=PRESETS,
     fit=fit,
+    settle=weigh,
     memory=_memory,
     learns_defects=True,
     pretrained=lambda config: pretrained_of(config.features),
