@@ -56,7 +56,7 @@ def run(request: CompareVersions) -> int:
             most=request.most,
             max_pixels=settings.max_pixels,
         )
-    request.out.write_bytes(to_html(found, f"{request.recipe}: {request.candidate} before it serves"))
+    request.out.write_bytes(to_html(found, f"{request.recipe}: version {request.candidate}, before it serves"))
     print(json.dumps(summary(found) | {"page": str(request.out)}))
     return 1 if found.new_escapes else 0
 

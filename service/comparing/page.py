@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -55,6 +56,7 @@ def _content(found: Comparison, notes: Sequence[str], warnings: Sequence[str]) -
     return [
         f'<p class="quiet">{escape(found.recipe)}: version {escape(found.before.name)} beside version '
         f"{escape(found.after.name)}, on the same {len(found.images)} images</p>",
+        f"<p>{_summary(found)}</p>",
         *(f'<p class="warning">{escape(warning)}</p>' for warning in [*_warnings(found), *warnings]),
         *(f"<p>{escape(note)}</p>" for note in notes),
         "<h2>What each makes of the images</h2>",
@@ -65,6 +67,13 @@ def _content(found: Comparison, notes: Sequence[str], warnings: Sequence[str]) -
         *_changes(found),
         *(f'<p class="quiet">{line}</p>' for line in left_out),
     ]
+
+
+def _summary(found: Comparison) -> str:
+    """How many verdicts change, and how."""
+    changes = Counter((one.before.finding, one.after.finding) for one in found.changes())
+    said = ", ".join(f"{before} becomes {after}: {count}" for (before, after), count in changes.most_common())
+    return f"{changes.total()} of {len(found.images)} verdicts change{'. ' if said else ''}{said}.".replace("_", " ")
 
 
 def _warnings(found: Comparison) -> list[str]:

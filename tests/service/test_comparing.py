@@ -60,6 +60,7 @@ def test_a_candidate_that_lets_a_confirmed_defect_pass_is_named_with_its_image(
     assert said["active_verdicts"]["good"] == {"OK": 1, "REVIEW": 0, "NG": 1, "NOT_INSPECTED": 0}
     assert (said["candidate_verdicts"]["good"]["OK"], said["new_escapes"], said["changed"]) == (2, 1, 3)
     text = page.read_text()
+    assert "3 of 4 verdicts change. NG becomes OK: 2, REVIEW becomes OK: 1." in text
     assert "1 of 1 confirmed defects would pass as OK that 1 does not pass" in text
     shown = [text.index(f'alt="{name}, NG then"') for name in ("defect", "false reject", "unseen")]
     assert shown == sorted(shown)

@@ -265,7 +265,7 @@ def test_a_quality_engineer_finds_compares_changes_and_saves(chromium: Browser, 
         expect(heading).to_have_css("color", "rgb(1, 2, 3)")
         page.go_back()
         version(page, "2").get_by_role("link", name="Compare").click()
-        expect(page.locator(".report h1")).to_have_text("2 before it serves")
+        expect(page.locator(".report h1")).to_have_text("part: version 2, before it serves")
         expect(page.locator(".report")).to_contain_text("nobody looked at it")
         page.go_back()
         row = version(page, "2")

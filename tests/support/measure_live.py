@@ -46,17 +46,10 @@ def resident_mib(process: int) -> float:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * 4096 / (1 << 20)
 
 
-def renderers() -> list[int]:
-    """Processes of Chromium that run a page, below this one."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            words = (folder / "cmdline").read_bytes() if folder.name.isdigit() else b""
-        except OSError:
-            continue
-        if b"--type=renderer" in words and b"playwright" in words:
-            found.append(int(folder.name))
-    return found
+def renderers(browser_session: CDPSession) -> list[int]:
+    """Processes of this browser that run a page."""
+    found = browser_session.send("SystemInfo.getProcessInfo")["processInfo"]
+    return [one["id"] for one in found if one["type"] == "renderer"]
 
 
 def in_page(session: CDPSession) -> dict[str, float]:
@@ -74,7 +67,7 @@ def soak(folder: Path, seconds: float) -> None:
         opened(chromium, f"{client.base_url}/", size=SCREEN) as page,
         ThreadPoolExecutor(1) as thread,
     ):
-        session = page.context.new_cdp_session(page)
+        session, processes = page.context.new_cdp_session(page), chromium.new_browser_cdp_session()
         expect(page.locator("#link")).to_have_class("ready")
         sending = thread.submit(line, str(client.base_url), seconds)
         started = time.monotonic()
@@ -82,7 +75,11 @@ def soak(folder: Path, seconds: float) -> None:
         print("|---|---|---|---|---|---|---|", flush=True)
         for step in range(11):
             page.wait_for_timeout(1000 * max(0.0, started + max(5.0, step * seconds / 10) - time.monotonic()))
-            figures = [resident_mib(process.pid), sum(map(resident_mib, renderers())), *in_page(session).values()]
+            figures = [
+                resident_mib(process.pid),
+                sum(map(resident_mib, renderers(processes))),
+                *in_page(session).values(),
+            ]
             age = page.locator("#live-name small").inner_text().split(" · ")
             shown = next((one for one in age if "ago" in one), "none")
             print(

@@ -116,8 +116,9 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     rng = np.random.default_rng(5)
     with tempfile.TemporaryDirectory() as folder:
-        two_versions(Path(folder, "models"))
-        (Path(folder, "models") / "demo" / "ACTIVE").write_text("1\n")
+        models = Path(folder, "models")
+        two_versions(models)
+        (models / "demo" / "ACTIVE").write_text("1\n")
         with (
             running_service(Path(folder, "models"), Path(folder, "log"), record_images="all", backend="ort-cpu") as (
                 _,

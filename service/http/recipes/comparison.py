@@ -66,4 +66,6 @@ async def comparison(
         raise ProblemError("records_unavailable", str(error), retry_after_s=5.0) from error
     finally:
         memory.give_back()
-    return Response(to_html(found, f"{version} before it serves"), media_type="text/html", headers=PAGE_HEADERS)
+    return Response(
+        to_html(found, f"{recipe}: version {version}, before it serves"), media_type="text/html", headers=PAGE_HEADERS
+    )
