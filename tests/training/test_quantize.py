@@ -188,6 +188,44 @@ def test_what_rounded_weights_add_on_average_is_taken_off(model: bytes, photos: 
     assert shift(ranges) < shift(unknown)
 
 
+_BRANCHES = """<ir_version: 10, opset_import: ["" : 18]>
+branches (uint8[1, h, w, 3] image) => (float[1, 1, h, w] anomaly_map, float[1] score)
+{
+    pixels = Cast <to = 1> (image)
+    planes = Transpose <perm = [0, 3, 1, 2]> (pixels)
+    first = Conv (planes, first_weights)
+    louder = Mul (first, shift)
+    behind = Relu (louder)
+    second = Conv (behind, second_weights)
+    twice = Relu (second)
+    third = Conv (twice, third_weights)
+    mean = ReduceMean (twice, channels)
+    sum = Add (third, mean)
+    anomaly_map = Sigmoid (sum)
+    score = ReduceMax <keepdims = 0> (anomaly_map, places)
+}"""
+
+
+def test_channels_that_more_than_convolutions_read_stay_as_they_are(photos: list[Pixels]) -> None:
+    """One ReLU stands behind a product, and one is read by a convolution and by a mean: neither may be scaled."""
+    network = onnx.parser.parse_model(_BRANCHES)
+    for node in network.graph.node:
+        node.name = f"node_{node.output[0]}"
+    rng = np.random.default_rng(0)
+    constants = {
+        "first_weights": rng.normal(0, 0.01, (4, 3, 1, 1)),
+        "second_weights": rng.normal(0, 0.5, (4, 4, 1, 1)),
+        "third_weights": rng.normal(0, 0.5, (1, 4, 1, 1)),
+        "shift": np.array([1, 9, 1, 1]).reshape(1, 4, 1, 1),
+    }
+    for name, values in constants.items():
+        network.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    for name, axes in (("channels", [1]), ("places", [1, 2, 3])):
+        network.graph.initializer.append(numpy_helper.from_array(np.array(axes), name))
+    model = network.SerializeToString()
+    assert _error(model, even_channels(model, photos), photos) < 1e-6
+
+
 def _scored(*scores: float) -> list[Scored]:
     return [Scored(np.zeros((2, 2), np.float32), score) for score in scores]
 

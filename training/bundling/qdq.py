@@ -52,7 +52,10 @@ def observe(model: bytes, images: Sequence[Pixels]) -> dict[str, Range]:
 
 
 def even_channels(model: bytes, calibration: Sequence[Pixels]) -> bytes:
-    """The same function with the channels between layers scaled towards one range, by the root of their peaks."""
+    """The same function with the channels between layers scaled towards one range, by the root of their peaks.
+
+    Between convolutions alone: whatever else reads a channel would see its scale.
+    """
     ranges = observe(model, calibration)
     proto = onnx.load_from_string(model)
     makers, weights = _makers(proto), _weights(proto)
@@ -65,12 +68,20 @@ def even_channels(model: bytes, calibration: Sequence[Pixels]) -> bytes:
             seen = ranges[node.input[0]].peaks[start : start + count]
             peaks[source.name] = np.maximum(peaks.get(source.name, seen), seen)
             users.setdefault(source.name, []).append((node, start))
+    readers: dict[str, list[NodeProto]] = {}
+    for node in proto.graph.node:
+        for read in node.input:
+            readers.setdefault(read, []).append(node)
+    outputs = {output.name for output in proto.graph.output}
     for name, peak in peaks.items():
+        source = convolutions[name]
+        if not _reached(source.output[0], readers, outputs) <= {user.name for user, _ in users[name]}:
+            continue
         scale = np.sqrt(np.maximum(peak, 1e-3 * peak.max() + 1e-9))
         scale /= np.exp(np.log(scale).mean())
-        source = convolutions[name]
         weights[source.input[1]] /= scale[:, None, None, None]
-        weights[source.input[2]] /= scale
+        if len(source.input) == 3:
+            weights[source.input[2]] /= scale
         for user, start in users[name]:
             weights[user.input[1]][:, start : start + len(scale)] *= scale[None, :, None, None]
     for tensor in proto.graph.initializer:
@@ -198,16 +209,29 @@ def _rectified(
     if maker is None:
         return
     if maker.op_type == "Relu":
-        yield makers[maker.input[0]], start
+        source = makers.get(maker.input[0])
+        if source is not None and source.op_type == "Conv":
+            yield source, start
     elif maker.op_type in ("MaxPool", "Resize"):
         yield from _rectified(maker.input[0], makers, weights, start)
     elif maker.op_type == "Concat":
-        for source in maker.input:
-            found = list(_rectified(source, makers, weights, start))
+        for part in maker.input:
+            found = list(_rectified(part, makers, weights, start))
             if not found:  # not behind a ReLU: how wide it is cannot be told here, and what comes after it stays
                 return
             yield from found
             start += sum(len(weights[convolution.input[1]]) for convolution, _ in found)
+
+
+def _reached(name: str, readers: dict[str, list[NodeProto]], outputs: Collection[str]) -> set[str]:
+    """The nodes that see the scale of tensor `name`'s channels, "" among them where the graph gives it."""
+    found = {""} if name in outputs else set()
+    for node in readers.get(name, ()):
+        if node.op_type in ("Relu", *_KEEP_SCALE):
+            found |= _reached(node.output[0], readers, outputs)
+        else:
+            found.add(node.name)
+    return found
 
 
 def open_session(model: bytes) -> onnxruntime.InferenceSession:
