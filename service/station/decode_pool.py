@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from service.station.batching import OverloadedError
+from service.station.pace import Pace
 from service.station.verdicts import DeadlinePassedError
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class Codec:
         self._clock = clock
         self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._drawing = ThreadPoolExecutor(threads, thread_name_prefix="draw")
+        # Of whole inspections: these threads, the device's and the event loop share the cores.
+        self.pace = Pace(clock)
         self._pending: set[Future[Any]] = set()
         self._seconds = 0.0
 

@@ -26,7 +26,6 @@ from service.station.inspection import (
 )
 from service.station.loading import Recipe
 from service.station.monitoring import Metrics
-from service.station.pace import Pace
 from service.station.preparing import Picture, prepare
 from service.station.problem import ProblemError, as_problems
 from service.station.runs import Result
@@ -46,7 +45,7 @@ class Inspector:
         self._shadows = shadows
         self._shadowing = Shadowing(batcher, metrics)
         self._cameras = FrozenCameras()
-        self._pace = Pace()
+        self._pace = codec.pace
 
     def admit(self, recipe: Recipe, deadline: float) -> None:
         """Raises ProblemError where an image that comes now cannot make its deadline: before its body is read."""
