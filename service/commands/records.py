@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,13 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.flags import POSITIONAL
 from service.http.times import Time
 from service.settings import Settings, read_settings
+from service.station.chain import fits
 from service.station.decisions import read_key
 from service.station.exporting import to_csv, to_zip
 from service.station.pruning import prune_records
-from service.station.reader import FILE, IMAGES, Reader
+from service.station.reader import FILE, IMAGES, Reader, naming, open_to_read
 from service.station.search import Search
 from service.station.verdicts import Verdict
 from service.station.verifying import verify
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class RecordsFolder(BaseModel):
@@ -97,11 +103,13 @@ def _verify(request: Records, folder: Path) -> int:
 
 def _export(request: Records, folder: Path) -> int:
     out = _new(request, "--out FILE.csv, or FILE.zip")
+    kind = out.suffix.lower()
+    if kind not in {".csv", ".zip"}:
+        raise ValueError(f"{out}: an export is a FILE.csv or a FILE.zip")
     search = Search(recipe=request.recipe, verdicts=request.verdict, after=request.after, before=request.before)
-    with closing(Reader(folder)) as reader, out.open("xb") as stream:
+    with closing(Reader(folder)) as reader, _whole(out) as unfinished, unfinished.open("xb") as stream:
         found = _all(reader, search)
-        zipped = out.suffix == ".zip"
-        for piece in to_zip(found, reader, settings_of().max_pixels) if zipped else to_csv(found):
+        for piece in to_zip(found, reader, settings_of().max_pixels) if kind == ".zip" else to_csv(found):
             stream.write(piece)
     print(out)
     return 0
@@ -116,29 +124,62 @@ def _all(reader: Reader, search: Search) -> Iterator[dict[str, Any]]:
 
 def _backup(request: Records, folder: Path) -> int:
     out = _new(request, "--out FOLDER")
-    out.mkdir(parents=True)
-    with closing(sqlite3.connect(folder / FILE, timeout=60)) as source, closing(sqlite3.connect(out / FILE)) as copy:
-        # In one piece, of one moment: in a file with a write-ahead log nobody waits for it.
-        source.backup(copy)
-        names = {
-            sha256
-            for row in copy.execute("SELECT image_sha256, map_sha256 FROM inspections WHERE image_sha256 IS NOT NULL")
-            for sha256 in row
-            if sha256 is not None
-        }
-    gone = 0
-    for name in sorted(names):
-        target = out / IMAGES / name[:2] / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copy2(folder / IMAGES / name[:2] / name, target)
-        except FileNotFoundError:
-            gone += 1
-    for other in ("decisions.jsonl",):
-        if (folder / other).is_file():
-            shutil.copy2(folder / other, out / other)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _whole(out) as unfinished:
+        unfinished.mkdir()
+        names = _copy_rows(folder / FILE, unfinished / FILE)
+        gone = _copy_images(folder / IMAGES, unfinished / IMAGES, names)
+        for other in ("decisions.jsonl",):
+            if (folder / other).is_file():
+                shutil.copy2(folder / other, unfinished / other)
     print(json.dumps({"folder": str(out), "pictures": len(names) - gone, "gone_meanwhile": gone}))
     return 0
+
+
+def _copy_rows(file: Path, to: Path) -> set[str]:
+    """Copy the rows; the names of the images that they have."""
+    with closing(open_to_read(file)) as source, closing(sqlite3.connect(to)) as copy, naming(file):
+        try:
+            # In one piece, of one moment: in a file with a write-ahead log nobody waits for it.
+            source.backup(copy)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
+        rows = copy.execute("SELECT image_sha256, map_sha256 FROM inspections WHERE image_sha256 IS NOT NULL")
+        return {sha256 for row in rows for sha256 in row if sha256 is not None}
+
+
+def _copy_images(images: Path, to: Path, names: set[str]) -> int:
+    """Copy images; how many are gone meanwhile."""
+    gone = 0
+    for name in sorted(names):
+        target = to / name[:2] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copy2(images / name[:2] / name, target)
+        except FileNotFoundError:
+            gone += 1
+    return gone
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Where to write what is to appear as `out` once it is whole: half a backup must not be taken for one.
+
+    Raises OSError that names `out` where the disk is full, and then leaves nothing behind.
+    """
+    unfinished = out.with_name(f".{out.name}.{secrets.token_hex(4)}.new")
+    try:
+        yield unfinished
+        unfinished.rename(out)
+    except BaseException as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise OSError(f"{out}: cannot be written ({error.strerror}): make room, then run this again") from error
+        raise
 
 
 def _prune(request: Records, folder: Path) -> int:
@@ -149,6 +190,12 @@ def _prune(request: Records, folder: Path) -> int:
         print(f"{old} records are older than {request.days} days")
 
     budget = request.images_mb * 1_000_000 if request.images_mb else None
+    with closing(Reader(folder)) as reader:
+        if not reader.ask(lambda connection: fits(connection, request.key())):
+            raise ValueError(
+                f"{folder / FILE}: the chain is made with another secret: name it with --seal-key, or what is "
+                "deleted could not be told from what was taken away"
+            )
     deleted, gone = prune_records(folder, request.key(), days=request.days, image_bytes=budget, tell=tell)
     print(json.dumps({"deleted": deleted, "pictures": gone}))
     return 0
@@ -158,5 +205,5 @@ def _new(request: Records, flag: str) -> Path:
     if request.out is None:
         raise ValueError(f"{request.action} needs {flag}")
     if request.out.exists():
-        raise ValueError(f"{request.out} exists: nothing is overwritten")
+        raise ValueError(f"{request.out} exists: nothing is overwritten: name another --out")
     return request.out

@@ -85,6 +85,16 @@ def link_hash(before: bytes, kind: str, id_: str, content: bytes, key: bytes | N
     return hashlib.sha256(message).digest() if key is None else hmac.digest(key, message, "sha256")
 
 
+def fits(connection: sqlite3.Connection, key: bytes | None) -> bool:
+    """Whether the newest link was made with `key`, so that another one with it can follow."""
+    newest = connection.execute("SELECT kind, id, content, hash FROM chain ORDER BY seq DESC LIMIT 2").fetchall()
+    if not newest:
+        return True
+    kind, id_, content, link = newest[0]
+    before = newest[1][3] if len(newest) > 1 else anchor(connection)[1]
+    return bool(link_hash(before, kind, id_, content, key) == link)
+
+
 def row_text(row: Sequence[Any]) -> str:
     """What the link of a row is of: its columns, in the order of COVERED or REVIEW_COLUMNS."""
     return json.dumps([hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value for value in row])

@@ -29,8 +29,12 @@ def version_of(run: Path, models: Path) -> Bundle:
     file = run / RESULTS
     if not file.is_file():
         raise DataError(f"{run}: no finished run: name the folder that a training left, such as runs/RECIPE")
-    manifest = json.loads(file.read_text())
     try:
-        return read_bundle(models / manifest["recipe"] / manifest["version"])
+        manifest = json.loads(file.read_text())
+        place = models / manifest["recipe"] / manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: damaged ({error}): bring it back, or train anew in another --run") from error
+    try:
+        return read_bundle(place)
     except BundleError as error:
         raise DataError(f"{error}: the version that {run} gave is compared with: bring it back") from error

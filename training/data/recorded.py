@@ -170,13 +170,19 @@ def _opened(records: Path) -> Iterator[sqlite3.Connection]:
     file = records / _FILE
     if not file.is_file():
         raise UserError(f"{records}: no records of a station: --records is the folder that INSPECT_RECORDS_DIR names")
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60)) as connection:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != _VERSION:
-            raise UserError(
-                f"{file}: of version {version}, this reads {_VERSION}: start the service of today on it once"
-            )
-        yield connection
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != _VERSION:
+                raise UserError(
+                    f"{file}: of version {version}, this reads {_VERSION}: start the service of today on it once"
+                )
+            yield connection
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{file}: cannot be read ({error}): end what locks it, or make a copy with python -m service records "
+            "backup and read that; python -m service records verify says what is damaged"
+        ) from error
 
 
 def is_for_test(name: str) -> bool:

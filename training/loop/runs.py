@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -28,6 +29,8 @@ from training.loop.memory import PeakMemory
 CHECKPOINT = "checkpoint.pt"
 STATS = "stats.jsonl"
 RESULTS = "results.json"  # marks a run as finished
+_HELD = {"step", "seconds", "peak", "network", "optimizer", "scaler", "generators"}
+_START_AGAIN = "remove it to start again"
 _EARLIER, _LOCK = "earlier", "lock"
 _LOCKS: dict[Path, int] = {}  # descriptors, open for as long as the process lives
 
@@ -212,6 +215,7 @@ def write_checkpoint(run: Path, state: State, learner: Learner) -> None:
         return
     contents = {
         **asdict(state),
+        "inputs": _inputs(run),
         "network": learner.network.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
@@ -235,13 +239,26 @@ def write_checkpoint(run: Path, state: State, learner: Learner) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """What a checkpoint holds; raises TrainingError for one that is damaged, or of something else."""
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise TrainingError(f"{file}: no checkpoint there") from None
     except Exception as error:
-        raise TrainingError(f"{file}: not a readable checkpoint ({error}): remove it to start again") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise TrainingError(f"{file}: not a readable checkpoint ({reason}): {_START_AGAIN}") from error
+    if not isinstance(state, dict) or not state.keys() >= _HELD:
+        raise TrainingError(f"{file}: not a checkpoint of this program: {_START_AGAIN}")
+    for name, weights in state["network"].items():
+        if weights.is_floating_point() and not weights.isfinite().all():
+            raise TrainingError(f"{file}: {name} has weights that are not finite: {_START_AGAIN}")
     return state
+
+
+def _inputs(run: Path) -> str:
+    """What a run's checkpoint is of: its photos and textures, as they were claimed."""
+    listed = (run / name for name in ("photos.txt", "textures.txt"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in listed if file.exists())).hexdigest()
 
 
 def begin_with(run: Path, network: nn.Module) -> None:
@@ -268,14 +285,25 @@ def resume(run: Path, learner: Learner) -> State:
             f"{run / CHECKPOINT}: a run of {len(state['generators'])} processes, not {distributed.world()}: "
             f"continue it with torchrun --nproc-per-node {len(state['generators'])}"
         )
-    learner.network.load_state_dict(state["network"])
-    learner.optimizer.load_state_dict(state["optimizer"])
-    learner.scaler.load_state_dict(state["scaler"])
-    learner.generator.set_state(state["generators"][distributed.rank()])
+    # Checkpoints of earlier versions do not say it.
+    if state.get("inputs", of := _inputs(run)) != of:
+        raise TrainingError(
+            f"{run / CHECKPOINT}: of a run with other photos or textures: bring back its own, or {_START_AGAIN}"
+        )
+    try:
+        learner.network.load_state_dict(state["network"])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.scaler.load_state_dict(state["scaler"])
+        learner.generator.set_state(state["generators"][distributed.rank()])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{run / CHECKPOINT}: of another network or optimizer than this run's: {_START_AGAIN} "
+            f"({str(error).splitlines()[-1].strip()})"
+        ) from error
     step = int(state["step"])
     if distributed.rank() == 0:
         # Lines written after the checkpoint will be written again.
-        lines = stats.read_text().splitlines(keepends=True)
+        lines = stats.read_text().splitlines(keepends=True) if stats.exists() else []
         with disk_full_named(stats):
             replace_file(stats, "".join(lines[:step]))
     return State(step, float(state["seconds"]), PeakMemory(**state["peak"]))
