@@ -48,6 +48,9 @@ endif
 ifneq ($(shell test -d "$(DATA)" && echo there),there)
 $(error $(DATA): no such folder)
 endif
+ifneq ($(shell test -z "$(TEXTURES)" || test -d "$(TEXTURES)" && echo there),there)
+$(error $(TEXTURES): no such folder of textures; without TEXTURES they are procedural)
+endif
 endif
 train: $(VENV)/.training
 	$(VENV)/bin/python -m training train --data "$(DATA)" --recipe "$(RECIPE)" --preset $(PRESET) $(if $(TEXTURES),--textures "$(TEXTURES)")

@@ -80,7 +80,13 @@ def _sockets(settings: Settings) -> list[socket.socket] | None:
         return []
     if settings.host != "::":
         return None
-    return [socket.create_server(("::", settings.port), family=socket.AF_INET6, dualstack_ipv6=True)]
+    try:
+        return [socket.create_server(("::", settings.port), family=socket.AF_INET6, dualstack_ipv6=True)]
+    except OSError as error:
+        raise ValueError(
+            f"port {settings.port} of :: cannot be listened on ({error.strerror}): choose another --port "
+            "(INSPECT_PORT) or --host (INSPECT_HOST), or end what listens there"
+        ) from error
 
 
 def _grpc(settings: Settings, doors: Doors) -> list[Listener]:

@@ -115,7 +115,12 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            # uvicorn has said why it cannot listen, and nothing of what helps.
+            log.error("choose another --port (INSPECT_PORT) or --host (INSPECT_HOST), or end what listens there")
+            raise
         # uvicorn takes sockets that it is given for those of a parent that has said so.
         if sockets:
             self._log_started_message(sockets)

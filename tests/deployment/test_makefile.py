@@ -26,6 +26,7 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (("RECIPE=part",), "usage: make train DATA=folder-of-good-photos RECIPE=name"),
         (("DATA=.",), "usage: make train DATA=folder-of-good-photos RECIPE=name"),
         (("DATA=nowhere", "RECIPE=part"), "nowhere: no such folder"),
+        (("DATA=.", "RECIPE=part", "TEXTURES=dtd"), "dtd: no such folder of textures"),
     ],
 )
 def test_train_says_what_is_missing_and_installs_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from bundles import gray, make_bundle, png
 from certificates import write_certificate
 from fakes import wait_for
 from processes import running_service
+
+from service.serving import prepare
+from service.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +129,14 @@ def test_a_port_in_use_and_a_wrong_setting_end_at_once_with_a_message(tmp_path: 
         )
     assert second.returncode != 0
     assert "address already in use" in second.stderr
+    assert "choose another --port" in second.stderr
+
+
+def test_a_port_of_both_families_that_is_taken_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"port {port} of ::.*choose another --port"):
+            prepare(Settings(models_dir=tmp_path, records_dir=None, host="::", port=port))
 
 
 def test_https_lets_in_whom_the_authority_signed(models: Path, tmp_path: Path) -> None:
