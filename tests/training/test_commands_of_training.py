@@ -57,6 +57,25 @@ def test_names_that_no_bundle_may_have_are_refused(parts: Path, capsys: pytest.C
     assert "bolt/1: this version exists already: choose another --version" in there
 
 
+def test_places_where_nothing_can_be_written_are_named_with_the_flag(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert f"{file}: no bundle can be written there: choose another --models" in _refusal(
+        parts, capsys, "--recipe", "bolt", "--models", str(file)
+    )
+    for run in (file, file / "below"):
+        said = _refusal(parts, capsys, "--recipe", "bolt", "--run", str(run))
+        assert f"{run}: no run can be kept there" in said
+        assert "choose another --run" in said
+
+
+def test_no_advice_names_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = _refusal(tmp_path / "nowhere", capsys, "--recipe", "bolt")
+    assert said == f"error: {tmp_path / 'nowhere'}: no such folder\n"
+
+
 def test_regions_and_keys_are_read(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     region, key = tmp_path / "region.json", tmp_path / "key.pem"
     region.write_text("[]")

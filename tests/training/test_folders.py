@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.folders import DataError, counted, find_images, good_images, split
+from training.data.masks import mask_pixels
 from training.simulation.textures import load_textures
 
 
@@ -95,6 +96,19 @@ def test_names_that_cannot_be_written_down_are_refused_before_the_training(tmp_p
     with pytest.raises(DataError, match=r"1 of 2 names are not UTF-8 .*teil_\\xe4\.png: rename") as caught:
         good_images(tmp_path)
     str(caught.value).encode()
+
+
+def test_links_that_lead_nowhere_and_pipes_are_named_and_nothing_waits_for_them(tmp_path: Path) -> None:
+    _write(tmp_path / "1.png")
+    (tmp_path / "2.png").symlink_to("gone.png")
+    with pytest.raises(DataError, match=r"1 of 2 images are no files that are there, such as .*2\.png: remove"):
+        good_images(tmp_path)
+    (tmp_path / "2.png").unlink()
+    os.mkfifo(tmp_path / "3.png")
+    with pytest.raises(DataError, match=r"3\.png: remove"):
+        good_images(tmp_path)
+    with pytest.raises(DataError, match=r"3\.png: no file that is there"):
+        mask_pixels(tmp_path / "3.png")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])

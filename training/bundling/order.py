@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ class RecipeOrder:
         if self.version and (self.models / self.recipe / self.version).exists():
             bundle = self.models / self.recipe / self.version
             raise DataError(f"{bundle}: this version exists already: choose another --version")
+        place = self.models / self.recipe
+        there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise DataError(f"{there}: no bundle can be written there: choose another --models, or change its rights")
         self.keep(spec)
         if self.signing_key:
             load_private_key(self.signing_key)
@@ -64,7 +69,10 @@ class RecipeOrder:
             require_readable([image.path for image in labelled], "test photos")
             return survey(self.data, labelled)
         except DataError as error:
-            raise DataError(f"{error}; or train without an evaluation: --data {self.data / 'train' / 'good'}") from None
+            good = self.data / "train" / "good"
+            if not good.is_dir():
+                raise
+            raise DataError(f"{error}; or train without an evaluation: --data {good}") from None
 
     def keep(self, spec: InputSpec) -> NDArray[np.bool_] | None:
         """Where anomalies count in what the recipe sees, `(H, W)`; None: everywhere."""

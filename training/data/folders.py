@@ -55,6 +55,12 @@ def find_images(folder: Path) -> list[Path]:
             f"{shown(folder)}: {len(unwritable)} of {len(paths)} names are not UTF-8 or have line breaks, such as "
             f"{shown(unwritable[0])}: rename these files or folders"
         )
+    # Nobody may ever write to a pipe, and the training would wait for it.
+    if others := [path for path in paths if not path.is_file()]:
+        raise DataError(
+            f"{shown(folder)}: {len(others)} of {len(paths)} images are no files that are there, such as "
+            f"{shown(others[0])}: remove links that lead nowhere, pipes and the like"
+        )
     return paths
 
 

@@ -78,6 +78,8 @@ def _white_where(defect: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def _single_channel(path: Path) -> NDArray[Any]:
     """The channel that holds the mask, uint8 or uint16 `(H, W)`."""
+    if not path.is_file():
+        raise DataError(f"{shown(path)}: no file that is there: remove it, or put the mask in its place")
     try:
         found: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, OSError):

@@ -91,8 +91,11 @@ def claim_run(
 
     The folder is this process's own from then on: another one that asks for it gets TrainingError.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    _lock(run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        _lock(run)
+    except OSError as error:
+        raise TrainingError(f"{run}: no run can be kept there ({error.strerror}): choose another --run") from error
     inputs = {
         "settings": (run / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n"),
         "photos": (run / "photos.txt", listing(photos)),
