@@ -238,7 +238,9 @@ class Manifest(_Strict):
     golden: Annotated[list[GoldenImage], Field(min_length=1)]
     tolerances: dict[Precision, Tolerance]
     metrics: dict[str, JsonValue] | None = None
-    unfit: str | None = None  # why no part should be judged by it; the service serves it only where told to
+    unfit: Annotated[str, Field(min_length=1)] | None = (
+        None  # why no part should be judged by it; the service serves it only where told to
+    )
     training: TrainingRecord = TrainingRecord()
     signature: str | None = None  # Ed25519 over the rest of the manifest, base64; see service.bundle.signing
     files: dict[FilePath, FileEntry]
@@ -274,6 +276,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "manifest"
+        if place == "format_version" and first["type"] == "literal_error":
+            raise BundleError(
+                f"{where}: format_version {str(first['input'])[:20]}: this service reads {FORMAT_VERSION}: serve "
+                "the bundle with a release that knows it, or train again with this one"
+            ) from error
         raise BundleError(f"{where}: {place}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: {error}") from error

@@ -35,11 +35,12 @@ def read_shifts(text: str) -> tuple[time, ...]:
 def shift_at(now: float, begins: Sequence[time]) -> Shift:
     """The shift that is under way at `now`, Unix seconds."""
     today = datetime.fromtimestamp(now)
-    days = (today.date() + timedelta(days=offset) for offset in (-1, 0, 1))
-    starts = [
+    # Two before, for a place that changes its side of the date line has a day that is not there.
+    days = (today.date() + timedelta(days=offset) for offset in (-2, -1, 0, 1))
+    starts = sorted(
         (datetime.combine(day, begin).timestamp(), name)
         for day in days
         for begin, name in zip(begins, string.ascii_uppercase, strict=False)
-    ]
+    )
     current = max(index for index, (start, _) in enumerate(starts) if start <= now)
     return Shift(starts[current][1], starts[current][0], starts[current + 1][0])

@@ -76,7 +76,9 @@ def test_paths_that_leave_the_bundle_are_refused(bundle: Bundle, path: str) -> N
     ("change", "message"),
     [
         ({"surprise": 1}, "surprise: Extra inputs"),
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 2}, "format_version 2: this service reads 1: serve the bundle with a release"),
+        ({"format_version": 0}, "format_version 0: this service reads 1"),
+        ({"unfit": ""}, "unfit: String should have at least 1 character"),
         ({"recipe": "a/b"}, "recipe"),
         ({"models": {"fp32": "other.onnx"}}, r"no sha256 for other\.onnx"),
         ({"tolerances": {}}, "no golden tolerance for precision fp32"),
