@@ -196,7 +196,8 @@ def _prune(request: Records, folder: Path) -> int:
                 f"{folder / FILE}: the chain is made with another secret: name it with --seal-key, or what is "
                 "deleted could not be told from what was taken away"
             )
-    deleted, gone = prune_records(folder, request.key(), days=request.days, image_bytes=budget, tell=tell)
+    with naming(folder / FILE):
+        deleted, gone = prune_records(folder, request.key(), days=request.days, image_bytes=budget, tell=tell)
     print(json.dumps({"deleted": deleted, "pictures": gone}))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ def naming(file: Path) -> Iterator[None]:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         remedy = _REMEDIES.get(code, "is it a file that the service wrote?")
         raise RecordsError(f"{file}: {error}: {remedy}") from error
+    except json.JSONDecodeError as error:
+        raise RecordsError(f"{file}: a row was changed ({error}): python -m service records verify names it") from error
 
 
 def open_to_read(file: Path) -> sqlite3.Connection:

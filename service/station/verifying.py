@@ -171,6 +171,9 @@ def _check_picture(
     except FileNotFoundError:
         yield f"inspection {inspection_id}: the file of its {name} ({named}) is gone"
         return
+    except OSError as error:
+        yield f"inspection {inspection_id}: the file of its {name} ({named}) cannot be read ({error.strerror})"
+        return
     if hashlib.sha256(data).hexdigest() != named:
         yield f"inspection {inspection_id}: the file of its {name} ({named}) was changed"
 

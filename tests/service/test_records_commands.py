@@ -133,3 +133,19 @@ def test_a_locked_file_is_named_with_the_remedy(
         assert _run(folder, "backup", "--out", str(tmp_path / "out")) == 2
     assert "database is locked: another process holds it" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_one_image_or_row_that_cannot_be_read_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = folder / "images" / "aa" / "aa"
+    image.unlink()
+    image.mkdir()
+    with closing(sqlite3.connect(folder / FILE)) as connection, writing(connection):
+        append(connection, [Entry("image", "x", "{}", "{}")])
+        connection.execute("UPDATE inspections SET reply = '{broken'")
+    assert _run(folder, "verify") == 1
+    assert "inspection x: the file of its image (aa) cannot be read (Is a directory)" in capsys.readouterr().out
+    assert _run(folder, "export", "--out", str(tmp_path / "out.csv")) == 2
+    assert f"{folder / FILE}: a row was changed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [folder]
