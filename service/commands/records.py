@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
@@ -128,12 +129,13 @@ def _backup(request: Records, folder: Path) -> int:
     with _whole(out) as unfinished:
         unfinished.mkdir()
         names = _copy_rows(folder / FILE, unfinished / FILE)
-        gone = _copy_images(folder / IMAGES, unfinished / IMAGES, names)
+        gone, unreadable = _copy_images(folder / IMAGES, unfinished / IMAGES, names)
         for other in ("decisions.jsonl",):
             if (folder / other).is_file():
                 shutil.copy2(folder / other, unfinished / other)
-    print(json.dumps({"folder": str(out), "pictures": len(names) - gone, "gone_meanwhile": gone}))
-    return 0
+    copied = len(names) - gone - unreadable
+    print(json.dumps({"folder": str(out), "pictures": copied, "gone_meanwhile": gone, "unreadable": unreadable}))
+    return 1 if unreadable else 0
 
 
 def _copy_rows(file: Path, to: Path) -> set[str]:
@@ -150,17 +152,23 @@ def _copy_rows(file: Path, to: Path) -> set[str]:
         return {sha256 for row in rows for sha256 in row if sha256 is not None}
 
 
-def _copy_images(images: Path, to: Path, names: set[str]) -> int:
-    """Copy images; how many are gone meanwhile."""
-    gone = 0
+def _copy_images(images: Path, to: Path, names: set[str]) -> tuple[int, int]:
+    """Copy images; how many are gone meanwhile, and how many a damaged disk does not give, each of which is named."""
+    gone = unreadable = 0
     for name in sorted(names):
-        target = to / name[:2] / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        file, target = images / name[:2] / name, to / name[:2] / name
         try:
-            shutil.copy2(images / name[:2] / name, target)
+            data = file.read_bytes()
         except FileNotFoundError:
             gone += 1
-    return gone
+            continue
+        except OSError as error:
+            print(f"error: {file}: cannot be read ({error.strerror}): the backup is without it", file=sys.stderr)
+            unreadable += 1
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return gone, unreadable
 
 
 @contextmanager

@@ -149,3 +149,8 @@ def test_one_image_or_row_that_cannot_be_read_is_named(
     assert _run(folder, "export", "--out", str(tmp_path / "out.csv")) == 2
     assert f"{folder / FILE}: a row was changed" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [folder]
+    assert _run(folder, "backup", "--out", str(tmp_path / "out")) == 1
+    said = capsys.readouterr()
+    assert f"{image}: cannot be read (Is a directory): the backup is without it" in said.err
+    assert '"unreadable": 1' in said.out
+    assert (tmp_path / "out" / FILE).is_file()
