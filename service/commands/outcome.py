@@ -22,9 +22,12 @@ _CORRIGIBLE = (
 
 
 def attempt(action: Callable[[], int]) -> int:
-    """Exit status of what a command does: its own, or 2 after an error."""
+    """Exit status of what a command does: its own, 2 after an error, 130 where Ctrl-C stopped it."""
     try:
         return action()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except _CORRIGIBLE as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"error: {line}", file=sys.stderr)

@@ -33,6 +33,9 @@ def attempt(action: Callable[[], int]) -> int:
     except (InterruptedRunError, QueueStoppedError) as error:
         print(error, file=sys.stderr)
         return INTERRUPTED
+    except KeyboardInterrupt:
+        print("stopped: run the same command again; what was finished before is kept", file=sys.stderr)
+        return INTERRUPTED
     except (UserError, BackendError, BundleError, ImageError, OSError, ValueError, httpx2.HTTPError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
