@@ -102,7 +102,7 @@ def test_a_failing_disk_counts_losses_and_recovers(tmp_path: Path) -> None:
     (tmp_path / "b").rename(tmp_path / "a")
     records.add(_record(2))
     wait_for(lambda: records.find("id-2"))
-    assert records.troubles() == []
+    wait_for(lambda: records.troubles() == [])
     # No JSON: an error of another kind.
     records.add(Record(_record(3).reply | {"regions": object()}, time=3.0, trigger=None, image=None))
     wait_for(lambda: sum(lost) == 2)

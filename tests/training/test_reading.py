@@ -26,14 +26,13 @@ def test_unreadable_images_are_all_named_at_once_with_the_remedy(tmp_path: Path)
     _write(tmp_path / "fine.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
     for read in (
         lambda paths: load_images(paths, 32, "good photos"),
         lambda paths: require_readable(paths, "good photos"),
     ):
-        with pytest.raises(DataError, match=r"3 of 4 good photos cannot be read: replace or remove them") as caught:
+        with pytest.raises(DataError, match=r"2 of 3 good photos cannot be read: replace or remove them") as caught:
             read(find_images(tmp_path))
-        assert all(name in str(caught.value) for name in ("broken.png", "empty.jpg", "lost.png"))
+        assert all(name in str(caught.value) for name in ("broken.png", "empty.jpg"))
         assert "fine.png" not in str(caught.value)
 
 
