@@ -116,7 +116,7 @@ def test_a_device_that_hangs_is_told_and_every_request_is_answered(models: Path)
 
 def test_a_lost_device_asks_for_a_new_process_unless_it_comes_back(models: Path) -> None:
     faulty = Faulty()
-    with station(models, opens(faulty.backend)) as client:
+    with station(models, opens(faulty.backend, check_every_s=0.05)) as client:
         faulty.fault = FAULTS["exception"][0]
         assert_problem(post(client, GOOD), 503, "backend_failed")
         # Golden checks go on failing by themselves.
