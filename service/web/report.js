@@ -14,7 +14,7 @@ export async function report(path) {
     .replaceAll(/\sstyle="/gi, ' data-style="');
   const page = new DOMParser().parseFromString(text, "text/html");
   for (const element of page.querySelectorAll("script, iframe, object, embed, link, base, meta")) element.remove();
-  const holder = make("div", { class: "report" });
+  const holder = make("div", { class: "report", lang: "en" });
   const shadow = holder.attachShadow({ mode: "open" });
   const sheet = new CSSStyleSheet();
   // The page has a theme of its own, whatever the browser prefers.

@@ -148,6 +148,15 @@ def test_every_view_fits_can_be_read_and_pressed(
             assert page.locator(".trouble").count() == 0, view
 
 
+@pytest.mark.parametrize(("language", "said"), [("en", 0), ("de", 1)])
+def test_a_report_says_where_its_language_is_not_that_of_the_page(
+    chromium: Browser, service: httpx2.Client, language: str, said: int
+) -> None:
+    with opened(chromium, f"{service.base_url}/?language={language}#/recipes/part/2") as page:
+        expect(page.locator(".report h1")).to_be_visible()
+        expect(page.locator("main p", has_text=words(language)["report_language"])).to_have_count(said)
+
+
 CHECKS = {
     "small": SMALL_TARGETS,
     "nameless": NAMELESS,

@@ -4,7 +4,7 @@ import { button, confirmed, facts, field, make, scrolling, trouble } from "../do
 import { report } from "../report.js";
 import { person, sentence } from "../sentences.js";
 import { thresholds } from "../thresholds.js";
-import { count, percent, time, word } from "../words.js";
+import { count, language, percent, time, word } from "../words.js";
 
 // A recipe that passes this share of the defects it was tried on is named as blind.
 const BLIND = 0.5;
@@ -33,7 +33,9 @@ async function showReport(column, name, version, what, mine) {
   column.append(make("div", { class: "row" }, make("a", { class: "link-button", href: `#/recipes/${encodeURIComponent(name)}` }, `‹ ${name}`)), waiting);
   try {
     const page = await report(`recipes/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/${what}.html`);
-    if (mine === shown) column.append(page);
+    if (mine !== shown) return;
+    if (language() !== "en") column.append(make("p", {}, word("report_language")));
+    column.append(page);
   } finally {
     waiting.remove();
   }
