@@ -40,7 +40,7 @@ _CONTINUE = b"HTTP/1.1 100"
 _HAS_LENGTH = b"\r\ncontent-length: "
 
 
-class _OneWrite:
+class OneWrite:
     """The transport as one request sees it: the head of an answer goes out with the first of its body.
 
     Of two writes the first one wakes a client that can do nothing yet, at the cost of a core that others wait for.
@@ -184,7 +184,7 @@ class Connection(HttpToolsProtocol):
         self._head_since = None
         self.since = time.monotonic()
         super().on_headers_complete()
-        self.cycle.transport = _OneWrite(self.transport)  # type: ignore[assignment]
+        self.cycle.transport = OneWrite(self.transport)  # type: ignore[assignment]
         # uvicorn would go on as if nothing had been asked; what follows may not be HTTP any more.
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False

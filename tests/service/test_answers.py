@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from stations import after_inspection, built_in, station
 from tensors import INFER, image_input
 
 from service.assembly.parts import Parts
+from service.http.protocol import OneWrite
 from service.station.triggers import Asked, Triggers
 
 GOOD = png(gray(51))
@@ -72,3 +74,40 @@ def test_an_answer_that_is_given_again_is_in_time_too(client: TestClient, kind: 
     running.triggers = _Late(running.triggers)  # type: ignore[assignment]
     assert_problem(ask(client, SOON | trigger), 504, "deadline_passed")
     assert ask(client, trigger).headers["x-replayed"] == "true"
+
+
+class _Written(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+WITH_LENGTH = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+WITHOUT = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "writes"),
+    [
+        ([WITH_LENGTH, b"body"], [WITH_LENGTH + b"body"]),
+        ([WITH_LENGTH, b"bo", b"dy"], [WITH_LENGTH + b"bo", b"dy"]),
+        ([WITH_LENGTH, b""], [WITH_LENGTH]),
+        ([WITHOUT, b"4\r\nbody\r\n"], [WITHOUT, b"4\r\nbody\r\n"]),
+        (
+            [CONTINUE, WITH_LENGTH, b"body"],
+            [CONTINUE, WITH_LENGTH + b"body"],
+        ),
+    ],
+)
+def test_a_head_goes_out_with_its_body_and_alone_where_the_body_may_be_late(
+    parts: list[bytes], writes: list[bytes]
+) -> None:
+    transport = _Written()
+    once = OneWrite(transport)
+    for part in parts:
+        once.write(part)
+    assert transport.writes == writes

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from fusion_training import TINY, photos, trained
-from sklearn.metrics import roc_auc_score
 
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
@@ -17,6 +16,7 @@ from training.commands import run as main
 from training.data.demo_parts import write_dataset
 from training.methods import METHODS
 from training.methods.fusion.lesson import head_losses
+from training.methods.fusion.network import FusionMap
 from training.methods.fusion.weighing import WEIGHTS, weigh
 from training.settings import changed
 
@@ -102,21 +102,42 @@ def test_from_photos_to_a_bundle_that_tells_its_weights(tmp_path: Path) -> None:
     assert (pretrained.licence, pretrained.sha256[:8]) == ("Apache-2.0", "57934424")
 
 
-def test_the_weight_of_the_distances_is_the_one_that_tells_held_out_defects_best(tmp_path: Path) -> None:
-    network, good = trained(tmp_path), photos()
-    defects = good.clone()
-    defects[:, :, 24:36, 24:36] = 240
-    found = {}
-    for weight in WEIGHTS:
-        fixed = changed(TINY, {"distance_weight": weight})
-        assert weigh(fixed, network, good, defects) == {}
-        network.weight = weight
-        with torch.inference_mode():
-            scores = [network(images.float() / 255).amax(dim=(1, 2)) for images in (good, defects)]
-        found[weight] = roc_auc_score([0] * len(good) + [1] * len(defects), torch.cat(scores).numpy())
-    chosen = weigh(TINY, network, good, defects)["distance_weight"]
-    assert network.weight == chosen
-    assert found[chosen] == max(found.values())
+class _Weighed(FusionMap):
+    """Red is what the head says of an image, green what the distances say."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.weight = 0.0
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x[:, 0] + self.weight * x[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("good", "defects", "best"),
+    [
+        # The head misses the second defect, and a photo is noise to it.
+        ([(40, 0), (120, 0)], [(200, 0), (0, 210)], 0.6),
+        # The distances take the second photo for a defect.
+        ([(0, 0), (0, 200)], [(60, 0), (200, 0)], 0.25),
+        # Too little misses the second defect, too much takes the second photo for one.
+        ([(90, 0), (0, 220)], [(200, 0), (20, 210), (110, 0)], 0.4),
+    ],
+)
+def test_the_weight_of_the_distances_is_the_one_that_tells_held_out_defects_best(
+    good: list[tuple[int, int]], defects: list[tuple[int, int]], best: float
+) -> None:
+    def images(colours: list[tuple[int, int]]) -> torch.Tensor:
+        return torch.tensor([(*one, 0) for one in colours], dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 8, 8)
+
+    network = _Weighed()
+    assert weigh(TINY, network, images(good), images(defects)) == {"distance_weight": best}
+    assert network.weight == best
+    # Where the settings have one it stays.
+    network.weight = 0.3
+    assert weigh(changed(TINY, {"distance_weight": 0.3}), network, images(good), images(defects)) == {}
+    assert network.weight == 0.3
 
 
 def test_without_held_out_photos_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
