@@ -28,6 +28,8 @@ _MEDIA_TYPE = "application/octet-stream"
 _PASSING = {"overloaded", "starting", "draining", "backend_failed", "records_unavailable"}
 # Seconds before an image is sent again where the service does not say.
 _PAUSE_S = 0.05
+# Seconds that an answer may be on its way after the deadline: no verdict, but why there is none.
+_ON_ITS_WAY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,11 @@ Reply = httpx2.Response | httpx2.HTTPError | None
 
 def conversation(order: Order, retries: int, timeout_s: float) -> Generator[Step, Reply, Outcome]:
     """What is sent, again where that may help and is safe, within one `timeout_s` for all of it."""
-    ends = time.monotonic() + (timeout_s if order.deadline_ms is None else min(timeout_s, order.deadline_ms / 1000))
+    most_s = timeout_s if order.deadline_ms is None else min(timeout_s, order.deadline_ms / 1000)
+    ends = time.monotonic() + most_s
     trigger = order.trigger_id or (str(uuid.uuid4()) if retries else None)
     request = order.request(trigger)
-    left = timeout_s
+    left = min(timeout_s, most_s + _ON_ITS_WAY_S)
     for tried in range(retries + 1):
         answer = yield Send(request, left)
         pause_s = _PAUSE_S * 2**tried

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import tomllib
@@ -18,6 +17,7 @@ import yaml
 from bundles import gray, png
 from certificates import write_certificate
 from images import COMPOSE, DOCKER, NOT_IN_CONTAINERS, ROOT, environment_name, image_environment, merged, run, tool
+from ports import free_port
 from processes import running_service
 
 from service.http.draining import LEAVE_S
@@ -147,14 +147,8 @@ def _nginx(folder: Path, name: str, *changes: tuple[str, str]) -> Iterator[None]
     assert process.returncode == 0, errors
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_what_nginx_answers_itself_has_a_verdict(tmp_path: Path) -> None:
-    port, nobody = _free_port(), f"127.0.0.1:{_free_port()}"
+    port, nobody = free_port(), f"127.0.0.1:{free_port()}"
     places = [("listen 8080", f"listen 127.0.0.1:{port}"), ("service:8000", nobody), ("second:8000", nobody)]
     with (
         _nginx(tmp_path, "replicas.conf", *places, ("client_max_body_size 64m", "client_max_body_size 1k")),
@@ -174,7 +168,7 @@ def test_what_nginx_answers_itself_has_a_verdict(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_replicas_share_the_cameras_and_stand_in_for_each_other(models: Path, tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     (tmp_path / "other").mkdir()
     good = png(gray(51))
     with ExitStack() as stack:
@@ -217,7 +211,7 @@ def test_nginx_lets_only_known_cameras_through(models: Path, tmp_path: Path) -> 
     authority = write_certificate(folder, "clients", None)
     write_certificate(folder, "server", authority)
     write_certificate(folder, "camera", authority)
-    port = _free_port()
+    port = free_port()
     # Noise does not compress: more than nginx keeps in memory.
     picture = png(np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8))
     assert len(picture) > 5_000_000

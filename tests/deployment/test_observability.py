@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,9 @@ import pytest
 import yaml
 from bundles import gray, make_bundle, png
 from chart import example, only, render
+from fakes import wait_for
 from fastapi.testclient import TestClient
+from ports import free_port
 from processes import running_service
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -106,9 +106,7 @@ def _prometheus(folder: Path, target: httpx2.URL) -> Iterator[httpx2.Client]:
     labels = {"namespace": "floor", "service": "line-draem-inspect"}
     job["static_configs"] = [{"targets": [f"{target.host}:{target.port}"], "labels": labels}]
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [prometheus, "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
@@ -127,11 +125,6 @@ def _ask(prometheus: httpx2.Client, query: str) -> list[Any]:
     reply = prometheus.get("/query", params={"query": query}).json()
     assert reply["status"] == "success", (query, reply)
     return list(reply["data"]["result"])
-
-
-def _until(found: Callable[[], object]) -> None:
-    while not found():
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -159,7 +152,7 @@ def test_a_real_prometheus_answers_every_query(models: Path, tmp_path: Path) -> 
         # Twice, so that rates have two points: first as many as drift is told from.
         for rounds in (50, 5):
             inspect(rounds)
-            _until(scraped)
+            wait_for(scraped)
         dashboard = list(_expressions(json.loads(DASHBOARD.read_text())))
         assert len(dashboard) > 20
         scaling = only(render(example("keda")), "ScaledObject")
@@ -172,6 +165,6 @@ def test_a_real_prometheus_answers_every_query(models: Path, tmp_path: Path) -> 
             groups = prometheus.get("/rules").json()["data"]["groups"]
             return [rule for group in groups for rule in group["rules"]]
 
-        _until(lambda: all(rule["health"] != "unknown" for rule in rules()))
+        wait_for(lambda: all(rule["health"] != "unknown" for rule in rules()))
         assert [rule for rule in rules() if rule["health"] != "ok"] == []
         assert len(rules()) > 10

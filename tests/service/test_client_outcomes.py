@@ -5,12 +5,13 @@ import inspect
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
 
 from service.client import AsyncClient, Client, Outcome
+from service.client.conversation import Order, Send, conversation
 
 
 @contextmanager
@@ -29,6 +30,11 @@ def _station(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
                     data += connection.recv(65_536)
                 heads.append(data)
                 connection.sendall(answer)
+                # A body that nobody had read would take the answer back.
+                connection.shutdown(socket.SHUT_WR)
+                with suppress(ConnectionError):
+                    while connection.recv(65_536):
+                        pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, daemon=True)
@@ -84,6 +90,14 @@ def test_nothing_is_sent_again_once_its_deadline_has_passed() -> None:
     with _station(slow) as (url, heads), Client(url, retries=5) as client:
         assert client.inspect(b"x", deadline_ms=1000).verdict == "NOT_INSPECTED"
     assert len(heads) == 1
+
+
+@pytest.mark.parametrize(("deadline_ms", "waits_s"), [(500.0, 1.5), (None, 60.0), (600_000.0, 60.0)])
+def test_an_answer_that_can_only_be_too_late_is_not_waited_for(deadline_ms: float | None, waits_s: float) -> None:
+    order = Order(b"x", None, deadline_ms, None, None, None, None, None, "none")
+    first = next(conversation(order, retries=3, timeout_s=60.0))
+    assert isinstance(first, Send)
+    assert first.timeout_s == waits_s
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.float32), np.zeros(4, np.uint8)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 import tritonclient.grpc as triton
 from bundles import gray, make_bundle, png
 from fakes import wait_for
+from ports import free_port
 from processes import running_service
 from tritonclient.grpc import service_pb2
 
@@ -27,17 +27,11 @@ GOOD, BAD = png(gray(51)), png(gray(204))
 Station = tuple[subprocess.Popen[bytes], httpx2.Client, str]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     folder = tmp_path_factory.mktemp("station")
     make_bundle(folder / "models")
-    port = _free_port()
+    port = free_port()
     with running_service(
         folder / "models", folder / "log", grpc_port=port, max_upload_bytes=100_000, drain_grace_s=0
     ) as (process, http):
@@ -230,7 +224,7 @@ def test_keys_are_asked_for_and_running_calls_end_before_the_service(tmp_path: P
     key, line = new_key("inspect", "camera")
     (keys := tmp_path / "keys").write_text(line + "\n")
     keys.chmod(0o600)
-    address = f"127.0.0.1:{(port := _free_port())}"
+    address = f"127.0.0.1:{(port := free_port())}"
     with (
         running_service(tmp_path / "models", tmp_path / "log", grpc_port=port, api_keys_file=keys) as (process, _),
         triton.InferenceServerClient(address) as client,

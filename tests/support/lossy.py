@@ -36,9 +36,10 @@ class Link:
                 if self.losing:
                     self.losing -= 1
                     self.lost += 1
-                    client.shutdown(socket.SHUT_RDWR)
-                    return
+                    break
                 client.sendall(data)
+        # A service that was killed too.
+        with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
 
 
