@@ -84,7 +84,11 @@ async def _let_idle_rest(station: Station, idle_s: float) -> None:
         model = recipe.model
         if not model.rests and time.monotonic() - model.ran_at > idle_s:
             model.rests = True
-            await asyncio.to_thread(model.backend.rest)
+            try:
+                await asyncio.to_thread(model.backend.rest)
+            # The look at what else is due goes on.
+            except Exception:
+                log.exception("recipe %s: its model gave back no memory", recipe.name)
 
 
 async def keep_device(station: Station, parts: Parts) -> None:

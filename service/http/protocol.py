@@ -184,7 +184,9 @@ class Connection(HttpToolsProtocol):
         self._head_since = None
         self.since = time.monotonic()
         super().on_headers_complete()
-        self.cycle.transport = OneWrite(self.transport)  # type: ignore[assignment]
+        # Behind the head of an answer to HEAD comes nothing that it could go out with.
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = OneWrite(self.transport)  # type: ignore[assignment]
         # uvicorn would go on as if nothing had been asked; what follows may not be HTTP any more.
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False

@@ -79,6 +79,21 @@ def test_a_model_without_images_rests_once_and_the_next_image_wakes_it(models: P
         wait_for(lambda: backend.rested > looks)
 
 
+class _Restless(FakeBackend):
+    def rest(self) -> None:
+        super().rest()
+        raise RuntimeError("memory is in use")
+
+
+def test_golden_checks_go_on_after_a_model_that_cannot_rest(models: Path) -> None:
+    backend = _Restless()
+    with station(models, opens(backend, check_every_s=0.01, idle_s=0.0), golden_check_hours=1e-9) as client:
+        wait_for(lambda: backend.rested)
+        checked = client.get("/state").json()["recipes"][0]["golden_checked"]
+        wait_for(lambda: client.get("/state").json()["recipes"][0]["golden_checked"] != checked)
+        assert client.get("/readyz").status_code == 200
+
+
 def test_a_model_with_images_does_not_rest(models: Path) -> None:
     backend = FakeBackend()
     with station(models, opens(backend, check_every_s=0.01, idle_s=60.0)) as client:

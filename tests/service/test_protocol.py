@@ -129,6 +129,22 @@ def test_requests_in_a_pipeline_are_answered_in_order(service: httpx2.Client) ->
     assert found == list(range(20))
 
 
+def test_head_is_answered_without_a_body_and_the_connection_goes_on(service: httpx2.Client) -> None:
+    with connect(service) as connection:
+        for path in (b"/livez", b"/web/station.css", b"/", b"/nothing"):
+            connection.sendall(b"HEAD %s HTTP/1.1\r\n" % path + HOST + b"\r\n")
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                part = connection.recv(65_536)
+                assert part, f"closed after {head!r}"
+                head += part
+            assert head.startswith(b"HTTP/1.1 404" if path == b"/nothing" else b"HTTP/1.1 200")
+            assert head.endswith(b"\r\n\r\n")
+            assert b"content-length: " in head
+        connection.sendall(picture_request(GOOD))
+        assert read_reply(connection)[1]["verdict"] == "OK"
+
+
 def test_a_body_that_nobody_asked_for_is_not_read_to_its_end(service: httpx2.Client) -> None:
     """Of a page without a body, of an address that is not there, of a change that the client may not make."""
     for line in (b"GET /livez", b"POST /nothing", b"HEAD /livez", b"PATCH /recipes/part/limits"):
