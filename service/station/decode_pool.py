@@ -19,6 +19,7 @@ from service.station.verdicts import DeadlinePassedError
 
 T = TypeVar("T")
 R = TypeVar("R")
+M = TypeVar("M")
 
 # Weight of the newest image in the running estimate of seconds per image.
 _NEWEST = 0.2
@@ -48,36 +49,39 @@ class Codec:
         if pending >= self._threads and late > 0:
             raise OverloadedError(f"{pending} images are being decoded already", max(late, 0.001))
 
-    async def decode(self, deadline: float, decoder: Callable[[], T], then: Callable[[T], Future[R]]) -> tuple[T, R]:
-        """Run `decoder` in the pool and there, on the way to the device, `then`: the event loop is woken once, by what
-        `then` promised. Raises OverloadedError at once, DeadlinePassedError where it waited too long.
+    async def decode(
+        self, deadline: float, decoder: Callable[[], T], then: Callable[[T], Future[R]], meanwhile: Callable[[T], M]
+    ) -> tuple[M, R]:
+        """Run `decoder` in the pool and there, on the way to the device, `then`; `meanwhile` is done there too, while
+        the device works. The event loop is woken once, with what came of it and what `then` promised. Raises
+        OverloadedError at once, DeadlinePassedError where it waited too long.
 
         Where the caller is cancelled so is the promise; a decode that has begun goes on, and is pending until its
         thread is free.
         """
         self.admit(deadline)
         waiting = [decoder]
-        done: Future[tuple[T, R]] = Future()
+        done: Future[tuple[M, R]] = Future()
 
         def run() -> None:
             if done.cancelled():
                 return
             try:
-                decoded = decode()
-                _hand_over(decoded, then(decoded), done)
+                started = self._clock()
+                if started > deadline:
+                    raise DeadlinePassedError("the deadline passed while the image was waiting to be decoded")
+                decoded = waiting.pop()()
+                promise = then(decoded)
+                try:
+                    found = meanwhile(decoded)
+                except BaseException:
+                    promise.cancel()
+                    raise
+                self._learn(self._clock() - started)
+                _hand_over(found, promise, done)
             except BaseException as error:
                 with suppress(InvalidStateError):
                     done.set_exception(error)
-
-        def decode() -> T:
-            started = self._clock()
-            if started > deadline:
-                raise DeadlinePassedError("the deadline passed while the image was waiting to be decoded")
-            decoded = waiting.pop()()
-            # Read once: other threads write it too.
-            before, seconds = self._seconds, self._clock() - started
-            self._seconds = before + _NEWEST * (seconds - before) if before else seconds
-            return decoded
 
         future = self._decoding.submit(run)
         self._pending.add(future)
@@ -88,6 +92,11 @@ class Codec:
         done.add_done_callback(lambda _: future.cancel())
         return await asyncio.wrap_future(done)
 
+    def _learn(self, seconds: float) -> None:
+        # Read once: other threads write it too.
+        before = self._seconds
+        self._seconds = before + _NEWEST * (seconds - before) if before else seconds
+
     async def draw(self, work: Callable[[], T]) -> T:
         """Run `work` in the drawing pool."""
         return await asyncio.get_running_loop().run_in_executor(self._drawing, work)
@@ -97,7 +106,7 @@ class Codec:
         self._drawing.shutdown()
 
 
-def _hand_over(decoded: T, promise: Future[R], done: Future[tuple[T, R]]) -> None:
+def _hand_over(found: M, promise: Future[R], done: Future[tuple[M, R]]) -> None:
     """Let `done` end as `promise` does, and `promise` be cancelled with it."""
     # Emptied at the end: images must not live until the garbage collector finds a circle.
     running = [promise]
@@ -110,9 +119,9 @@ def _hand_over(decoded: T, promise: Future[R], done: Future[tuple[T, R]]) -> Non
             elif (error := promise.exception()) is not None:
                 done.set_exception(error)
             else:
-                done.set_result((decoded, promise.result()))
+                done.set_result((found, promise.result()))
 
-    def cancel(_: Future[tuple[T, R]]) -> None:
+    def cancel(_: Future[tuple[M, R]]) -> None:
         for one in running[:]:
             one.cancel()
 

@@ -91,10 +91,9 @@ def finish(
     """The inspection; `seconds` are those of the stages that the images of a request share. A `frozen` camera saw no
     part.
     """
-    # What the queue did not count, waking up this task, belongs to the waiting.
+    # What the queue did not count, waking up this task, belongs to the waiting. The quality is measured meanwhile.
     own = {
         **seconds,
-        "decode": seconds["decode"] - picture.quality_s,
         "quality": picture.quality_s,
         "queue": seconds["queue"] - result.model_s,
         "model": result.model_s,

@@ -26,7 +26,7 @@ from service.station.inspection import (
 )
 from service.station.loading import Recipe
 from service.station.monitoring import Metrics
-from service.station.preparing import Picture, prepare
+from service.station.preparing import Decoded, Picture, examine, prepare
 from service.station.problem import ProblemError, as_problems
 from service.station.runs import Result
 from service.station.shadowing import Shadowing
@@ -109,29 +109,26 @@ class Inspector:
         """Each stage for all images, then the next; adds to `seconds` what the finished stages took."""
         clock = time.monotonic()
 
-        def ready(decoder: Decoder) -> Picture:
-            picture = prepare(
-                decoder,
-                recipe,
-                self._shadows,
-                self._metrics,
-                watched=camera is not None,
-                previewed=mode in ON_THE_IMAGE,
-            )
+        def ready(decoder: Decoder) -> Decoded:
+            decoded = prepare(decoder, recipe)
             # Of several images the last one's stays.
             seconds["decode"] = time.monotonic() - clock
-            return picture
+            return decoded
 
-        def submit(picture: Picture) -> Future[Result | None]:
-            return cast(Future[Result | None], self._batcher.submit(recipe.model, picture.resized, deadline))
+        def submit(decoded: Decoded) -> Future[Result | None]:
+            return cast(Future[Result | None], self._batcher.submit(recipe.model, decoded.resized, deadline))
+
+        def look(decoded: Decoded) -> Picture:
+            watched, previewed = camera is not None, mode in ON_THE_IMAGE
+            return examine(decoded, recipe, self._shadows, self._metrics, watched=watched, previewed=previewed)
 
         # Alone, an image goes to the device straight from the thread that decoded it. Several go there together, when
         # the last is decoded, and share a batch.
         alone = len(decoders) == 1
-        work = [self._codec.decode(deadline, partial(ready, one), submit if alone else _later) for one in decoders]
-        decoded = await _together(work)
-        pictures = [picture for picture, _ in decoded]
-        results = [result for _, result in decoded if result is not None]
+        then = submit if alone else _later
+        found = await _together([self._codec.decode(deadline, partial(ready, one), then, look) for one in decoders])
+        pictures = [picture for picture, _ in found]
+        results = [result for _, result in found if result is not None]
         if not alone:
             results = await self._run_all(pictures, recipe, deadline)
         seconds["queue"] = time.monotonic() - clock - seconds["decode"]
@@ -146,13 +143,13 @@ class Inspector:
         seconds["postprocess"] = time.monotonic() - clock
         require_valid(recipe, deadline)
         # From here on nothing waits and nothing fails: every image gets its verdict.
-        found = []
+        inspections = []
         for picture, result, one in zip(pictures, results, judged, strict=True):
             frozen = self._is_frozen(camera, recipe, picture)
             inspection = finish(picture, result, recipe, one, seconds, frozen=frozen)
-            found.append(inspection)
+            inspections.append(inspection)
             self._shadowing.compare(picture, inspection.verdict)
-        return found
+        return inspections
 
     async def _conclude(
         self, picture: Picture, result: Result, recipe: Recipe, mode: HeatmapMode, deadline: float
@@ -185,7 +182,7 @@ class Inspector:
         return frozen
 
 
-def _later(_: Picture) -> Future[Result | None]:
+def _later(_: Decoded) -> Future[Result | None]:
     """No result yet: the image goes to the device with others."""
     promise: Future[Result | None] = Future()
     promise.set_result(None)

@@ -1,4 +1,4 @@
-"""An image before it waits for the device: decoded, brought to the network's size, measured."""
+"""An image before its verdict: decoded and brought to the network's size, then measured while the device works."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from service.bundle.manifest import InputSpec
 from service.images.decoding import Decoder, Pixels
@@ -16,6 +17,13 @@ from service.images.resizing import fit
 from service.station.cameras import digest
 from service.station.loading import Recipe
 from service.station.monitoring import Metrics
+
+
+class Decoded(NamedTuple):
+    """An image as it was sent and at the size of the network; the thread that decoded it has it to itself."""
+
+    image: Pixels
+    resized: Pixels
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,14 @@ class Picture:
     shadow: tuple[Recipe, Pixels | None] | None
 
 
-def prepare(
-    decoder: Decoder,
+def prepare(decoder: Decoder, recipe: Recipe) -> Decoded:
+    """What the network needs of the image that `decoder` gives. Raises ImageError."""
+    image = decoder()
+    return Decoded(image, fit(image, recipe.bundle.manifest.input))
+
+
+def examine(
+    decoded: Decoded,
     recipe: Recipe,
     shadows: Mapping[str, Recipe],
     metrics: Metrics,
@@ -42,12 +56,10 @@ def prepare(
     watched: bool,
     previewed: bool,
 ) -> Picture:
-    """What `decoder` gives, ready for `recipe`: with its digest where a camera is `watched`, with a preview where
-    something may be drawn on it. Raises ImageError.
+    """What the verdict needs beside the network's result: the image's faults, its digest where a camera is `watched`,
+    a preview where something may be drawn on it.
     """
-    image = decoder()
-    spec = recipe.bundle.manifest.input
-    resized = fit(image, spec)
+    image, resized = decoded
     shadow = shadows.get(recipe.name)
     clock = time.monotonic()
     quality = measure(image, resized)
@@ -64,7 +76,7 @@ def prepare(
         digest=watched_digest,
         quality_s=quality_s,
         quality=quality,
-        shadow=None if shadow is None else (shadow, _for_shadow(image, resized, spec, shadow)),
+        shadow=None if shadow is None else (shadow, _for_shadow(image, resized, recipe.bundle.manifest.input, shadow)),
     )
 
 

@@ -5,6 +5,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 import pytest
 from fakes import FakeClock
@@ -13,11 +14,17 @@ from service.station.batching import OverloadedError
 from service.station.decode_pool import Codec
 from service.station.verdicts import DeadlinePassedError
 
+T = TypeVar("T")
+
 
 def done(value: object) -> Future[object]:
     promise: Future[object] = Future()
     promise.set_result(value)
     return promise
+
+
+def as_it_is(decoded: T) -> T:
+    return decoded
 
 
 def test_a_backlog_refuses_at_once_and_expired_pictures_are_not_decoded() -> None:
@@ -33,12 +40,12 @@ def test_a_backlog_refuses_at_once_and_expired_pictures_are_not_decoded() -> Non
         return "slow"
 
     async def scenario() -> None:
-        await codec.decode(math.inf, first, done)
-        running = asyncio.ensure_future(codec.decode(math.inf, slow, done))
-        waiting = asyncio.ensure_future(codec.decode(clock.now + 1, lambda: decoded.append(1), done))
+        await codec.decode(math.inf, first, done, as_it_is)
+        running = asyncio.ensure_future(codec.decode(math.inf, slow, done, as_it_is))
+        waiting = asyncio.ensure_future(codec.decode(clock.now + 1, lambda: decoded.append(1), done, as_it_is))
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError, match="2 images") as refused:
-            await codec.decode(clock.now + 0.25, lambda: decoded.append(2), done)
+            await codec.decode(clock.now + 0.25, lambda: decoded.append(2), done, as_it_is)
         assert refused.value.retry_after_s == pytest.approx(0.05)
         clock.now += 2
         held.set()
@@ -62,8 +69,8 @@ def test_a_free_thread_is_tried_whatever_the_estimate_says() -> None:
         clock.now += 60
 
     async def scenario() -> tuple[str, object]:
-        await codec.decode(math.inf, stalled, done)
-        return await codec.decode(clock.now + 0.1, lambda: "decoded", done)
+        await codec.decode(math.inf, stalled, done, as_it_is)
+        return await codec.decode(clock.now + 0.1, lambda: "decoded", done, as_it_is)
 
     try:
         assert asyncio.run(scenario()) == ("decoded", "decoded")
@@ -87,8 +94,8 @@ def test_a_decode_that_nobody_waits_for_is_pending_until_its_thread_is_free() ->
     async def scenario() -> None:
         body = Body()
         kept = weakref.ref(body)
-        running = asyncio.ensure_future(codec.decode(math.inf, slow, done))
-        waiting = asyncio.ensure_future(codec.decode(math.inf, partial(id, body), done))
+        running = asyncio.ensure_future(codec.decode(math.inf, slow, done, as_it_is))
+        waiting = asyncio.ensure_future(codec.decode(math.inf, partial(id, body), done, as_it_is))
         del body
         await asyncio.to_thread(began.wait, 30)
         running.cancel()
@@ -102,11 +109,11 @@ def test_a_decode_that_nobody_waits_for_is_pending_until_its_thread_is_free() ->
         with pytest.raises(OverloadedError, match="1 images"):
             codec.admit(clock.now - 0.05)
         held.set()
-        await codec.decode(math.inf, lambda: None, done)
+        await codec.decode(math.inf, lambda: None, done, as_it_is)
         # The time it took is known all the same.
         held.clear()
         began.clear()
-        running = asyncio.ensure_future(codec.decode(math.inf, slow, done))
+        running = asyncio.ensure_future(codec.decode(math.inf, slow, done, as_it_is))
         await asyncio.to_thread(began.wait, 30)
         with pytest.raises(OverloadedError):
             codec.admit(clock.now + 0.05)
@@ -125,7 +132,7 @@ def test_a_finished_result_is_drawn_while_every_decoder_is_busy() -> None:
     codec, held = Codec(1), threading.Event()
 
     async def scenario() -> str:
-        running = asyncio.ensure_future(codec.decode(math.inf, lambda: held.wait(30), done))
+        running = asyncio.ensure_future(codec.decode(math.inf, lambda: held.wait(30), done, as_it_is))
         await asyncio.sleep(0)
         drawn = await asyncio.wait_for(codec.draw(lambda: "drawn"), 10)
         held.set()
@@ -147,7 +154,7 @@ def test_a_cancelled_picture_is_taken_back_from_where_it_was_handed_to() -> None
         return promise
 
     async def scenario() -> None:
-        running = asyncio.ensure_future(codec.decode(math.inf, lambda: None, to_the_device))
+        running = asyncio.ensure_future(codec.decode(math.inf, lambda: None, to_the_device, as_it_is))
         await asyncio.to_thread(handed.wait, 30)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -172,6 +179,37 @@ def test_an_error_of_the_device_reaches_who_waits(fails: str) -> None:
 
     try:
         with pytest.raises(OverloadedError, match="full"):
-            asyncio.run(codec.decode(math.inf, lambda: None, to_the_device))
+            asyncio.run(codec.decode(math.inf, lambda: None, to_the_device, as_it_is))
     finally:
         codec.close()
+
+
+def test_an_image_is_on_its_way_before_it_is_looked_at() -> None:
+    codec, handed = Codec(1), list[str]()
+
+    def to_the_device(decoded: str) -> Future[object]:
+        handed.append(decoded)
+        return done("result")
+
+    def look(decoded: str) -> str:
+        return f"{decoded}, handed over: {handed}"
+
+    try:
+        found = asyncio.run(codec.decode(math.inf, lambda: "image", to_the_device, look))
+    finally:
+        codec.close()
+    assert found == ("image, handed over: ['image']", "result")
+
+
+def test_an_image_that_cannot_be_looked_at_is_taken_back_from_the_device() -> None:
+    codec, promise = Codec(1), Future[None]()
+
+    def look(_: None) -> None:
+        raise ValueError("no pixels")
+
+    try:
+        with pytest.raises(ValueError, match="no pixels"):
+            asyncio.run(codec.decode(math.inf, lambda: None, lambda _: promise, look))
+    finally:
+        codec.close()
+    assert promise.cancelled()

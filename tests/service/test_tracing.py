@@ -86,10 +86,13 @@ def test_stages_follow_one_another_below_their_inspection() -> None:
     assert not exporter.get_finished_spans(), "without a request there is no trace"
     with tracer.start_as_current_span("request"):
         trace_inspection(
-            {"read": 0.01, "model": 0.02, "queue": 0.005, "total": 9.0}, 0.0, {"recipe": "part"}, tracer=tracer
+            {"read": 0.01, "model": 0.02, "quality": 0.003, "queue": 0.005, "total": 9.0},
+            *(0.0, {"recipe": "part"}),
+            tracer=tracer,
         )
-    read, queue, model, inspection, _ = exporter.get_finished_spans()
-    assert [span.name for span in (read, queue, model)] == ["read", "queue", "model"]
+    read, quality, queue, model, inspection, _ = exporter.get_finished_spans()
+    assert [span.name for span in (read, quality, queue, model)] == ["read", "quality", "queue", "model"]
+    assert quality.start_time == queue.start_time, "the quality is measured meanwhile"
     assert (read.end_time, queue.end_time) == (queue.start_time, model.start_time)
     assert model.end_time is not None
     assert model.start_time is not None
