@@ -23,7 +23,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.images.headers import FORMATS, ImageError, check_pixels, read_header
+from service.images.baseline import find_baseline
+from service.images.headers import FORMATS, ImageError, check_pixels, read_header, refuse_second
 
 Pixels = NDArray[np.uint8]
 # Gives an image, or raises ImageError.
@@ -63,6 +64,10 @@ _OUTLIERS = 0.001
 
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Decode an image of one of FORMATS to RGB uint8 `(H, W, 3)`; raises ImageError, never returns half an image."""
+    if (baseline := find_baseline(data)) is not None:
+        refuse_second(data, baseline.end, "JPEG")
+        check_pixels(baseline.size, max_pixels)
+        return _decode_strictly(data, "RGB")
     header = read_header(data, max_pixels)
     if header.format in {"JPEG", "MPO"}:
         pixels = _decode_jpeg(data, header)
@@ -111,13 +116,26 @@ def _decode_jpeg(data: bytes, header: Image.Image) -> Pixels | None:
 
     Turned images and CMYK are checked here and decoded again by OpenCV, for its rules.
     """
+    pixels = _decode_strictly(data, "CMYK" if header.mode == "CMYK" else "RGB")
     try:
-        pixels = simplejpeg.decode_jpeg(data, "CMYK" if header.mode == "CMYK" else "RGB", strict=True)
         upright = header.getexif().get(_EXIF_ORIENTATION, 1) == 1
-    # Hostile headers raise many types, here and in Pillow's reading of EXIF.
+    # Hostile headers raise many types.
     except Exception as error:
-        raise ImageError("corrupt_image", f"the JPEG is damaged or cut short: {error}") from error
+        raise _damaged_jpeg(error) from error
     return pixels if upright and header.mode in {"L", "RGB"} else None
+
+
+def _decode_strictly(data: bytes, colours: Literal["RGB", "CMYK"]) -> Pixels:
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, colours, strict=True)
+    # Hostile files raise many types.
+    except Exception as error:
+        raise _damaged_jpeg(error) from error
+    return pixels
+
+
+def _damaged_jpeg(error: Exception) -> ImageError:
+    return ImageError("corrupt_image", f"the JPEG is damaged or cut short: {error}")
 
 
 def _decode_tiff(data: bytes) -> Pixels:

@@ -79,11 +79,11 @@ def read_header(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("unsupported_image", "a BMP with run lengths may leave pixels out: save it uncompressed")
     header = _open(data)
     if header.format == "JPEG":
-        _refuse_second(data, _end_of_jpeg(data), "JPEG")
+        refuse_second(data, _end_of_jpeg(data), "JPEG")
     elif header.format in ("BMP", "WEBP"):
         # The length that a WebP names is of what follows it.
         start, more = (2, 0) if header.format == "BMP" else (4, 8)
-        _refuse_second(data, int.from_bytes(data[start : start + 4], "little") + more, header.format)
+        refuse_second(data, int.from_bytes(data[start : start + 4], "little") + more, header.format)
     check_pixels(header.size, max_pixels)
     # Of an MPO, several JPEGs in one file, the first is the image; of a TIFF the pages are counted already.
     if header.format == "PNG" and (frames := getattr(header, "n_frames", 1)) > 1:
@@ -138,12 +138,12 @@ def _check_png_chunks(data: bytes) -> None:
         if at + 12 + length > len(data):
             raise ImageError("corrupt_image", f"the PNG is damaged or cut short: no room for a chunk of {length} bytes")
         if data[at + 4 : at + 8] == b"IEND":
-            _refuse_second(data, at + 12, "PNG")
+            refuse_second(data, at + 12, "PNG")
             return
         at += 12 + length
 
 
-def _refuse_second(data: bytes, end: int, kind: str) -> None:
+def refuse_second(data: bytes, end: int, kind: str) -> None:
     """Refuse a file behind whose image, which stops at `end`, another one follows: nobody would look at it."""
     if _SECOND.match(data[end : end + 4096].lstrip(b"\0 \t\r\n")):
         raise ImageError("unsupported_image", f"behind the {kind} follows another one: send each on its own")
