@@ -24,6 +24,8 @@ from typing import Literal
 # Bytes of lines that may wait for the writer, and seconds that the end of the process waits for them.
 _WAITING_BYTES = 4_000_000
 _FLUSH_S = 2.0
+# Seconds from one write to the next: lines that come meanwhile share it.
+_WRITE_EVERY_S = 0.025
 # Characters of one value, and of a traceback: its end says most.
 _LONGEST_VALUE = 4_000
 _LONGEST_TRACEBACK = 8_000
@@ -71,6 +73,7 @@ class LogWriter(logging.Handler):
         self._waiting = 0
         self._lost = 0
         self._change = threading.Condition()
+        self._hurry = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="log writer", daemon=True)
         self._thread.start()
@@ -96,14 +99,18 @@ class LogWriter(logging.Handler):
     def flush(self) -> None:
         """Wait until all is written, at most `flush_s` seconds."""
         until = time.monotonic() + self._flush_s
+        self._hurry.set()
         with self._change:
             while self._waiting and (left := until - time.monotonic()) > 0:
                 self._change.wait(left)
+        if not self._closed:
+            self._hurry.clear()
 
     def close(self) -> None:
         with self._change:
             self._closed = True
             self._change.notify_all()
+        self._hurry.set()
         super().close()
 
     def _write_all(self) -> None:
@@ -113,7 +120,7 @@ class LogWriter(logging.Handler):
                     if self._closed:
                         return
                     self._change.wait()
-                # All that came meanwhile in one go: each line on its own would cost its request a change of threads.
+                # All that came meanwhile in one go: each line on its own would cost its request changes of threads.
                 lines = b"".join(self._lines)
                 self._lines.clear()
             written = self._write(lines)
@@ -125,6 +132,7 @@ class LogWriter(logging.Handler):
                 log.error("%d log lines were lost: nobody read standard error", lost)
             if not written:
                 self.on_lost()
+            self._hurry.wait(_WRITE_EVERY_S)
 
     def _write(self, line: bytes) -> bool:
         # Not through sys.stderr: its lock would be held, also at the end of the process, as long as nobody reads.

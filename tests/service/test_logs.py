@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterator
@@ -98,6 +99,19 @@ def test_all_lines_are_written_before_the_end() -> None:
             logger.error("%d", number)
         writer.flush()
         assert os.read(reading, 65_536).decode().split() == [str(number) for number in range(100)]
+
+
+def test_lines_that_follow_closely_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.logs._WRITE_EVERY_S", 600)
+    with _pipe() as (reading, writer, logger, _):
+        logger.error("at once")
+        assert os.read(reading, 65_536) == b"at once\n"
+        logger.error("later")
+        logger.error("together")
+        assert select.select([reading], [], [], 0.2)[0] == []
+        # Who waits for the end waits for no pause.
+        writer.flush()
+        assert os.read(reading, 65_536) == b"later\ntogether\n"
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -61,6 +61,20 @@ def _client(models: Path, folder: Path, **more: object) -> TestClient:
     return TestClient(create_app(settings))
 
 
+def test_rows_that_follow_closely_share_a_commit_and_the_end_waits_for_no_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.station.records._COMMIT_EVERY_S", 600)
+    records = Records(tmp_path, image_budget_bytes=10_000)
+    records.add(_record(0))
+    wait_for(lambda: records.find("id-0"))
+    records.add(_record(1))
+    time.sleep(0.2)
+    assert records.find("id-1") is None
+    records.close(wait_s=600)
+    assert records.find("id-1") is not None
+
+
 def test_records_are_listed_newest_first_filtered_and_paged(tmp_path: Path) -> None:
     records = Records(tmp_path, image_budget_bytes=10_000)
     for number in range(10):
