@@ -63,10 +63,12 @@ class LogWriter(logging.Handler):
         *,
         most_waiting: int = _WAITING_BYTES,
         flush_s: float = _FLUSH_S,
+        write_every_s: float = _WRITE_EVERY_S,
     ) -> None:
         super().__init__()
         self._most_waiting = most_waiting
         self._flush_s = flush_s
+        self._write_every_s = write_every_s
         self.on_lost = on_lost
         self._fd = fd
         self._lines: deque[bytes] = deque()
@@ -132,7 +134,7 @@ class LogWriter(logging.Handler):
                 log.error("%d log lines were lost: nobody read standard error", lost)
             if not written:
                 self.on_lost()
-            self._hurry.wait(_WRITE_EVERY_S)
+            self._hurry.wait(self._write_every_s)
 
     def _write(self, line: bytes) -> bool:
         # Not through sys.stderr: its lock would be held, also at the end of the process, as long as nobody reads.

@@ -66,6 +66,7 @@ class Records:
         days: int = 0,
         waiting_bytes: int = 256_000_000,
         retry_s: Sequence[float] = (0.2, 1.0, 5.0),
+        commit_every_s: float = _COMMIT_EVERY_S,
         on_lost: Callable[[int], None] = lambda count: None,
         on_image_lost: Callable[[], None] = lambda: None,
         calendar: Calendar | None = None,
@@ -77,6 +78,7 @@ class Records:
         self._days = days
         self._calendar = calendar or Calendar()
         self._retry_s = retry_s
+        self._commit_every_s = commit_every_s
         self._on_lost = on_lost
         self._on_image_lost = on_image_lost
         # Each with the era in which it came.
@@ -262,7 +264,7 @@ class Records:
                 if ending and not batch and not self._waiting:
                     break
                 if batch:
-                    due = time.monotonic() + _COMMIT_EVERY_S
+                    due = time.monotonic() + self._commit_every_s
                 if batch and self._commit(batch):
                     records = [one for one, _ in batch if isinstance(one, Record)]
                     self._waiting.extend(record for record in records if record.image is not None)

@@ -101,9 +101,8 @@ def test_all_lines_are_written_before_the_end() -> None:
         assert os.read(reading, 65_536).decode().split() == [str(number) for number in range(100)]
 
 
-def test_lines_that_follow_closely_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.logs._WRITE_EVERY_S", 600)
-    with _pipe() as (reading, writer, logger, _):
+def test_lines_that_follow_closely_are_written_together() -> None:
+    with _pipe(write_every_s=600) as (reading, writer, logger, _):
         logger.error("at once")
         assert os.read(reading, 65_536) == b"at once\n"
         logger.error("later")

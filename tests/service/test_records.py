@@ -61,11 +61,8 @@ def _client(models: Path, folder: Path, **more: object) -> TestClient:
     return TestClient(create_app(settings))
 
 
-def test_rows_that_follow_closely_share_a_commit_and_the_end_waits_for_no_pause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.station.records._COMMIT_EVERY_S", 600)
-    records = Records(tmp_path, image_budget_bytes=10_000)
+def test_rows_that_follow_closely_share_a_commit_and_the_end_waits_for_no_pause(tmp_path: Path) -> None:
+    records = Records(tmp_path, image_budget_bytes=10_000, commit_every_s=600)
     records.add(_record(0))
     wait_for(lambda: records.find("id-0"))
     records.add(_record(1))
