@@ -86,7 +86,8 @@ class Database:
             self._heal()
         connection = sqlite3.connect(self._file, timeout=5)
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # A commit is on the disk when it is done: what was written before a loss of power is there after it.
+        connection.execute("PRAGMA synchronous = FULL")
         return connection
 
     def _heal(self) -> None:

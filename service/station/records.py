@@ -3,7 +3,7 @@
 Written by one thread from a queue that is bounded in records and in bytes, so that a slow or full disk never delays a
 verdict; what could not be written is counted. Rows are committed before images are written, normally within
 milliseconds of the reply, which does not wait for it: rows that follow closely share a commit. What is committed
-survives kill -9, and a loss of power but for the last moments (`synchronous = NORMAL`).
+survives kill -9 and a loss of power (`synchronous = FULL`).
 """
 
 from __future__ import annotations

@@ -45,7 +45,6 @@ def add_review(
 
     Once this returns it survives a loss of power.
     """
-    connection.execute("PRAGMA synchronous = FULL")
     with writing(connection):
         found = connection.execute(
             "SELECT coalesce(review, verdict), open, link FROM inspections WHERE inspection_id = ?", (inspection_id,)

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from replies import assert_problem
 from service.app import create_app
 from service.images.decoding import Pixels
 from service.settings import Settings
-from service.station.database import RecordsError
+from service.station.database import Database, RecordsError
+from service.station.reader import FILE
 from service.station.record import Record, Trigger
 from service.station.records import Records
 from service.station.search import Search
@@ -70,6 +72,12 @@ def test_rows_that_follow_closely_share_a_commit_and_the_end_waits_for_no_pause(
     assert records.find("id-1") is None
     records.close(wait_s=600)
     assert records.find("id-1") is not None
+
+
+def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    full = (2,)
+    with closing(Database(tmp_path / FILE).writer()) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == full
 
 
 def test_records_are_listed_newest_first_filtered_and_paged(tmp_path: Path) -> None:
