@@ -55,7 +55,8 @@ class Records:
     """Store of records in `folder`, kept for `days` (0: for ever).
 
     Images take at most `image_budget_bytes` there, oldest go first, and `waiting_bytes` in memory before they are
-    written. A commit that fails is tried again after each of the pauses `retry_s` (seconds).
+    written. A commit that fails is tried again after each of the pauses `retry_s` (seconds), and after the last of them
+    again for as long as the disk may come back and what waits has room.
     """
 
     def __init__(
@@ -296,8 +297,11 @@ class Records:
         return [record for record in batch if record is not None]
 
     def _commit(self, batch: list[tuple[Record | Reset, int]]) -> bool:
-        """Commit the rows of a batch; False where every try failed and the batch is lost."""
-        for tried, pause in enumerate((0.0, *self._retry_s, None)):
+        """Commit the rows of a batch, however long the disk takes none while there is room for more to wait; False
+        where that is given up and the batch is lost.
+        """
+        tried = 0
+        while True:
             try:
                 with writing(self._database.writer()) as connection:
                     write(connection, batch, self._calendar, key=self._key, again=tried > 0)
@@ -305,12 +309,17 @@ class Records:
                 self._failing.pop("rows", None)
                 return True
             except Exception as error:
-                reason = f"{self._file}: {error}"
-                log.warning("%d records could not be written to %s: %r", len(batch), self._file, error)
+                reason, passing = f"{self._file}: {error}", isinstance(error, OSError | sqlite3.OperationalError)
+                if tried <= len(self._retry_s):
+                    log.warning("%d records could not be written to %s: %r", len(batch), self._file, error)
                 if not self._database.set_aside_if_damaged(error):
                     self._database.disconnect()
-            if pause is not None:
-                self._closing.wait(pause)
+            if tried >= len(self._retry_s):
+                if not self._retry_s or not passing or self._closing.is_set() or self._queue.full():
+                    break
+                self._failing["rows"] = f"records wait to be written: {reason}"
+            self._closing.wait(self._retry_s[min(tried, len(self._retry_s) - 1)])
+            tried += 1
         self._failing["rows"] = f"records are lost: {reason}"
         lost = [one for one, _ in batch if isinstance(one, Record)]
         self._give_room(sum(record.size for record in lost))
@@ -319,7 +328,7 @@ class Records:
         return False
 
     def _keep_image(self, record: Record) -> None:
-        """Write the image of a committed record, then say so in its row."""
+        """Write the image of a committed record, then say so in its row; later where its file is not to be had."""
         image, anomaly_map = record.image, record.anomaly_map
         try:
             contents = [image if isinstance(image, bytes) else encode(image, ".png")] if image is not None else []
@@ -328,11 +337,14 @@ class Records:
             keep_image(self._database.writer(), self._pictures, record.inspection_id, contents, self._key)
             self._failing.pop("pictures", None)
         except Exception as error:
+            if isinstance(error, sqlite3.OperationalError) and self._retry_s and not self._closing.is_set():
+                self._waiting.appendleft(record)
+                self._closing.wait(self._retry_s[0])
+                return
             self._failing["pictures"] = f"images are lost: {error}"
             self._lose_image(record.inspection_id, repr(error))
-        finally:
-            self._written += 1
-            self._give_room(record.size)
+        self._written += 1
+        self._give_room(record.size)
 
     def _expire(self) -> bool:
         """Delete some of the records that are too old, with their images; True where there may be more."""

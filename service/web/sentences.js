@@ -11,6 +11,7 @@ const FORMS = [
   [/^chosen (\S+) by (.+)$/, (when, by) => word("said_chosen", time(new Date(when) / 1000), person(by))],
   [/^written down by hand$/, () => word("said_by_hand")],
   [/^records are lost: (.*)$/, (why) => word("said_records_lost", why)],
+  [/^records wait to be written: (.*)$/, (why) => word("said_records_wait", why)],
   [/^images are lost: (.*)$/, (why) => word("said_images_lost", why)],
   [/^the backend failed on the last batch of (.*)$/, (names) => word("said_backend_failed", names)],
   [/^the device has been at one batch for (\d+) s/, (seconds) => word("said_device_hangs", seconds)],

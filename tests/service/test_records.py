@@ -131,19 +131,40 @@ def test_a_failing_disk_counts_losses_and_recovers(tmp_path: Path) -> None:
     assert records.find("id-4") is not None
 
 
-def test_a_commit_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_disk_does_not_take_waits_until_it_does(tmp_path: Path) -> None:
     lost: list[int] = []
-    records = Records(tmp_path, image_budget_bytes=10_000, retry_s=[0.01] * 100_000, on_lost=lost.append)
+    records = Records(tmp_path, image_budget_bytes=10_000, retry_s=[0.01], on_lost=lost.append)
+    pipe = _stall(tmp_path, b"first")
+    records.add(_record(0, b"first"))
+    wait_for(lambda: records.find("id-0"))
+    # Row and image of one part wait, and the image of one whose row is there.
     with sqlite3.connect(tmp_path / "inspections.sqlite") as blocker:
         blocker.execute("ALTER TABLE inspections RENAME TO hidden")
     records.add(_record(1, b"picture"))
-    wait_for(lambda: caplog.records)
+    assert _read(pipe) == b"first"
+    wait_for(lambda: any("records wait to be written" in trouble for trouble in records.troubles()))
     with blocker:
         blocker.execute("ALTER TABLE hidden RENAME TO inspections")
     blocker.close()
     wait_for(lambda: records.image("id-1") == b"picture")
+    # The row of the other names its image now; the pipe is no file that can be read.
+    named = "SELECT image_sha256 FROM inspections WHERE inspection_id = 'id-0'"
+    wait_for(lambda: records.ask(lambda connection: connection.execute(named).fetchone()[0]))
+    assert records.troubles() == []
     records.close(wait_s=600)
     assert lost == []
+
+
+def test_what_still_waits_at_the_end_is_lost_and_counted(tmp_path: Path) -> None:
+    lost: list[int] = []
+    records = Records(tmp_path, image_budget_bytes=10_000, retry_s=[0.01], on_lost=lost.append)
+    with sqlite3.connect(tmp_path / "inspections.sqlite") as blocker:
+        blocker.execute("ALTER TABLE inspections RENAME TO hidden")
+    blocker.close()
+    records.add(_record(1))
+    wait_for(records.troubles)
+    records.close(wait_s=600)
+    assert lost == [1]
 
 
 def test_records_go_on_in_a_new_file_where_theirs_was_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
