@@ -6,16 +6,20 @@ resolution; costs well under a millisecond.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from service.bundle.manifest import QualityLimits
 from service.images.decoding import Pixels
 
 _DARK, _BRIGHT = 8, 247
+_LEVELS = np.arange(256.0)
+_SQUARES = _LEVELS**2
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,27 @@ class Quality:
 
 def measure(image: Pixels, resized: Pixels) -> Quality:
     """Quality of an image `(H, W, 3)`, from its version at the network's size `(h, w, 3)`."""
-    gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY)
-    # Whole numbers and OpenCV's sums: the same figures as NumPy's of floats, sooner.
+    # Each call on a whole image lets other threads have the interpreter, and then waits for it: with NumPy there were
+    # nine, for the same figures.
+    gray = cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
     edges = cv2.Laplacian(gray, cv2.CV_16S)
-    brightness, contrast = cv2.meanStdDev(gray)
+    squares, pixels = cv2.norm(edges, cv2.NORM_L2SQR), gray.size
+    counts = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+    brightness = float((counts * _LEVELS).sum()) / pixels
     return Quality(
-        sharpness=cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - (cv2.sumElems(edges)[0] / edges.size) ** 2,
-        contrast=float(contrast[0, 0]),
-        brightness=float(brightness[0, 0]),
-        dark=np.count_nonzero(gray < _DARK) / gray.size,
-        bright=np.count_nonzero(gray > _BRIGHT) / gray.size,
+        sharpness=squares / pixels - (_sum_of_edges(gray) / pixels) ** 2,
+        contrast=math.sqrt(max(0.0, float((counts * _SQUARES).sum()) / pixels - brightness**2)),
+        brightness=brightness,
+        dark=float(counts[:_DARK].sum()) / pixels,
+        bright=float(counts[_BRIGHT + 1 :].sum()) / pixels,
         aspect=image.shape[1] / image.shape[0],
     )
+
+
+def _sum_of_edges(gray: NDArray[np.uint8]) -> int:
+    """Of the Laplacian, whose border is mirrored: within, differences of neighbours cancel each other out."""
+    lines = ((gray[0], gray[1], gray[-2], gray[-1]), (gray[:, 0], gray[:, 1], gray[:, -2], gray[:, -1]))
+    return sum(int(b.sum()) - int(a.sum()) + int(c.sum()) - int(d.sum()) for a, b, c, d in lines)
 
 
 def brightness_ratio(quality: Quality, limits: QualityLimits) -> float:

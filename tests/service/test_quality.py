@@ -37,6 +37,15 @@ def test_figures_are_those_of_their_definitions() -> None:
     assert q.aspect == 200 / photo.shape[0]
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (2, 7), (9, 2), (3, 3), (64, 48)])
+def test_figures_of_noise_are_those_of_their_definitions_at_any_size(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    values = cv2.cvtColor(noise, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    q = measure(noise, noise)
+    assert q.sharpness == pytest.approx(cv2.Laplacian(values, cv2.CV_64F).var())
+    assert (q.brightness, q.contrast) == pytest.approx((values.mean(), values.std()))
+
+
 def test_new_good_parts_and_defects_pass(limits: QualityLimits) -> None:
     for photo in GOOD[8:]:
         assert _faults(photo, limits) == ""
