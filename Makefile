@@ -4,6 +4,8 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST = $(VENV)/bin/python -m pytest
 PRESET ?= station
+PRESETS = station short edge quick paper paper-text gaussian coreset us-edge us-paper riad-edge riad-paper bozic-edge \
+          bozic-paper reconstruction-edge reconstruction-paper discriminative-edge discriminative-paper
 
 .PHONY: serve test test-avx2 train demo
 
@@ -44,6 +46,12 @@ test-avx2: test
 ifneq ($(filter train,$(MAKECMDGOALS)),)
 ifeq ($(and $(DATA),$(RECIPE)),)
 $(error usage: make train DATA=folder-of-good-photos RECIPE=name [TEXTURES=folder] [PRESET=station|short|quick|edge|paper])
+endif
+ifneq ($(words $(PRESET)) $(filter $(PRESET),$(PRESETS)),1 $(PRESET))
+$(error PRESET=$(PRESET): no such preset; there are $(PRESETS))
+endif
+ifneq ($(shell printf %s "$(RECIPE)" | grep -Ex '[A-Za-z0-9][A-Za-z0-9._-]{0,63}'),$(RECIPE))
+$(error RECIPE=$(RECIPE): a name is of letters, digits, dots, dashes and underscores, 64 at most)
 endif
 ifneq ($(shell test -d "$(DATA)" && echo there),there)
 $(error $(DATA): no such folder)

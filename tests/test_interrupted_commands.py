@@ -1,5 +1,7 @@
-"""Ctrl-C ends a command with a line, wherever it was, and with the status that shells know."""
+"""Ctrl-C, and packages that are not there, end a command with a line and never with a traceback."""
 
+import subprocess
+import sys
 from typing import NoReturn
 
 import pytest
@@ -17,3 +19,10 @@ def test_ctrl_c_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "stopped\n"
     assert attempt_of_training(_stopped) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_training_without_its_packages_says_how_to_get_them() -> None:
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('training', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: training needs an extra: make .venv/.training")

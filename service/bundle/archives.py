@@ -40,9 +40,13 @@ def fetch(source: str, sha256: str, models: Path) -> list[Bundle]:
 
 def _chunks(source: str) -> Iterator[bytes]:
     if source.startswith(("http://", "https://")):
-        with httpx2.stream("GET", source, follow_redirects=True, timeout=60) as response:
-            response.raise_for_status()
-            yield from response.iter_bytes(_CHUNK)
+        try:
+            with httpx2.stream("GET", source, follow_redirects=True, timeout=60) as response:
+                response.raise_for_status()
+                yield from response.iter_bytes(_CHUNK)
+        except httpx2.TransportError as error:
+            # It does not say of what it speaks.
+            raise OSError(f"{source}: {error}: is the address right, and can it be reached from here?") from error
     else:
         with Path(source).open("rb") as stream:
             while chunk := stream.read(_CHUNK):

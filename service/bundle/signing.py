@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+        load_pem_private_key,
+        load_pem_public_key,
+    )
+except ImportError as error:
+    # Where it is asked for without the extra: a line for whoever asks, as for any setting that cannot be.
+    raise ValueError(f"signatures need an extra: in the checkout, pip install '.[signing]' ({error})") from error
 
 from service.bundle.folder import Bundle
 from service.bundle.manifest import BundleError, Manifest

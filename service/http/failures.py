@@ -47,5 +47,10 @@ class Failures:
 
 
 def _invalid(error: RequestValidationError) -> ProblemError:
-    details = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+    details = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {_said(e['msg'])}" for e in error.errors())
     return ProblemError("invalid_request", details)
+
+
+def _said(message: str) -> str:
+    """Without what pydantic says of itself."""
+    return message.removeprefix("Value error, ").replace(" after validation", "")

@@ -29,6 +29,11 @@ def read_identifier(header: str | None) -> str | None:
     return composed(_CONTROL.sub(" ", text))
 
 
+def read_name(header: str | None) -> str | None:
+    """As read_identifier; None where nothing is named: two cameras without a name are not one camera."""
+    return (read_identifier(header) or "").strip() or None
+
+
 def composed(text: str) -> str:
     """Text whose letters and accents are one character each, where there is one (NFC)."""
     return unicodedata.normalize("NFC", text)
@@ -40,7 +45,8 @@ def identifier_header(text: str) -> str:
 
 
 _Identifier = Annotated[str | None, AfterValidator(read_identifier)]
-PartId = Annotated[_Identifier, Header(max_length=128, description="comes back in the reply; UTF-8, 128 bytes")]
+_Name = Annotated[str | None, AfterValidator(read_name)]
+PartId = Annotated[_Name, Header(max_length=128, description="comes back in the reply; UTF-8, 128 bytes")]
 TriggerId = Annotated[
     _Identifier,
     Header(
@@ -48,8 +54,6 @@ TriggerId = Annotated[
     ),
 ]
 CameraId = Annotated[
-    _Identifier, Header(max_length=64, description="who sends; the same image twice from one camera is frozen")
+    _Name, Header(max_length=64, description="who sends; the same image twice from one camera is frozen")
 ]
-LotId = Annotated[
-    _Identifier, Header(max_length=128, description="the lot; on record with X-Meta-… headers, searchable")
-]
+LotId = Annotated[_Name, Header(max_length=128, description="the lot; on record with X-Meta-… headers, searchable")]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from training.methods import METHODS
+
 _ROOT = Path(__file__).parents[2]
 _STAMPS = ("venv/.venv", "venv/.service", "venv/.training", "venv/.dev")
 
@@ -26,6 +28,10 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (("RECIPE=part",), "usage: make train DATA=folder-of-good-photos RECIPE=name"),
         (("DATA=.",), "usage: make train DATA=folder-of-good-photos RECIPE=name"),
         (("DATA=nowhere", "RECIPE=part"), "nowhere: no such folder"),
+        (("DATA=.", "RECIPE=part", "PRESET=typo"), "PRESET=typo: no such preset; there are station short"),
+        (("DATA=.", "RECIPE=part", "PRESET=edge quick"), "no such preset"),
+        (("DATA=.", "RECIPE=my part"), "RECIPE=my part: a name is of letters"),
+        (("DATA=.", "RECIPE=../part"), "RECIPE=../part: a name is of letters"),
         (("DATA=.", "RECIPE=part", "TEXTURES=dtd"), "dtd: no such folder of textures"),
     ],
 )
@@ -36,6 +42,12 @@ def test_train_says_what_is_missing_and_installs_nothing(
     assert done.returncode == 2
     assert words in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_make_knows_every_preset(tmp_path: Path) -> None:
+    shown = _make(tmp_path, "--print-data-base", "--dry-run", "test").stdout
+    listed = next(line for line in shown.splitlines() if line.startswith("PRESETS = ")).split()[2:]
+    assert sorted(listed) == sorted(preset for method in METHODS.values() for preset in method.presets)
 
 
 def test_test_avx2_holds_the_runtimes_to_avx2(tmp_path: Path) -> None:

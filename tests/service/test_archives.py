@@ -163,3 +163,8 @@ def test_a_file_that_is_no_archive_says_so(tmp_path: Path) -> None:
     sha256 = hashlib.sha256(b"<html>").hexdigest()
     with pytest.raises(BundleError, match="not a tar archive"):
         fetch(str(tmp_path / "page.html"), sha256, tmp_path / "models")
+
+
+def test_an_address_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:1/part\.tar: .*can it be reached from here"):
+        fetch("http://127.0.0.1:1/part.tar", "0" * 64, tmp_path)

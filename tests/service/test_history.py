@@ -95,6 +95,7 @@ def test_pages_follow_each_other(station: TestClient) -> None:
         ("meta=order", "name=value"),
         ("verdict=BAD", "verdict"),
         ("limit=0", "limit"),
+        ("cursor=99999999999999999999", "cursor"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused(station: TestClient, query: str, named: str) -> None:

@@ -53,4 +53,6 @@ async def read_search(
 
 
 Asked = Annotated[Search, Depends(read_search)]
-Cursor = Annotated[int | None, Query(ge=1, description="X-Next-Cursor of the page before, with the same filters")]
+Cursor = Annotated[
+    int | None, Query(ge=1, lt=2**63, description="X-Next-Cursor of the page before, with the same filters")
+]

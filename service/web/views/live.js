@@ -5,7 +5,7 @@ import { KEPT, cameras, chosen, newest, now, state as stateNow } from "../feed.j
 import { Picture } from "../picture.js";
 import { scale } from "../scale.js";
 import { sentence } from "../sentences.js";
-import { VERDICTS, explain, shape } from "../verdict.js";
+import { VERDICTS, explain, served, shape } from "../verdict.js";
 import { clock, count, percent, spoken, word } from "../words.js";
 
 // Seconds without a part after which the verdict on the screen is hatched: it is of no part that stands there now.
@@ -156,7 +156,7 @@ export function tick() {
     : old ? `${word("nothing_arrives")} · ${word("last_part")} ${word("ago", spoken(age))}` : "";
   parts.notice.textContent = notice;
   parts.verdict.classList.toggle("hatched", notice !== "");
-  const known = part && [part.part_id || word("no_name"), part.camera_id, part.recipe && `${part.recipe} ${word("version_short", part.version ?? "")}`, word("ago", spoken(age)), part.timings_ms && `${Math.round(part.timings_ms.total)} ms`];
+  const known = part && [part.part_id || word("no_name"), part.camera_id, served(part), word("ago", spoken(age)), part.timings_ms && `${Math.round(part.timings_ms.total)} ms`];
   parts.name.replaceChildren(...(known ? [make("b", {}, known[0]), make("small", {}, known.slice(1).filter(Boolean).join(" · "))] : []));
 }
 

@@ -102,7 +102,7 @@ function show(column, found, recipe, mine) {
     ...(recipe.shadow ? [change(word("end_shadow"), `recipes/${name}/shadow`)] : [])] : recipe.collecting ? [change(word("end_collecting"), `recipes/${name}/collect/end`, word("end_collecting_question", recipe.recipe))] : [];
   column.append(tabs, make("div", { class: "two" },
     make("section", {}, make("h2", {}, recipe.recipe, recipe.default ? ` · ${word("default")}` : ""), ...warnings(recipe).map((text) => make("p", { class: "warning" }, "⚠ ", text)),
-      ...(recipe.collecting ? [make("p", {}, word("collecting")), gathered(recipe.collecting)] : []),
+      ...(recipe.collecting ? [make("p", {}, word("collecting")), make("p", {}, word("collecting_next"), " ", make("code", {}, `python -m training collect --records records --recipe ${recipe.recipe} --out photos && make train DATA=photos RECIPE=${recipe.recipe}`)), gathered(recipe.collecting)] : []),
       facts([[word("version"), recipe.version], [word("why"), recipe.why && sentence(recipe.why)], [word("checked"), recipe.golden_checked && time(new Date(recipe.golden_checked) / 1000)],
         [word("false_rejects"), trial && word("of", count(trial.false_rejects), count(trial.good_images), interval(trial.false_reject_interval))],
         [word("escapes"), trial?.defect_images ? `${word("of", count(trial.escapes), count(trial.defect_images), interval(trial.escape_interval))} · ${word(`defects_${trial.defect_source}`)}` : null],
