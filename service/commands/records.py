@@ -73,6 +73,10 @@ class Records(RecordsFolder):
     head: Annotated[str | None, Field(description="verify: a hash that was noted earlier, of the log for example")] = (
         None
     )
+    sealed_from: Annotated[
+        int | None,
+        Field(ge=1, description="verify: number of the first link since the secret was set, which the log has"),
+    ] = None
     days: Annotated[int | None, Field(ge=1, le=36_500, description="prune: days that records are kept")] = None
     images_mb: Annotated[int | None, Field(ge=1, description="prune: megabytes of images that are kept")] = None
     recipe: Annotated[str | None, Field(description="export: of this recipe")] = None
@@ -94,7 +98,13 @@ def settings_of() -> Settings:
 def _verify(request: Records, folder: Path) -> int:
     with closing(Reader(folder)) as reader:
         found = reader.ask(
-            lambda connection: verify(connection, folder / IMAGES, key=request.key(), known_head=request.head)
+            lambda connection: verify(
+                connection,
+                folder / IMAGES,
+                key=request.key(),
+                known_head=request.head,
+                sealed_from=request.sealed_from,
+            )
         )
     for problem in found.problems:
         print(problem)

@@ -95,6 +95,22 @@ def fits(connection: sqlite3.Connection, key: bytes | None) -> bool:
     return bool(link_hash(before, kind, id_, content, key) == link)
 
 
+def change_of_secret(connection: sqlite3.Connection, key: bytes | None) -> str | None:
+    """What is to be known where links with `key`, or without one, are about to follow links that are made otherwise."""
+    if fits(connection, key):
+        return None
+    here = head(connection)[0] + 1
+    if key is None:
+        return (
+            f"the chain is made with a secret, and without one from link {here} on: set INSPECT_SEAL_KEY again, or "
+            "python -m service records verify finds it changed there"
+        )
+    return (
+        f"the chain is made without this secret, and with it from link {here} on: note that number, python -m service "
+        "records verify asks for it (--sealed-from)"
+    )
+
+
 def row_text(row: Sequence[Any]) -> str:
     """What the link of a row is of: its columns, in the order of COVERED or REVIEW_COLUMNS."""
     return json.dumps([hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value for value in row])

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from service.images.decoding import encode
 from service.images.heatmap import draw_map
 from service.station.calendar import Calendar
-from service.station.chain import head, writing
+from service.station.chain import change_of_secret, head, writing
 from service.station.database import Database, RecordsError
 from service.station.keeping import count_old, delete_old, keep_image
 from service.station.kept_images import KeptImages
@@ -95,6 +95,8 @@ class Records:
         self._pictures = KeptImages(folder / "images", image_budget_bytes)
         with suppress(RecordsError), self._database.reading() as connection:
             self._calendar.open(connection)
+            if (change := change_of_secret(connection, key)) is not None:
+                log.warning("%s: %s", self._file, change)
         self._open = self._count_open()
         self._thread = threading.Thread(target=self._write_all, name="records", daemon=True)
         self._thread.start()

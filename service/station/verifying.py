@@ -35,20 +35,37 @@ class Findings:
 
 
 def verify(
-    connection: sqlite3.Connection, images: Path, *, key: bytes | None = None, known_head: str | None = None
+    connection: sqlite3.Connection,
+    images: Path,
+    *,
+    key: bytes | None = None,
+    known_head: str | None = None,
+    sealed_from: int | None = None,
 ) -> Findings:
-    """Walk the whole chain of one moment; `known_head` is a hash that was noted earlier and must be on it."""
+    """Walk the whole chain of one moment; `known_head` is a hash that was noted earlier and must be on it.
+
+    Links from before the secret was set are made without it: what follows binds them, as long as it is known that the
+    first link that is made with it is `sealed_from` or an earlier one.
+    """
     connection.execute("BEGIN")
     found = Findings()
     deletions = _Deletions(connection)
     number, before = anchor(connection)
     heads = {before.hex()}
+    unsealed = first_sealed = None
     for seq, kind, id_, content, link, body in connection.execute("SELECT * FROM chain ORDER BY seq"):
         found.links += 1
         if seq != number + 1:
             found.add(f"links {number + 1} to {seq - 1} of the chain are gone")
-        if link_hash(before, kind, id_, content, key) != link:
-            found.add(f"link {seq} ({kind} {id_}) does not follow from the one before: the chain was changed there")
+        if link_hash(before, kind, id_, content, key) == link:
+            first_sealed = first_sealed or seq
+        elif key is not None and first_sealed is None and link_hash(before, kind, id_, content, None) == link:
+            unsealed = seq
+        else:
+            found.add(
+                f"link {seq} ({kind} {id_}) does not follow from the one before: the chain was changed there, or is "
+                "made with another secret (--seal-key)"
+            )
         if body is not None and kind != "review" and hashlib.sha256(body.encode()).digest() != content:
             found.add(f"link {seq} ({kind} {id_}) was changed")
         for problem in _compare(connection, images, deletions, found, (seq, kind, id_, content, body)):
@@ -58,6 +75,12 @@ def verify(
     found.head = before.hex()
     if known_head is not None and known_head not in heads:
         found.add(f"{known_head} is on no link: the chain was written anew since it was noted, or that link is deleted")
+    if unsealed is not None and (sealed_from is None or first_sealed is None or first_sealed > sealed_from):
+        sealed = "none is made with it" if first_sealed is None else f"link {first_sealed} is the first that is"
+        found.add(
+            f"the links up to {unsealed} are made without the secret, {sealed}: until then who could write the file "
+            "could write them anew; --sealed-from NUMBER says that you know since which link the secret was set (log)"
+        )
     _find_strangers(connection, found)
     connection.rollback()
     return found
@@ -195,6 +218,11 @@ def _find_strangers(connection: sqlite3.Connection, found: Findings) -> None:
         "r.inspection_id = i.inspection_id ORDER BY rowid DESC LIMIT 1)"
     ):
         found.add(f"inspection {inspection_id} says {says} of its review, and its newest review does not")
+    for (inspection_id,) in connection.execute(
+        "SELECT inspection_id FROM inspections WHERE open IS NULL AND review IS NULL AND link IS NOT NULL AND "
+        "verdict IN ('NG', 'REVIEW')"
+    ):
+        found.add(f"inspection {inspection_id} has no review and waits for none: it was taken out of the queue")
     found.without_link = connection.execute("SELECT count(*) FROM inspections WHERE link IS NULL").fetchone()[0]
     said = connection.execute("SELECT max(body) FROM chain WHERE kind = 'upgrade'").fetchone()[0]
     allowed = _read(said).get("rows", 0)

@@ -78,6 +78,7 @@ def test_what_nobody_touched_is_proven(folder: Path, capsys: pytest.CaptureFixtu
         (_sql("DELETE FROM inspections WHERE inspection_id = 'id-9'"), "inspection id-9 was taken away"),
         (_sql("UPDATE reviews SET after = 'good' WHERE inspection_id = 'id-8'"), "of inspection id-8 was changed"),
         (_sql("UPDATE inspections SET review = 'good' WHERE inspection_id = 'id-8'"), "id-8 says good"),
+        (_sql("UPDATE inspections SET open = NULL WHERE inspection_id = 'id-4'"), "inspection id-4 has no review"),
         (_sql("DELETE FROM reviews WHERE inspection_id = 'id-8'"), "was taken away"),
         (_sql("DELETE FROM chain WHERE seq = 7"), "links 7 to 7 of the chain are gone"),
         (_sql("UPDATE chain SET content = zeroblob(32) WHERE seq = 5"), "link 5"),
@@ -121,6 +122,31 @@ def test_a_chain_that_was_written_anew_needs_the_secret(tmp_path: Path, capsys: 
     secret.write_text("t" * 40)
     assert _verify(tmp_path / "records", "--seal-key", str(secret)) == 1
     assert "does not follow" in capsys.readouterr().out
+
+
+def test_a_secret_that_was_set_later_vouches_from_a_link_that_is_known(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s" * 40)
+    with_secret = ("--seal-key", str(secret))
+    assert _verify(folder, *with_secret) == 1
+    assert "none is made with it" in capsys.readouterr().out
+    records = Records(folder, image_budget_bytes=10_000, key=b"s" * 40)
+    records.add(_record(11, time.time()))
+    records.close(wait_s=600)
+    assert "from link 16 on" in caplog.text
+    assert _verify(folder, *with_secret) == 1
+    assert "link 16 is the first" in capsys.readouterr().out
+    assert _verify(folder, *with_secret, "--sealed-from", "15") == 1
+    assert _verify(folder, *with_secret, "--sealed-from", "16") == 0
+    # What came before is bound all the same, and nothing may be without the secret behind it.
+    records = Records(folder, image_budget_bytes=10_000)
+    records.add(_record(12, time.time()))
+    records.close(wait_s=600)
+    assert "without one from link 17 on" in caplog.text
+    assert _verify(folder, *with_secret, "--sealed-from", "16") == 1
+    assert "link 17 (inspection id-12) does not follow" in capsys.readouterr().out
 
 
 def test_deletions_leave_the_chain_provable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
