@@ -19,6 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 # Bytes of lines that may wait for the writer, and seconds that the end of the process waits for them.
@@ -231,7 +232,12 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _timestamp(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return f"{_second(int(record.created))}.{int(1_000_000 * (record.created % 1)):06d}Z"
+
+
+@lru_cache(16)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()[:-6]
 
 
 def _traceback(record: logging.LogRecord) -> str:

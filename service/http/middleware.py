@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
 from contextlib import AsyncExitStack
 
 from starlette.datastructures import MutableHeaders
@@ -15,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.draining import Drain
 from service.http.problems import problem_response
 from service.http.refusals import note_refusal
-from service.http.uploads import LARGEST_TOGETHER, Bodies
+from service.http.uploads import LARGEST_TOGETHER, Bodies, Body
 from service.station.calendar import steady
+from service.station.ids import new_id
 from service.station.monitoring import Metrics
 from service.station.problem import ProblemError
 
@@ -47,7 +47,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = sent if _REQUEST_ID.fullmatch(sent) else str(uuid.uuid4())
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else new_id()
         state = scope.setdefault("state", {})
         now = time.monotonic()
         # When its first bytes reached this machine, where the protocol knows; on two clocks, of which one goes on while
@@ -75,7 +75,7 @@ class RequestContext:
         # Here and not in an exception handler of the app: Starlette runs that outside of this, without the headers.
         try:
             async with AsyncExitStack() as state["held"]:
-                with self._bodies.one_more() as state["body"]:
+                with Body(self._bodies) as state["body"]:
                     await self._app(scope, receive, send_with_headers)
         except Exception as error:
             log.error("request %s failed", request_id, exc_info=error)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -129,8 +129,14 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, cancelled as soon as the client goes away: nobody waits for it."""
     limit = asyncio.timeout(None)
     try:
-        async with limit, _watched(request, limit):
-            return await work
+        async with limit:
+            connection = request.scope["state"].get("connection")
+
+            def end() -> None:
+                limit.reschedule(0)
+
+            with _asking(request, end) if connection is None else connection.watched(end):
+                return await work
     except TimeoutError:
         if not limit.expired():
             raise
@@ -140,23 +146,14 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         work.close()
 
 
-@asynccontextmanager
-async def _watched(request: Request, limit: asyncio.Timeout) -> AsyncIterator[None]:
-    """While the block lasts `limit` ends it when the client goes away."""
+@contextmanager
+def _asking(request: Request, on_lost: Callable[[], object]) -> Iterator[None]:
+    """As Connection.watched, under a server that tells of a lost client in answer to a question alone."""
 
-    def end() -> None:
-        limit.reschedule(0)
-
-    if (connection := request.scope["state"].get("connection")) is not None:
-        with connection.watched(end):
-            yield
-        return
-
-    # Under a server that tells of it in answer to a question alone.
     async def ask() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        end()
+        on_lost()
 
     asking = asyncio.ensure_future(ask())
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import uuid
 from typing import Any, Literal
 
 from fastapi import Response
@@ -14,6 +13,7 @@ from service.bundle.manifest import Crop, Precision, QualityLimits
 from service.http.identifiers import identifier_header
 from service.images.cropping import box_of
 from service.images.heatmap import Region
+from service.station.ids import new_id
 from service.station.inspection import Heatmap, Inspection
 from service.station.loading import Recipe
 from service.station.verdicts import Verdict
@@ -170,7 +170,7 @@ def inspection_reply(
     backend = recipe.model.backend
     crop = recipe.bundle.manifest.input.crop
     return {
-        "inspection_id": str(uuid.uuid4()),
+        "inspection_id": new_id(),
         "request_id": request_id,
         "part_id": part_id,
         "camera_id": camera_id,

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -53,15 +53,6 @@ class Bodies:
         self.size = 0
         self.arriving: set[Body] = set()
 
-    @contextmanager
-    def one_more(self) -> Iterator[Body]:
-        """The body of a request, counted as long as the block lasts."""
-        body = Body(self)
-        try:
-            yield body
-        finally:
-            body.release()
-
     def make_room(self, more: int) -> None:
         """Ends the slowest of the bodies that have been arriving for a while: what is sent slowly, by mistake or on
         purpose, must not keep out images that arrive at once. Raises ProblemError where that makes no room.
@@ -81,7 +72,7 @@ class Bodies:
 
 
 class Body:
-    """Bytes that have arrived of a request's body, among `others`."""
+    """Bytes that have arrived of a request's body, among `others`; counted as long as the block lasts that it opens."""
 
     def __init__(self, others: Bodies) -> None:
         self._others = others
@@ -89,6 +80,12 @@ class Body:
         self.size = 0
         self.since = time.monotonic()
         self.gave_way = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def grow(self, more: int, limit: int) -> None:
         """Count `more` bytes; raises ProblemError where that is more than `limit`, or all bodies are too large."""

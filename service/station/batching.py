@@ -152,7 +152,7 @@ class Batcher:
         always tried: an estimate spoilt by one stall would refuse every image, and no run would ever correct it.
         """
         with self._lock:
-            now = self._admit(model, deadline)
+            now, _ = self._admit(model, deadline)
             job = Job(model, image, deadline, now)
             self._jobs.append(job)
             self._wake()
@@ -163,7 +163,7 @@ class Batcher:
         sends to this model. Raises as `submit`.
         """
         with self._lock:
-            now = self._admit(model, math.inf)
+            now, _ = self._admit(model, math.inf)
             jobs = [Job(model, image, math.inf, now) for image in images]
             self._jobs.extend(jobs)
             self._wake()
@@ -177,13 +177,15 @@ class Batcher:
                 self._last = None
             return all(batch.jobs[0].model is not model for batch in self._running)
 
-    def admit(self, model: Model, deadline: float) -> None:
-        """Raises what `submit` would raise now: an image that cannot make its deadline need not be read or decoded."""
+    def admit(self, model: Model, deadline: float) -> float:
+        """Seconds until the device could begin with an image that came now. Raises what `submit` would raise: an image
+        that cannot make its deadline need not be read or decoded.
+        """
         with self._lock:
-            self._admit(model, deadline)
+            return self._admit(model, deadline)[1]
 
-    def _admit(self, model: Model, deadline: float) -> float:
-        """The time now, where the image may come in; caller holds the lock."""
+    def _admit(self, model: Model, deadline: float) -> tuple[float, float]:
+        """The time now and the seconds to wait, where the image may come in; caller holds the lock."""
         if self._closing:
             raise ClosedError("the service is shutting down")
         now = self._clock()
@@ -202,7 +204,7 @@ class Batcher:
                 f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take {1000 * takes:.0f} ms",
                 max(late, 0.001),
             )
-        return now
+        return now, wait
 
     def _endless(self, model: Model) -> str:
         return f"{model.backend.name} was at one image for more than {self._hung_s:.0f} s: the recipe is out of service"
@@ -221,15 +223,6 @@ class Batcher:
                 if not job.future.done():
                     job.future.set_exception(BackendError(f"{job.model.backend.name} hangs"))
             self._jobs.clear()
-
-    def expected_wait(self, model: Model) -> float:
-        """Seconds until the device could begin with an image for `model` that came now; raises ClosedError while
-        shutting down.
-        """
-        with self._lock:
-            if self._closing:
-                raise ClosedError("the service is shutting down")
-            return self._expected_wait(model, self._clock())
 
     def _expected_wait(self, model: Model, now: float) -> float:
         self._count_work(now)

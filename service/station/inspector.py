@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -27,7 +26,7 @@ from service.station.inspection import (
 from service.station.loading import Recipe
 from service.station.monitoring import Metrics
 from service.station.preparing import Decoded, Picture, examine, prepare
-from service.station.problem import ProblemError, as_problems
+from service.station.problem import FAILURES, problem_of
 from service.station.runs import Result
 from service.station.shadowing import Shadowing
 from service.station.tracing import trace_inspection
@@ -49,10 +48,12 @@ class Inspector:
 
     def admit(self, recipe: Recipe, deadline: float) -> None:
         """Raises ProblemError where an image that comes now cannot make its deadline: before its body is read."""
-        with as_problems():
-            self._batcher.admit(recipe.model, deadline)
-            self._codec.admit(deadline - self._batcher.expected_wait(recipe.model))
+        try:
+            wait = self._batcher.admit(recipe.model, deadline)
+            self._codec.admit(deadline - wait)
             self._pace.admit(deadline)
+        except FAILURES as error:
+            raise problem_of(error) from error
 
     async def inspect_all(
         self,
@@ -71,16 +72,19 @@ class Inspector:
         """
         seconds = {"read": time.monotonic() - started}
         attributes: dict[str, str | float] = {"recipe": recipe.name, "version": recipe.version}
+        self._metrics.in_flight.inc(len(decoders))
         try:
-            with self._in_flight(len(decoders)), as_problems():
-                self._pace.admit(deadline)
-                # A device that hangs must not keep the line waiting for a verdict.
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    with self._pace.inside(len(decoders)):
-                        found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
-        except ProblemError as problem:
+            self._pace.admit(deadline)
+            # A device that hangs must not keep the line waiting for a verdict.
+            async with asyncio.timeout(deadline - time.monotonic()):
+                with self._pace.inside(len(decoders)):
+                    found = await self._stages(decoders, recipe, mode, camera, deadline, seconds)
+        except FAILURES as error:
+            problem = problem_of(error)
             trace_inspection(seconds, started, attributes, problem=problem.code)
-            raise
+            raise problem from error
+        finally:
+            self._metrics.in_flight.dec(len(decoders))
         total = time.monotonic() - started
         for inspection in found:
             inspection.seconds["total"] = total
@@ -88,14 +92,6 @@ class Inspector:
             trace_inspection(inspection.seconds, started, result)
             self._metrics.of_deadline(recipe.name).observe(total / (deadline - started))
         return found
-
-    @contextmanager
-    def _in_flight(self, pictures: int) -> Iterator[None]:
-        self._metrics.in_flight.inc(pictures)
-        try:
-            yield
-        finally:
-            self._metrics.in_flight.dec(pictures)
 
     async def _stages(
         self,

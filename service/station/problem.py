@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from service.backends.base import BackendError
 from service.images.headers import ImageError
 from service.station.batching import ClosedError, OverloadedError
@@ -21,22 +18,29 @@ class ProblemError(Exception):
         self.retry_after_s = retry_after_s
 
 
-@contextmanager
-def as_problems() -> Iterator[None]:
-    """Every way an inspection can fail, as the ProblemError that the client gets."""
-    try:
-        yield
-    except ImageError as error:
-        raise ProblemError(error.code, str(error)) from error
-    except OverloadedError as error:
-        raise ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s) from error
-    except DeadlinePassedError as error:
-        raise ProblemError("deadline_passed", str(error)) from error
-    except TimeoutError as error:
-        raise ProblemError("deadline_passed", "the deadline passed before there was a result") from error
-    except UntrustedResultError as error:
-        raise ProblemError("untrusted_result", str(error)) from error
-    except BackendError as error:
-        raise ProblemError("backend_failed", str(error), retry_after_s=1.0) from error
-    except ClosedError as error:
-        raise ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0) from error
+# Every way an inspection can fail.
+FAILURES = (
+    *(ImageError, OverloadedError, DeadlinePassedError, TimeoutError),
+    *(UntrustedResultError, BackendError, ClosedError),
+)
+
+
+def problem_of(error: BaseException) -> ProblemError:
+    """One of FAILURES as the ProblemError that the client gets."""
+    match error:
+        case ImageError():
+            return ProblemError(error.code, str(error))
+        case OverloadedError():
+            return ProblemError("overloaded", str(error), retry_after_s=error.retry_after_s)
+        case DeadlinePassedError():
+            return ProblemError("deadline_passed", str(error))
+        case TimeoutError():
+            return ProblemError("deadline_passed", "the deadline passed before there was a result")
+        case UntrustedResultError():
+            return ProblemError("untrusted_result", str(error))
+        case BackendError():
+            return ProblemError("backend_failed", str(error), retry_after_s=1.0)
+        case ClosedError():
+            return ProblemError("draining", "the service is shutting down: send it to another", retry_after_s=1.0)
+        case _:
+            raise TypeError(f"{error!r} is not how an inspection fails") from error

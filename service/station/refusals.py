@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from service.station.counters import Counters
+from service.station.ids import new_id
 from service.station.record import Record
 from service.station.records import Records
 from service.station.verdicts import Verdict
@@ -107,7 +107,7 @@ class Refusals:
         self._left_out_of_records.clear()
 
     def _record(self, values: dict[str, object], *, counted_as: str = "", waits: bool = False) -> None:
-        reply = {"inspection_id": str(uuid.uuid4()), "verdict": str(Verdict.NOT_INSPECTED), **values}
+        reply = {"inspection_id": new_id(), "verdict": str(Verdict.NOT_INSPECTED), **values}
         now = time.time()
         self._publish(reply | {"time": now})
         if self._records is not None:
