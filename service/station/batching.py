@@ -370,13 +370,13 @@ class Batcher:
             return
         seconds, work = self._finish(batch)
         model.failures = 0
-        self._on_batch(len(jobs))
         per_image = work / len(jobs)
         model.seconds_per_image += (_NEWEST if model.seconds_per_image else 1.0) * (per_image - model.seconds_per_image)
         for job, scored in found:
             # A device that hung until `close` gave it up: its images have been answered.
             with suppress(InvalidStateError):
                 job.future.set_result(Result(scored, batch.started - job.submitted, seconds, len(jobs)))
+        self._on_batch(len(jobs))
 
     def _finish(self, batch: Batch) -> tuple[float, float]:
         """Seconds that a batch ran, and its share of the device's work; another may begin."""

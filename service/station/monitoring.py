@@ -27,7 +27,8 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.seconds = Histogram(
             "inspect_stage_seconds",
-            "Time of an inspection by stage; total is from the request's first byte to the finished result",
+            "Time of an inspection by stage; quality is measured beside queue and model, total is from the request's "
+            "first byte to the finished result",
             ["recipe", "stage"],
             buckets=SECONDS,
             registry=self.registry,
