@@ -79,6 +79,16 @@ class KeptImages:
             left -= sizes[path]
         return going
 
+    def drop_strays(self, before: float, connection: sqlite3.Connection) -> int:
+        """Delete files of before that moment that no row has, which a kill between two steps leaves; how many."""
+        dropped = 0
+        for path in _sizes(self._folder):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before and _newest_row(path.name, connection) is None:
+                    path.unlink()
+                    dropped += 1
+        return dropped
+
     def path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
 

@@ -18,14 +18,15 @@ _WITHOUT_END = 1 << 62
 def prune_records(
     folder: Path, key: bytes | None, *, days: int | None, image_bytes: int | None, tell: Callable[[int], None]
 ) -> tuple[int, int]:
-    """Delete rows that are older than `days`, and the oldest images above `image_bytes`: how many of each.
+    """Delete rows that are older than `days`, files of images as old that no row has, and the oldest images above
+    `image_bytes`: how many rows and images.
 
     `tell` gets the number of rows before the first is deleted.
     """
     database = Database(folder / FILE)
     connection = database.writer()
     pictures = KeptImages(folder / IMAGES, _WITHOUT_END if image_bytes is None else image_bytes)
-    deleted = 0
+    deleted = strays = 0
     if days is not None:
         calendar = Calendar()
         calendar.open(connection)
@@ -35,6 +36,7 @@ def prune_records(
             deleted += number
             # The service's own writes come between.
             time.sleep(0.02)
+        strays = pictures.drop_strays(time.time() - days * 86_400, connection)
     gone = free(connection, pictures, key)
     database.disconnect()
-    return deleted, gone
+    return deleted, gone + strays

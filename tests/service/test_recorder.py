@@ -1,6 +1,7 @@
 """The flight recorder: what was changed afterwards is named, deletions are proven, and verdicts can be repeated."""
 
 import json
+import os
 import sqlite3
 import time
 import zipfile
@@ -160,7 +161,14 @@ def test_deletions_leave_the_chain_provable(tmp_path: Path, capsys: pytest.Captu
     records.review("id-4", Review("good", "Ada"))
     records.close(wait_s=600)
     assert _verify(folder) == 0
+    # What a kill leaves between the commit of a deletion and the deletion of the file, and before the commit of a row.
+    old, young = (folder / "images" / "ab" / (letter * 64) for letter in "bc")
+    old.parent.mkdir(exist_ok=True)
+    old.touch()
+    young.touch()
+    os.utime(old, (now - 31 * DAY, now - 31 * DAY))
     assert run(["records", "prune", "--records", str(folder), "--days", "30", "--images-mb", "1"]) == 0
+    assert (old.exists(), young.exists()) == (False, True)
     capsys.readouterr()
     assert _verify(folder) == 0
     said = json.loads(capsys.readouterr().out)
