@@ -79,12 +79,13 @@ def counted(connection: sqlite3.Connection) -> list[Counted]:
 
 def counted_since(connection: sqlite3.Connection, since: float, until: float) -> list[Counted]:
     """Parts of whole quarters of an hour; `until` is now, for a clock that was ahead left parts of times to come."""
+    ahead = _ahead(connection, until)
     rows = connection.execute(
         "SELECT recipe, verdict, reason, sum(count) FROM tallies WHERE quarter BETWEEN ? AND ? GROUP BY 1, 2, 3",
         (int(since // QUARTER_S), int(until // QUARTER_S)),
     )
     found = {(recipe, verdict, reason): count for recipe, verdict, reason, count in rows}
-    for (_, recipe, _, _, verdict, reason), values in _ahead(connection, until).items():
+    for (_, recipe, _, _, verdict, reason), values in ahead.items():
         found[recipe, verdict, reason] -= int(values[0])
     return [
         Counted(recipe, Verdict(verdict), reason, count, since) for (recipe, verdict, reason), count in found.items()
@@ -93,6 +94,7 @@ def counted_since(connection: sqlite3.Connection, since: float, until: float) ->
 
 def grouped(connection: sqlite3.Connection, selection: Selection, by: By) -> list[Group]:
     """Figures by hour, camera or recipe, of whole quarters of an hour."""
+    ahead = _ahead(connection, selection.now)
     column = {"hour": f"quarter / {3600 // QUARTER_S}", "camera": "camera", "recipe": "recipe"}[by]
     where, values = _where(selection)
     rows = connection.execute(
@@ -103,7 +105,7 @@ def grouped(connection: sqlite3.Connection, selection: Selection, by: By) -> lis
     found: dict[str | int, dict[Verdict, list[float]]] = {}
     for name, verdict, *figures in rows:
         found.setdefault(name, {})[Verdict(verdict)] = figures
-    for (quarter, recipe, camera, version, verdict, _), less in _ahead(connection, selection.now).items():
+    for (quarter, recipe, camera, version, verdict, _), less in ahead.items():
         name = {"hour": int(quarter) * QUARTER_S // 3600, "camera": camera, "recipe": recipe}[by]
         kind = (selection.recipe, recipe), (selection.camera, camera), (selection.version, version)
         figures = found.get(name, {}).get(Verdict(str(verdict)))
@@ -113,13 +115,16 @@ def grouped(connection: sqlite3.Connection, selection: Selection, by: By) -> lis
             or any(wanted not in {None, one} for wanted, one in kind)
         ):
             continue
-        figures[:] = [all_of_it - ahead for all_of_it, ahead in zip(figures, less, strict=True)]
+        figures[:] = [all_of_it - one for all_of_it, one in zip(figures, less, strict=True)]
     groups = [_group(name, figures, by) for name, figures in found.items()]
     return [group for group in groups if group.total]
 
 
 def _ahead(connection: sqlite3.Connection, now: float) -> dict[tuple[int | str, ...], list[float]]:
-    """What `tallies` has, of the quarter of an hour that is under way, of parts of times to come, by its key."""
+    """What `tallies` has, of the quarter of an hour that is under way, of parts of times to come, by its key.
+
+    To be asked first: parts go on coming, and what is taken off must have been counted.
+    """
     rows = connection.execute(
         "SELECT reply, time, brightness, sharpness FROM inspections INDEXED BY by_time WHERE time >= ? AND time < ?",
         (now, (now // QUARTER_S + 1) * QUARTER_S),

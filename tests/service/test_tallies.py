@@ -1,6 +1,7 @@
 """Counts, rates and histograms come from the records, so they survive a restart and a kill -9."""
 
 import math
+import sqlite3
 import time as clock
 from collections.abc import Iterator
 from datetime import UTC, datetime, time
@@ -19,7 +20,7 @@ from service.station.counters import Counters
 from service.station.record import Record
 from service.station.records import Records
 from service.station.shifts import read_shifts, shift_at
-from service.station.tallies import By, Group, Selection, counted, counted_since, grouped, p_chart
+from service.station.tallies import By, Counted, Group, Selection, counted, counted_since, grouped, p_chart
 from service.station.verdicts import Verdict
 
 GOOD, DOUBTFUL, BAD = (png(gray(value)) for value in (51, 102, 204))
@@ -160,6 +161,36 @@ def test_of_the_quarter_that_is_under_way_what_is_ahead_of_now_is_in_no_figure(t
     assert [(one.recipe, one.count) for one in found] == [(name if name == "part" else "", 2)]
     nothing_yet = Selection(after=now - 900, before=now, now=now - 250)
     assert records.ask(lambda connection: grouped(connection, nothing_yet, "camera")) == []
+
+
+@pytest.mark.parametrize("recipe", ["part", "new"])
+def test_a_part_that_comes_while_figures_are_read_takes_nothing_off_them(tmp_path: Path, recipe: str) -> None:
+    now = 1_800_000_000.0 + 300
+    records = Records(tmp_path, image_budget_bytes=1_000_000)
+
+    def come(name: str, of: str, when: float) -> None:
+        reply = {"inspection_id": name, "recipe": of, "version": "1", "verdict": "NG"}
+        records.add(Record(reply, when, None, None, counted_as=of))
+        wait_for(lambda: records.find(name))
+
+    def read(connection: sqlite3.Connection) -> tuple[list[Counted], list[Group]]:
+        questions: list[str] = []
+
+        def begin(question: str) -> None:
+            questions.append(question)
+            if len(questions) % 2 == 0 and len(questions) < 5:
+                come(f"late {len(questions)}", recipe, now + 1)
+
+        connection.set_trace_callback(begin)
+        parts = counted_since(connection, now - 900, now)
+        questions.clear()
+        return parts, grouped(connection, Selection(after=now - 900, before=now, now=now), "camera")
+
+    come("early", "part", now - 1)
+    parts, groups = records.ask(read)
+    assert sum(one.count for one in parts) >= 1
+    assert [group.total >= 1 for group in groups] == [True]
+    records.close(wait_s=600)
 
 
 def test_other_thresholds_are_tried_on_what_was_recorded(station: TestClient) -> None:
