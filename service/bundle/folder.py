@@ -114,13 +114,9 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     """
     if contents.keys() != manifest.files.keys():
         raise ValueError("contents and manifest.files name different files")
-    final = root / manifest.recipe / manifest.version
+    final = require_new(root, manifest.recipe, manifest.version)
     if manifest.created.tzinfo is None:
         raise BundleError(f"{final}: created {manifest.created} has no time zone: which version is newer depends on it")
-    if manifest.version.upper() in {"ACTIVE", "COLLECTING"} or manifest.version.upper().startswith("LIMITS-"):
-        raise BundleError(f"{final}: a file of this name says what serves: choose another --version")
-    if final.exists():
-        raise BundleError(f"{final}: this version exists already: choose another --version")
     final.parent.mkdir(parents=True, exist_ok=True)
     # A leading dot keeps half-written folders out of the versions.
     temporary = Path(tempfile.mkdtemp(prefix=f".{manifest.version}.", dir=final.parent))
@@ -144,6 +140,16 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return read_bundle(final)
+
+
+def require_new(root: Path, recipe: str, version: str) -> Path:
+    """Where a version is to be written; raises BundleError where there is one, or its name means something else."""
+    place = root / recipe / version
+    if version.upper() in {"ACTIVE", "COLLECTING"} or version.upper().startswith("LIMITS-"):
+        raise BundleError(f"{place}: a file of this name says what serves: choose another --version")
+    if place.exists():
+        raise BundleError(f"{place}: this version exists already: choose another --version")
+    return place
 
 
 def describe(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:

@@ -82,11 +82,6 @@ def survey_recipe(folder: Path) -> Shelf:
     return Shelf(versions, ignored)
 
 
-def list_versions(root: Path) -> dict[str, list[str]]:
-    """Recipe -> the names of its versions below `root`, oldest first, those of an unknown age last."""
-    return {name: shelf.names for name, shelf in survey(root).items() if shelf.versions}
-
-
 def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Changes when a file below `folder` does: its name, size or time of change."""
     found = []

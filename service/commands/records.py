@@ -21,7 +21,7 @@ from service.flags import POSITIONAL
 from service.http.times import Time
 from service.settings import Settings, read_settings
 from service.station.chain import fits
-from service.station.decisions import read_key
+from service.station.decisions import LEDGER, read_key
 from service.station.exporting import to_csv, to_zip
 from service.station.pruning import prune_records
 from service.station.reader import FILE, IMAGES, Reader, naming, open_to_read
@@ -140,9 +140,8 @@ def _backup(request: Records, folder: Path) -> int:
         unfinished.mkdir()
         names = _copy_rows(folder / FILE, unfinished / FILE)
         gone, unreadable = _copy_images(folder / IMAGES, unfinished / IMAGES, names)
-        for other in ("decisions.jsonl",):
-            if (folder / other).is_file():
-                shutil.copy2(folder / other, unfinished / other)
+        if (folder / LEDGER).is_file():
+            shutil.copy2(folder / LEDGER, unfinished / LEDGER)
     copied = len(names) - gone - unreadable
     print(json.dumps({"folder": str(out), "pictures": copied, "gone_meanwhile": gone, "unreadable": unreadable}))
     return 1 if unreadable else 0

@@ -152,8 +152,8 @@ class Batcher:
         always tried: an estimate spoilt by one stall would refuse every image, and no run would ever correct it.
         """
         with self._lock:
-            now, _ = self._admit(model, deadline)
-            job = Job(model, image, deadline, now)
+            self._admit(model, deadline)
+            job = Job(model, image, deadline)
             self._jobs.append(job)
             self._wake()
         return job.future
@@ -163,8 +163,8 @@ class Batcher:
         sends to this model. Raises as `submit`.
         """
         with self._lock:
-            now, _ = self._admit(model, math.inf)
-            jobs = [Job(model, image, math.inf, now) for image in images]
+            self._admit(model, math.inf)
+            jobs = [Job(model, image, math.inf) for image in images]
             self._jobs.extend(jobs)
             self._wake()
         return [job.future for job in jobs]
@@ -182,10 +182,10 @@ class Batcher:
         that cannot make its deadline need not be read or decoded.
         """
         with self._lock:
-            return self._admit(model, deadline)[1]
+            return self._admit(model, deadline)
 
-    def _admit(self, model: Model, deadline: float) -> tuple[float, float]:
-        """The time now and the seconds to wait, where the image may come in; caller holds the lock."""
+    def _admit(self, model: Model, deadline: float) -> float:
+        """The seconds to wait, where the image may come in; caller holds the lock."""
         if self._closing:
             raise ClosedError("the service is shutting down")
         now = self._clock()
@@ -204,7 +204,7 @@ class Batcher:
                 f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take {1000 * takes:.0f} ms",
                 max(late, 0.001),
             )
-        return now, wait
+        return wait
 
     def _endless(self, model: Model) -> str:
         return f"{model.backend.name} was at one image for more than {self._hung_s:.0f} s: the recipe is out of service"
@@ -375,7 +375,7 @@ class Batcher:
         for job, scored in found:
             # A device that hung until `close` gave it up: its images have been answered.
             with suppress(InvalidStateError):
-                job.future.set_result(Result(scored, batch.started - job.submitted, seconds, len(jobs)))
+                job.future.set_result(Result(scored, seconds))
         self._on_batch(len(jobs))
 
     def _finish(self, batch: Batch) -> tuple[float, float]:

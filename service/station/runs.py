@@ -26,12 +26,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image, how long it waited and ran, and how many shared its batch."""
+    """What became of one image, and how long its batch ran."""
 
     scored: Scored
-    queue_s: float
     model_s: float
-    batch_size: int
 
 
 @dataclass(eq=False)
@@ -39,7 +37,6 @@ class Job:
     model: Model
     image: Pixels
     deadline: float
-    submitted: float
     future: Future[Result] = field(default_factory=Future)
 
 

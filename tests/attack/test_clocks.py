@@ -86,7 +86,7 @@ def test_nobody_who_reads_the_log_keeps_nobody_waiting(tmp_path: Path) -> None:
             text += os.read(reading, 4096)
         port = int(text.split(b"127.0.0.1:")[1].split()[0].rstrip(b'",'))
         # From here on nobody reads.
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
             while client.get("/readyz").status_code != 200:
                 time.sleep(0.02)
             with connect(client) as camera:
@@ -96,7 +96,7 @@ def test_nobody_who_reads_the_log_keeps_nobody_waiting(tmp_path: Path) -> None:
             assert client.get("/livez").status_code == 200
         # The end does not wait for a reader either.
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(300)
     finally:
         process.kill()
         process.wait()

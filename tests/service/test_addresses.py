@@ -149,7 +149,7 @@ def _listening(models: Path, log: Path, *flags: str, **variables: str) -> Iterat
 
 
 def _answer(address: tuple[str, int], request: bytes) -> bytes:
-    with socket.create_connection(address, timeout=60) as connection:
+    with socket.create_connection(address, timeout=300) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -202,7 +202,7 @@ def test_continue_is_said_before_a_body_and_a_refusal_instead_of_it(models: Path
     with _listening(models, tmp_path / "log") as (_, port):
         ready = b"GET /readyz HTTP/1.1\r\nHost: station\r\nConnection: close\r\n\r\n"
         wait_for(lambda: b" 200 " in _answer(("127.0.0.1", port), ready)[:16])
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=300) as connection:
             length = f"Content-Length: {len(GOOD)}\r\n\r\n".encode()
             connection.sendall(b"POST /inspect HTTP/1.1\r\n" + head + length)
             assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")

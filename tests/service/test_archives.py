@@ -11,11 +11,10 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle
+from bundles import list_versions, make_bundle
 
 from service.bundle.archives import fetch
 from service.bundle.manifest import BundleError
-from service.bundle.versions import list_versions
 from service.commands import run
 
 

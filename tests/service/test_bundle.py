@@ -3,11 +3,10 @@ import os
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle
+from bundles import list_versions, make_bundle
 
 from service.bundle.folder import Bundle, describe, read_bundle, write_bundle
 from service.bundle.manifest import MANIFEST, BundleError
-from service.bundle.versions import list_versions
 
 
 @pytest.fixture

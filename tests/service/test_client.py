@@ -74,7 +74,7 @@ def test_commands_against_a_running_service(models: Path, tmp_path: Path, capsys
         assert "has no version '7'" in capsys.readouterr().out
 
         record = tmp_path / "record.json"
-        flags = ["--rate", "40/s", "--deadline", "2s", "--seconds", "1", "--record", str(record), *url]
+        flags = ["--rate", "40/s", "--deadline", "60s", "--seconds", "1", "--record", str(record), *url]
         assert run(["qualify", str(tmp_path / "good.png"), *flags]) == 0
         figures = json.loads(record.read_text())
         assert (figures["sent"], figures["in_time"], figures["verdicts"]) == (40, 40, {"OK": 40})

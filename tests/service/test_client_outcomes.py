@@ -40,7 +40,7 @@ def _station(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", heads
-        thread.join(60)
+        thread.join(300)
 
 
 def _answer(status: str, body: bytes) -> bytes:

@@ -93,21 +93,21 @@ def test_a_result_after_its_deadline_is_504_not_a_late_200(models: Path) -> None
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if slow.is_set():
-            held.wait(0.3)
+            held.wait(0.6)
         return brightness(images)
 
     backend = FakeBackend(run)
     with station(models, opens(backend)) as client:
         slow.set()
-        assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "150"}), 504, "deadline_passed")
+        assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "500"}), 504, "deadline_passed")
         # Now the station knows how slow it is: while it is busy it refuses at the door.
-        backend.forget_starts()
+        until = backend.release = threading.Semaphore(0)
         busy = threading.Thread(target=post, args=(client, GOOD))
-        busy.start()
-        assert backend.started.acquire(timeout=30)
+        backend.take_one([busy])
         body = assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "50"}), 429, "overloaded")
         assert int(str(body["retry_after_ms"])) >= 1
-        busy.join(30)
+        until.release(1000)
+        busy.join(300)
 
 
 def test_an_unexpected_error_is_a_problem_without_details(client: TestClient) -> None:

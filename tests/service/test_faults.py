@@ -83,11 +83,10 @@ def test_a_version_activated_in_mid_request_does_not_change_the_answer(models: P
         # The image is in the backend: the other version's golden images wait behind it.
         swapping = threading.Thread(target=lambda: replies.append(client.post("/recipes/part/activate?version=0")))
         swapping.start()
-        while client.get("/state").json()["queue_depth"] == 0:
-            assert swapping.is_alive()
+        wait_for(lambda: client.get("/state").json()["queue_depth"] or not swapping.is_alive())
         held.release(1000)
-        asking.join(30)
-        swapping.join(30)
+        asking.join(300)
+        swapping.join(300)
         first, second = replies
         assert (first.json()["version"], first.json()["verdict"]) == ("1", "OK")
         assert second.json()["version"] == "0"
@@ -99,7 +98,7 @@ def test_a_device_that_hangs_is_told_and_every_request_is_answered(models: Path)
     backend = FakeBackend()
     with station(models, opens(backend, hung_s=1.0)) as client:
         backend.release = threading.Semaphore(0)
-        assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "50"}), 504, "deadline_passed")
+        assert_problem(post(client, GOOD, headers={"X-Deadline-Ms": "500"}), 504, "deadline_passed")
         wait_for(lambda: client.get("/readyz").status_code == 503)
         assert_problem(post(client, GOOD), 503, "backend_failed")
         ready = client.get("/readyz")
@@ -135,13 +134,13 @@ def test_a_device_that_hangs_in_a_golden_image_does_not_hold_up_the_shutdown(mod
 
     def run(images: np.ndarray) -> Output:
         began.set()
-        held.wait(60)
+        held.wait(300)
         came_back.set()
         return brightness(images)
 
     settings = Settings(records_dir=None, models_dir=models)
     with TestClient(create_app(settings, opens(FakeBackend(run), leave_s=0.01))):
-        assert began.wait(60)
+        assert began.wait(300)
     assert not came_back.is_set()
     held.set()
 
@@ -189,7 +188,7 @@ def test_a_frozen_camera_cannot_slip_through_with_two_pictures_at_once(models: P
         wait_for(lambda: client.get("/state").json()["queue_depth"] >= 2)
         held.release(1000)
         for thread in asking:
-            thread.join(30)
+            thread.join(300)
         assert sorted(verdicts) == ["NOT_INSPECTED", "NOT_INSPECTED", "OK"]
 
 

@@ -27,7 +27,7 @@ async def _work(url: str, stored: set[str]) -> None:
     headers = {"Content-Type": "image/png"}
 
     async def line(number: int) -> None:
-        async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=300) as client:
             while True:
                 name = (await client.post("/inspect", content=BAD, headers=headers)).json()["inspection_id"]
                 while (await client.get(f"/inspections/{name}")).status_code != 200:

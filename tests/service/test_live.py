@@ -38,7 +38,7 @@ def events(client: httpx2.Client) -> Iterator[tuple[str, dict[str, object]]]:
 @pytest.mark.slow
 def test_parts_of_before_and_of_now_arrive_and_shutting_down_waits_for_no_page(models: Path, tmp_path: Path) -> None:
     with running_service(models, tmp_path / "log", drain_grace_s=0) as (process, client):
-        with httpx2.Client(base_url=client.base_url, timeout=60) as camera:
+        with httpx2.Client(base_url=client.base_url, timeout=300) as camera:
             send = {"content": png(gray(204)), "headers": {"Content-Type": "image/png", "X-Part-Id": "A 1"}}
             before = camera.post("/inspect", **send).json()
             found = events(client)

@@ -78,7 +78,7 @@ def test_nobody_who_reads_costs_lines_and_no_time() -> None:
 
         reader = threading.Thread(target=read_all, daemon=True)
         reader.start()
-        reader.join(60)
+        reader.join(300)
         lines = read.decode().splitlines()
         kept = [int(line.split()[0]) for line in lines if line.endswith("x")]
         assert kept == sorted(set(kept))

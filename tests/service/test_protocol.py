@@ -216,7 +216,7 @@ def test_handshakes_that_stall_give_way_too(tmp_path: Path) -> None:
             for one in stalled[::2]:
                 send_all(one, b"\x16\x03\x01\x02\x00\x01")
             for _ in range(3):
-                with httpx2.Client(base_url=client.base_url, verify=trusted, timeout=60) as fresh:
+                with httpx2.Client(base_url=client.base_url, verify=trusted, timeout=300) as fresh:
                     reply = fresh.post("/inspect", content=GOOD, headers={"Content-Type": "image/png"})
                 assert reply.json()["verdict"] == "OK"
             assert client.get("/livez").status_code == 200

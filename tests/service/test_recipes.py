@@ -197,9 +197,9 @@ def test_a_model_whose_run_hangs_is_not_closed_under_it(tmp_path: Path) -> None:
     store = RecipeStore(tmp_path, hanging, lambda bundle: backend, default=None)
     loading = threading.Thread(target=store.load)
     loading.start()
-    assert backend.started.acquire(timeout=30)
+    assert backend.started.acquire(timeout=300)
     hanging.close(hung_s=0.01)
-    loading.join(30)
+    loading.join(300)
     assert "fake hangs" in store.failed["part"]
     assert not backend.closed
     backend.release.release(1000)

@@ -51,6 +51,8 @@ def _inspected(client: TestClient, image: bytes) -> str:
 def test_the_queue_has_all_but_ok_and_empties(station: TestClient) -> None:
     _inspected(station, GOOD)
     doubtful, bad, unfit = (_inspected(station, image) for image in (DOUBTFUL, BAD, png(gray(0))))
+    # Counted a moment after they are on record.
+    wait_for(lambda: station.get("/reviews?open=true").json()["open"] == 3)
     queue = station.get("/reviews?open=true").json()
     assert [one["inspection_id"] for one in queue["items"]] == [unfit, bad, doubtful]
     assert (queue["open"], queue["next"]) == (3, None)

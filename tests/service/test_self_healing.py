@@ -77,6 +77,7 @@ def test_a_folder_that_is_away_for_a_while_costs_no_record_and_no_verdict(models
         for kept in (_inspect(client), waiting):
             wait_for(lambda kept=kept: client.get(f"/inspections/{kept}").status_code == 200)
         assert "inspect_records_lost_total 0.0" in client.get("/metrics").text
+        # A moment after the record is there.
         wait_for(lambda: client.get("/readyz").json()["troubles"] == [])
 
 

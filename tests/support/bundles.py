@@ -29,6 +29,7 @@ from service.bundle.manifest import (
     Thresholds,
     Tolerance,
 )
+from service.bundle.versions import survey
 
 SIZE = 64
 
@@ -179,6 +180,11 @@ def make_bundle(
         files=describe(contents),
     )
     return write_bundle(models, manifest, contents)
+
+
+def list_versions(root: Path) -> dict[str, list[str]]:
+    """Recipe -> the names of its versions below `root`, oldest first, those of an unknown age last."""
+    return {name: shelf.names for name, shelf in survey(root).items() if shelf.versions}
 
 
 def wait_until_loaded(client: TestClient) -> None:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Precision
 
+T = TypeVar("T")
 Run = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
@@ -53,7 +55,7 @@ class FakeBackend:
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self.batches.append(len(images))
         self.started.release()
-        assert self.release.acquire(timeout=30), "the test never released this batch"
+        assert self.release.acquire(timeout=300), "the test never released this batch"
         return self._run(images)
 
     def rest(self) -> None:
@@ -71,7 +73,7 @@ class FakeBackend:
         """Start the first request and, when it runs here alone, the others."""
         self.forget_starts()
         requests[0].start()
-        assert self.started.acquire(timeout=30)
+        assert self.started.acquire(timeout=300)
         for request in requests[1:]:
             request.start()
 
@@ -86,13 +88,14 @@ class FakeClock:
         return self.now
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    """Ask again and again; what never comes is a failure, not a test that hangs."""
+def wait_for(condition: Callable[[], T | None]) -> T:
+    """What is there at last, asked for again and again; what never comes is a failure, not a test that hangs."""
     until = time.monotonic() + 300
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < until, "it never came"
         # What is waited for needs the interpreter too.
         time.sleep(0.002)
+    return found
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Link:
                     service.sendall(data)
             with suppress(OSError):
                 service.shutdown(socket.SHUT_WR)
-            back.join(60)
+            back.join(300)
 
     def _back(self, service: socket.socket, client: socket.socket) -> None:
         with suppress(OSError):

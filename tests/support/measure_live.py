@@ -98,7 +98,7 @@ def look(address: str, count: int) -> None:
                 pass
 
     async def all_of_them() -> None:
-        async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
+        async with httpx2.AsyncClient(base_url=address, timeout=300) as client:
             await asyncio.gather(*(one(client) for _ in range(count)))
 
     asyncio.run(all_of_them())

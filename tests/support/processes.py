@@ -8,13 +8,13 @@ import resource
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import httpx2
+from fakes import wait_for
 
 
 @contextmanager
@@ -36,9 +36,8 @@ def running_service(
             preexec_fn=None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
         )
     try:
-        with httpx2.Client(base_url=_url(process, log), timeout=60, verify=verify) as client:
-            while client.get("/readyz").status_code != 200:
-                time.sleep(0.02)
+        with httpx2.Client(base_url=_url(process, log), timeout=300, verify=verify) as client:
+            wait_for(lambda: client.get("/readyz").status_code == 200)
             yield process, client
     finally:
         process.kill()
@@ -46,11 +45,10 @@ def running_service(
 
 
 def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    for _ in range(3000):
-        if found := re.search(r"running on (https?)://127\.0\.0\.1:(\d+)", log.read_text()):
-            # Certificates are of names.
-            host = "localhost" if found[1] == "https" else "127.0.0.1"
-            return f"{found[1]}://{host}:{found[2]}"
+    def found() -> re.Match[str] | None:
         assert process.poll() is None, log.read_text()
-        time.sleep(0.02)
-    raise AssertionError(f"the service did not start:\n{log.read_text()}")
+        return re.search(r"running on (https?)://127\.0\.0\.1:(\d+)", log.read_text())
+
+    scheme, port = wait_for(found).groups()
+    # Certificates are of names.
+    return f"{scheme}://{'localhost' if scheme == 'https' else '127.0.0.1'}:{port}"

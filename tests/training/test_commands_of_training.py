@@ -55,6 +55,8 @@ def test_names_that_no_bundle_may_have_are_refused(parts: Path, capsys: pytest.C
     (parts.parent / "models" / "bolt" / "1").mkdir(parents=True)
     there = _refusal(parts, capsys, "--recipe", "bolt", "--version", "1")
     assert "bolt/1: this version exists already: choose another --version" in there
+    meant = _refusal(parts, capsys, "--recipe", "bolt", "--version", "active")
+    assert "bolt/active: a file of this name says what serves: choose another --version" in meant
 
 
 def test_places_where_nothing_can_be_written_are_named_with_the_flag(

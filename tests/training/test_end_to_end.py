@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bundles import list_versions
 from processes import running_service
 
 from service.bundle.folder import read_bundle
-from service.bundle.versions import list_versions
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
 

@@ -89,7 +89,7 @@ def test_sigterm_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> Non
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert "run the same command again to continue" in errors
     step = torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"]
     assert len(_losses(tmp_path)) == step

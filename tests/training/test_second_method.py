@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from bundles import wait_until_loaded
+from bundles import list_versions, wait_until_loaded
 from fastapi.testclient import TestClient
 from torch import Tensor, nn
 
 from service.app import create_app
 from service.bundle.folder import read_bundle
-from service.bundle.versions import list_versions
 from service.settings import Settings
 from training.commands import run as main
 from training.commands.outcome import UNFIT

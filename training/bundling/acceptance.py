@@ -15,7 +15,7 @@ from service.backends.base import Backend, Scored, score_images
 from service.backends.golden import golden_images
 from service.backends.graphs import OnnxModel
 from service.backends.ort import OrtBackend
-from service.bundle.folder import Bundle, describe, write_bundle
+from service.bundle.folder import Bundle, describe, require_new, write_bundle
 from service.bundle.manifest import MANIFEST, BundleError, Precision, Thresholds, Tolerance
 from service.bundle.signing import sign
 from service.images.decoding import Pixels
@@ -45,6 +45,7 @@ def add_precision(
     good photos and defects simulated on them, else QuantizationError. The tolerance is measured on the golden images.
     """
     manifest, precision = bundle.manifest, lowered.precision
+    require_new(models, manifest.recipe, version)
     if manifest.signature and signing_key is None:
         raise BundleError(f"{bundle.path} is signed: give the key to sign the new version with (--sign)")
     parts = labelled(held_out, held_out, seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.folder import require_new
 from service.bundle.manifest import NAME_PATTERN, InputSpec, Manifest, ScoreFormula
 from service.bundle.signing import load_private_key, sign
 from training.bundling.calibration import MOST_ESCAPES
@@ -54,9 +55,8 @@ class RecipeOrder:
         for what, name in (("recipe", self.recipe), ("version", self.version)):
             if name is not None and not re.fullmatch(NAME_PATTERN, name):
                 raise DataError(f"{what} {name!r}: take letters, digits, '.', '_' and '-', at most 64, no space")
-        if self.version and (self.models / self.recipe / self.version).exists():
-            bundle = self.models / self.recipe / self.version
-            raise DataError(f"{bundle}: this version exists already: choose another --version")
+        if self.version:
+            require_new(self.models, self.recipe, self.version)
         place = self.models / self.recipe
         there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from service.backends.base import Backend, Scored, score_images
-from service.bundle.folder import Bundle, describe, write_bundle
+from service.bundle.folder import Bundle, describe, require_new, write_bundle
 from service.bundle.manifest import BundleError, Calibration, Thresholds
 from service.bundle.signing import load_private_key, sign
 from service.comparing.page import to_html
@@ -59,6 +59,7 @@ def recalibrate(
     exists or is to be signed.
     """
     manifest = bundle.manifest
+    require_new(bundle.path.parents[1], manifest.recipe, version)
     if manifest.signature and signing_key is None:
         raise BundleError(f"{bundle.path} is signed: give the key to sign the new version with (--sign)")
     key = None if signing_key is None else load_private_key(signing_key)

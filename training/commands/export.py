@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.backends.engines import build_engine, engine_path, gpus, open_library
-from service.bundle.folder import Bundle, read_bundle
+from service.bundle.folder import Bundle, read_bundle, require_new
 from service.bundle.manifest import Precision
 from service.flags import Alone
 from service.images.decoding import Pixels, read
@@ -82,11 +82,13 @@ def _with_lower_precision(bundle: Bundle, request: Export) -> Bundle:
     if not request.data:
         raise ExportError("a lower precision is calibrated and accepted on good photos: add --data")
     manifest = bundle.manifest
+    models = request.bundle.parents[1]
+    asked = [name for name in ("int8", "fp16", "bf16") if getattr(request, name)]
+    version = request.version or "-".join([manifest.version, *asked])
+    require_new(models, manifest.recipe, version)
     trained_on, held_out, seed = split_for_acceptance(bundle, request.data)
     photos = [fit(read(path), manifest.input) for path in trained_on]
     held_out_photos = [fit(read(path), manifest.input) for path in held_out]
-    asked = [name for name in ("int8", "fp16", "bf16") if getattr(request, name)]
-    version = request.version or "-".join([manifest.version, *asked])
     with tempfile.TemporaryDirectory() as folder:
         for place, name in enumerate(asked):
             # Every precision gives a whole version; only the last one is to be seen.
@@ -95,7 +97,7 @@ def _with_lower_precision(bundle: Bundle, request: Export) -> Bundle:
                 bundle,
                 _lowered(bundle, name, photos, request, seed),
                 held_out_photos,
-                models=request.bundle.parents[1] if last else Path(folder) / name,
+                models=models if last else Path(folder) / name,
                 version=version,
                 seed=seed,
                 signing_key=request.sign,
