@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from bundles import gray, make_bundle, png, wait_until_loaded
+from fakes import wait_for
 from fastapi.testclient import TestClient
 from processes import running_service
 from replies import assert_problem
@@ -115,10 +116,7 @@ def test_a_shadow_version_is_compared_and_has_no_say(models: Path) -> None:
         assert client.post("/recipes/part/shadow", params={"version": "stricter"}).json()["version"] == "1"
         assert client.post("/inspect", content=png(gray(51)), headers=HEADERS).json()["verdict"] == "OK"
         wanted = 'inspect_shadow_verdicts_total{recipe="part",shadow_verdict="NG",verdict="OK"} 1.0'
-        for _ in range(500):
-            if wanted in client.get("/metrics").text:
-                break
-        assert wanted in client.get("/metrics").text
+        wait_for(lambda: wanted in client.get("/metrics").text)
         assert_problem(client.post("/recipes/part/shadow", params={"version": "7"}), 409, "activation_failed")
         assert client.post("/recipes/part/shadow").status_code == 200
         client.post("/inspect", content=png(gray(51)), headers=HEADERS)

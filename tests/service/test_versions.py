@@ -278,10 +278,8 @@ def test_the_service_looks_by_itself(models: Path) -> None:
     with station(models, OFTEN, backend="ort-cpu") as client:
         make_bundle(models, "nut")
         make_bundle(models, version="2")
-        for _ in range(10_000):
-            replies = client.get("/recipes").json()
-            if len(replies) == 2 and all(reply["ready"] for reply in replies):
-                break
+        wait_for(lambda: [reply["ready"] for reply in client.get("/recipes").json()] == [True, True])
+        replies = client.get("/recipes").json()
         assert [(reply["recipe"], reply["version"], reply["newer"]) for reply in replies] == [
             ("nut", "1", []),
             ("part", "1", ["2"]),

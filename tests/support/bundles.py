@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
-from fakes import brightness
+from fakes import brightness, wait_for
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
@@ -188,11 +187,7 @@ def list_versions(root: Path) -> dict[str, list[str]]:
 
 
 def wait_until_loaded(client: TestClient) -> None:
-    for _ in range(10_000):
-        if client.get("/readyz").json()["reason"] != "recipes are being loaded and checked":
-            return
-        time.sleep(0.01)
-    raise AssertionError("the recipes never finished loading")
+    wait_for(lambda: client.get("/readyz").json()["reason"] != "recipes are being loaded and checked")
 
 
 def demo_trained_on(parts: Path, models: Path) -> Path:
