@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 from browser import browser, opened
 from bundles import gray, make_bundle, png
+from fakes import wait_for
 from playwright.sync_api import Browser, Page, Route, expect
 from processes import running_service
 
@@ -155,6 +156,21 @@ class Held:
             self._page.wait_for_timeout(10)
         return self.routes[number]
 
+    def answer(self, number: int) -> None:
+        """Let the page have a reply, and make of it what it will."""
+        route = self.take(number)
+        self._until("requestfinished", route, route.continue_)
+
+    def abort(self, number: int) -> None:
+        route = self.take(number)
+        self._until("requestfailed", route, route.abort)
+
+    def _until(self, event: str, route: Route, let_go: Callable[[], None]) -> None:
+        with self._page.expect_event(event, lambda request: request == route.request, timeout=300_000):
+            let_go()
+        # The page has read it, and an image has been decoded and drawn.
+        self._page.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done), 100))")
+
 
 def drop(page: Page, verdict: str) -> None:
     page.set_input_files("#try-file", {"name": "part.png", "mimeType": "image/png", "buffer": photo(verdict)})
@@ -164,7 +180,8 @@ def brightness(page: Page, selector: str) -> float:
     """Of the middle of an image's upper half."""
     return page.locator(selector).evaluate(
         """async (image) => {
-          await image.decode();
+          // Another one may take its place meanwhile.
+          await image.decode().catch(() => {});
           const pen = new OffscreenCanvas(1, 1).getContext('2d');
           pen.drawImage(image, image.naturalWidth / 2, image.naturalHeight / 4, 1, 1, 0, 0, 1, 1);
           return pen.getImageData(0, 0, 1, 1).data[0];
@@ -182,8 +199,7 @@ def test_the_reply_to_an_earlier_image_is_never_shown_beside_a_later_one(
         drop(page, "OK")
         held.take(1).continue_()
         expect(page.locator("#try-verdict")).to_contain_text("OK")
-        held.take(0).continue_()
-        page.wait_for_timeout(300)
+        held.answer(0)
         expect(page.locator("#try-verdict")).to_contain_text("OK")
         assert brightness(page, "#try-sent") == 51
         drop(page, "NG")
@@ -191,8 +207,7 @@ def test_the_reply_to_an_earlier_image_is_never_shown_beside_a_later_one(
         drop(page, "REVIEW")
         held.take(3).continue_()
         expect(page.locator("#try-verdict")).to_contain_text("REVIEW")
-        held.take(2).abort()
-        page.wait_for_timeout(300)
+        held.abort(2)
         expect(page.locator("#try-verdict")).to_contain_text("REVIEW")
         drop(page, "OK")
         held.take(4).abort()
@@ -211,9 +226,8 @@ def test_places_that_do_not_count_are_dark_and_of_the_image_that_is_shown(
         held.take(1).continue_()
         expect(page.locator("#try-sent")).to_have_js_property("naturalWidth", 64)
         expect(page.locator("#try-verdict")).to_be_visible()
-        page.wait_for_timeout(300)
+        # As it was sent first, then darkened.
+        wait_for(lambda: brightness(page, "#try-sent") < 0.5 * 110)
         darkened = brightness(page, "#try-sent")
-        assert darkened < 0.5 * 110
-        held.take(0).continue_()
-        page.wait_for_timeout(300)
+        held.answer(0)
         assert brightness(page, "#try-sent") == darkened
