@@ -1,21 +1,29 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import make_bundle
 from sklearn.metrics import roc_auc_score
 
 from service.bundle.folder import read_bundle
+from service.bundle.versions import survey_recipe
 from training.commands import run as main
+from training.commands.compare import Compare
+from training.commands.outcome import UNFIT
+from training.commands.winner import serve, tell
 from training.data.demo_parts import write_dataset
 from training.data.folders import DataError, good_images
 from training.data.labels import labelled_images
+from training.data.places import require_results_file
 from training.evaluation.ranking import auroc, defects_found, good_sorted_right, interval
 from training.experiments.compare import recommend
 from training.experiments.compare_table import tabulate
 from training.experiments.public_split import link_split
 from training.experiments.results import Row
+from training.loop.runs import CHECKPOINT, TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +79,93 @@ def test_the_best_on_rendered_defects_is_taken_and_the_faster_of_equals() -> Non
     assert recommend(rows, {"a": 1.0, "b": 4.0, "c": 5.0})[0] == "b"
 
 
+def test_what_is_unfit_for_service_is_taken_only_where_all_are() -> None:
+    rows, speed = {"a": [_row(0.9, 0.5)], "b": [_row(0.2, 0.5)]}, {"a": 1.0, "b": 1.0}
+    name, reason = recommend(rows, speed, {"b"})
+    assert name == "a"
+    assert reason.endswith("the highest of those fit for service; not b (100.00)")
+    assert recommend(rows, speed, {"a", "b"})[0] == "b"
+
+
+def test_the_winner_becomes_the_newest_version_and_none_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models"
+    winner = make_bundle(tmp_path / "runs", recipe="bottle", version="padim-0", label="a")
+    first = serve(winner, models)
+    assert first.manifest.version == "padim-0"
+    assert serve(winner, models).path == first.path, "it is there already"
+    other = make_bundle(tmp_path / "later", recipe="bottle", version="padim-0", label="b")
+    second = serve(other, models)
+    assert second.manifest.version == "padim-0-2"
+    assert read_bundle(first.path).manifest.files == winner.manifest.files
+    third = serve(winner, models)
+    assert survey_recipe(models / "bottle").names == ["padim-0", "padim-0-2", third.manifest.version]
+    assert tell(third) == 0
+    assert tell(make_bundle(tmp_path, unfit="3 of 4 pass")) == UNFIT
+    assert "UNFIT: the service does not serve this version" in capsys.readouterr().err
+
+
+def _request(parts: Path, out: Path, steps: int) -> Compare:
+    return Compare(data=parts, out=out, size=64, steps=steps)
+
+
+def test_a_bundle_of_other_settings_is_not_taken_for_one_of_these(parts: Path, tmp_path: Path) -> None:
+    job = _request(parts, tmp_path / "rows.json", 3).job("bozic", 0)
+    assert not job.made_before()
+    job.claim()
+    (job.order.models / "bottle" / "bozic-0").mkdir(parents=True)
+    assert job.made_before()
+    with pytest.raises(
+        TrainingError,
+        match=r"bozic-0: made with other settings \(steps 3 before, 4 now\): choose another --out",
+    ):
+        _request(parts, tmp_path / "rows.json", 4).job("bozic", 0).made_before()
+    (job.run / CHECKPOINT).touch()
+    with pytest.raises(TrainingError, match=r"that is not finished: .* choose another --out"):
+        _request(parts, tmp_path / "rows.json", 4).job("bozic", 0).claim()
+
+
+@pytest.mark.parametrize(
+    "command", [["compare"], ["reproduce", "--dataset", "mvtec"], ["ablate"], ["bench"], ["evaluate", "--bundle", "."]]
+)
+def test_an_out_that_cannot_hold_the_figures_is_told_before_the_work(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    places = {"reproduce": ["--data", str(parts.parent)], "bench": []}.get(command[0], ["--data", str(parts)])
+    assert main([*command, *places, "--out", str(tmp_path / "rows.md")]) == 1
+    shown = capsys.readouterr()
+    assert "rows.md: name a file that ends in .json" in shown.err
+    assert not shown.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_go_where_a_json_file_can_be_written(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    for out, told in {
+        tmp_path: f"--out {tmp_path}: a folder: name a file in it",
+        file / "rows.json": f"{file}: no results can be written there: choose another --out",
+    }.items():
+        with pytest.raises(DataError, match=re.escape(told)):
+            require_results_file(out)
+    require_results_file(tmp_path / "new" / "rows.json")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_photos_and_textures_that_are_not_there_are_told_once_not_of_every_method(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", "--out", str(tmp_path / "rows.json")]
+    (empty := tmp_path / "empty").mkdir()
+    assert main([*command, "--data", str(empty)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {empty}: no images (")
+    assert main([*command, "--data", str(parts), "--textures", str(empty)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {empty}: no images (")
+    (file := tmp_path / "file").touch()
+    assert main([*command, "--data", str(parts), "--serve-winner", "--models", str(file)]) == 1
+    assert f"{file}: no bundle can be written there" in capsys.readouterr().err
+
+
 def test_the_table_has_the_papers_figures_where_it_has_the_category_and_blanks_where_nothing_was_run() -> None:
     titles = {"draem": "DRÆM", "riad": "RIAD", "mean": "mean photo"}
     rows = {"draem/0": _row(0.2, 0.5), "draem/1": _row(0.2, 0.5, image_auroc=0.92), "mean/0": _row(0.9, 0.5)}
@@ -96,8 +191,10 @@ def test_methods_are_compared_once_and_the_winner_is_served(
     assert "2 of 2 are left: the same command goes on" in capsys.readouterr().err
     assert not out.exists()
 
-    assert main([*command, *names, "--models", str(tmp_path / "models"), "--serve-winner"]) == 0
-    shown = capsys.readouterr().out
+    serving = [*command, *names, "--models", str(tmp_path / "models"), "--serve-winner"]
+    assert main(serving) == UNFIT, "trained for three steps"
+    shown, told = capsys.readouterr()
+    assert "UNFIT: the service does not serve this version unless it is told to" in told
     rows = json.loads(out.read_text())["rows"]
     assert set(rows) == {"discriminative/0", "bozic/0"}
     held_out = {len(row["rendered"]["good_scores"]) for row in rows.values()}
@@ -116,7 +213,8 @@ def test_methods_are_compared_once_and_the_winner_is_served(
     out.unlink()
     written = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.runs/**/manifest.json")}
     assert written
-    assert main([*command, *names, "--models", str(tmp_path / "models"), "--serve-winner"]) == 0
+    assert main(serving) == UNFIT
+    assert [served] == list((tmp_path / "models" / "bottle").iterdir())
     assert json.loads(out.read_text())["rows"] == rows
     assert written == {file: file.stat().st_mtime_ns for file in written}, "trained again"
     assert main([*command, "--methods", "bozik"]) == 1

@@ -130,6 +130,7 @@ FORMS: dict[str, Form] = {
     "padim: 176 channels, 2x2 positions share a covariance": partial(_gaussian, channels=176, side=2),
     "padim: 100 channels, grid of 16x16": partial(_Coarse, channels=100),
     "padim: 100 channels, whitening in float16": partial(_Half, channels=100),
+    "patchcore: 128 patches": partial(_patches, bank=128, neighbours=9),
     "patchcore: 512 patches": partial(_patches, bank=512, neighbours=9),
     "patchcore: 2048 patches (the preset)": partial(_patches, bank=2048, neighbours=9),
     "patchcore: 2048 patches, not re-weighted": partial(_patches, bank=2048, neighbours=1),

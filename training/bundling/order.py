@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from service.bundle.signing import load_private_key, sign
 from training.bundling.calibration import MOST_ESCAPES
 from training.data.folders import DataError, labelled_folder
 from training.data.labels import LabelledImage, labelled_images
+from training.data.places import require_place
 from training.data.reading import require_readable
 from training.data.regions import crop_around, keep_mask
 from training.data.survey import Survey, survey
@@ -54,13 +54,13 @@ class RecipeOrder:
         """
         for what, name in (("recipe", self.recipe), ("version", self.version)):
             if name is not None and not re.fullmatch(NAME_PATTERN, name):
-                raise DataError(f"{what} {name!r}: take letters, digits, '.', '_' and '-', at most 64, no space")
+                raise DataError(
+                    f"{what} {name!r}: take letters, digits, '.', '_' and '-', at most 64, no space"
+                    + ("; without --recipe it is the folder's name" if what == "recipe" else "")
+                )
         if self.version:
             require_new(self.models, self.recipe, self.version)
-        place = self.models / self.recipe
-        there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise DataError(f"{there}: no bundle can be written there: choose another --models, or change its rights")
+        require_place(self.models / self.recipe, "no bundle", "--models")
         self.keep(spec)
         if self.signing_key:
             load_private_key(self.signing_key)

@@ -15,6 +15,7 @@ from torch import nn
 from service.bundle.folder import Bundle, read_bundle
 from training.benchmarks import inference
 from training.commands.settings import MethodFlags
+from training.data.places import require_results_file
 from training.methods import METHODS
 from training.settings import RecipeSettings
 
@@ -30,6 +31,8 @@ class Bench(MethodFlags):
 
 
 def run(request: Bench) -> int:
+    if request.out:
+        require_results_file(request.out)
     with tempfile.TemporaryDirectory() as folder:
         if request.bundle:
             bundle = read_bundle(request.bundle)
@@ -44,6 +47,7 @@ def run(request: Bench) -> int:
         record = inference.run_bench(subject, threads=threads, batches=request.batch, rounds=request.rounds)
     print(inference.tabulate(record))
     if request.out:
+        request.out.parent.mkdir(parents=True, exist_ok=True)
         inference.write_record(record, request.out)
     return 0
 

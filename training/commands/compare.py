@@ -10,9 +10,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.bundle.files import replace_file
-from service.bundle.folder import Bundle, read_bundle, write_bundle
+from service.bundle.folder import Bundle, read_bundle
 from training.bundling.order import RecipeOrder
+from training.commands import winner
 from training.commands.attempts import train
 from training.commands.recipe_flags import PHOTOS
 from training.commands.settings import preset_like, settings_of
@@ -74,13 +74,16 @@ class Compare(BaseModel):
             seed=seed,
         )
         textures = self.textures if METHODS[name].textures else None
-        return TrainingJob(settings, self.work / f"{name}-{seed}", order, textures, self.device)
+        return TrainingJob(settings, self.work / f"{name}-{seed}", order, textures, self.device, flag="--out")
 
 
 def run(request: Compare) -> int:
     names = request.methods or tuple(METHODS)
     if unknown := [name for name in names if name not in METHODS]:
         raise UserError(f"--methods {' '.join(unknown)}: choose among {', '.join(METHODS)}")
+    compare.require_material(request.data, request.textures)
+    if request.serve_winner:
+        winner.require_models(request.models, request.recipe)
     ends = time.monotonic() + 60 * request.minutes if request.minutes else float("inf")
     jobs = {f"{name}/{seed}": partial(_row, request, name, seed) for seed in request.seeds for name in names}
     textures = request.textures.resolve().name if request.textures else "procedural"
@@ -91,16 +94,20 @@ def run(request: Compare) -> int:
         run_queue(jobs, request.out, kept, partial(_kept, rows, request), go_on=lambda: time.monotonic() < ends)
     except ResultsError as error:
         failures = str(error)
+    status = 0
     if rows:
-        print(_told(request, rows))
+        text, best = _told(request, rows)
+        print(text)
+        if request.serve_winner:
+            status = winner.tell(winner.serve(best, request.models))
     if failures:
         raise ResultsError(failures)
-    return 0
+    return status
 
 
 def _row(request: Compare, name: str, seed: int) -> Row:
-    if not request.bundle(name, seed).exists():
-        train(request.job(name, seed))
+    if not (job := request.job(name, seed)).made_before():
+        train(job)
     return compare.judge(read_bundle(request.bundle(name, seed)), request.data)
 
 
@@ -110,32 +117,35 @@ def _kept(rows: dict[str, Row], request: Compare, done: Mapping[str, Row]) -> st
     return _table(request, rows, {})
 
 
-def _told(request: Compare, rows: dict[str, Row]) -> str:
-    """Table and plot beside the rows, with what was timed; the recommendation, and the winner into service."""
+def _told(request: Compare, rows: dict[str, Row]) -> tuple[str, Bundle]:
+    """Table and plot beside the rows, with what was timed; the recommendation, and the bundle that it is of."""
     bundles: dict[str, Bundle] = {}
     for key in rows:
         name, seed = key.rsplit("/", 1)
-        bundles.setdefault(name, read_bundle(request.bundle(name, int(seed))))
+        bundle = _bundle_of(request, name, int(seed))
+        # One of a seed that is fit for service, where there is one.
+        if name not in bundles or (bundles[name].manifest.unfit and not bundle.manifest.unfit):
+            bundles[name] = bundle
     speed = compare.milliseconds(bundles)
-    winner, reason = compare.recommend(compare_table.grouped(rows), speed)
-    text = f"{_table(request, rows, speed)}\n\nTake {winner}: {reason}."
-    if unfit := bundles[winner].manifest.unfit:
-        text += f" It is unfit for service all the same: {unfit}."
-    replace_file(request.out.with_suffix(".md"), text + "\n")
-    compare_table.plot(rows, speed, request.out.with_suffix(".png"))
-    if request.serve_winner:
-        text += f"\nbundle {_serve(bundles[winner], request.models).path}"
-    return text
+    unfit = {name for name, bundle in bundles.items() if bundle.manifest.unfit}
+    best, reason = compare.recommend(compare_table.grouped(rows), speed, unfit)
+    text = f"{_table(request, rows, speed)}\n\nTake {best}: {reason}."
+    if why := bundles[best].manifest.unfit:
+        text += f" It is unfit for service all the same: {why}."
+    compare_table.write(text, rows, speed, request.out)
+    return text, bundles[best]
+
+
+def _bundle_of(request: Compare, name: str, seed: int) -> Bundle:
+    """The bundle of a row, which the row's training made."""
+    folder = request.bundle(name, seed)
+    if not folder.exists():
+        raise ResultsError(
+            f"{folder}: gone, and {request.out} has its row: bring it back, or remove {request.out} to train it again"
+        )
+    return read_bundle(folder)
 
 
 def _table(request: Compare, rows: dict[str, Row], speed: dict[str, float]) -> str:
     titles = {name: method.title for name, method in METHODS.items()}
     return compare_table.tabulate(request.recipe, titles, rows, speed, intervals=request.intervals)
-
-
-def _serve(bundle: Bundle, models: Path) -> Bundle:
-    """Into the folder of the bundles, in one step; one that is there already stays."""
-    there = models / bundle.manifest.recipe / bundle.manifest.version
-    if there.exists():
-        return read_bundle(there)
-    return write_bundle(models, bundle.manifest, {name: bundle.read(name) for name in bundle.manifest.files})

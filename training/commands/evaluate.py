@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.backends.opening import open_backend
 from service.bundle.folder import read_bundle
 from training.data.labels import labelled_images
+from training.data.places import require_results_file
 from training.evaluation.evaluate import evaluate, markdown, score_over_http, score_with
 
 BUNDLE = "models/RECIPE/VERSION"
@@ -32,6 +33,8 @@ class Evaluate(BaseModel):
 
 
 def run(request: Evaluate) -> int:
+    if request.out:
+        require_results_file(request.out)
     bundle = read_bundle(request.bundle)
     manifest = bundle.manifest
     images = labelled_images(request.data)
@@ -48,5 +51,6 @@ def run(request: Evaluate) -> int:
         backend.close()
     print(markdown({manifest.recipe: results}))
     if request.out:
+        request.out.parent.mkdir(parents=True, exist_ok=True)
         request.out.write_text(json.dumps(results, indent=2) + "\n")
     return 0

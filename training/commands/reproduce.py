@@ -53,12 +53,10 @@ def run(request: Reproduce) -> int:
 
     def row(method: str, data: Path, seed: int) -> Row:
         version = f"{presets[method]}-{seed}"
-        bundle = work / "models" / data.name / version
-        if not bundle.exists():
-            made = train(_job(request, method, presets[method], {**changes, "seed": seed}, data, work, version))
-            if made:
-                tell(made)
-        manifest = read_bundle(bundle).manifest
+        job = _job(request, method, presets[method], {**changes, "seed": seed}, data, work, version)
+        if not job.made_before() and (made := train(job)):
+            tell(made)
+        manifest = read_bundle(work / "models" / data.name / version).manifest
         return {**(manifest.metrics or {}), "minutes": manifest.training.minutes}
 
     categories = find_categories(request.dataset, request.data, request.categories)
@@ -101,4 +99,6 @@ def _job(
         seed=settings.seed,
     )
     textures = request.textures if METHODS[method].textures else None
-    return TrainingJob(settings, work / data.name / version, order, textures, request.device, request.compile)
+    return TrainingJob(
+        settings, work / data.name / version, order, textures, request.device, request.compile, flag="--out"
+    )

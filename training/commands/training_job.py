@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from service.bundle.folder import Bundle
 from service.bundle.manifest import InputSpec, UnfitAttempt
@@ -13,7 +14,7 @@ from training.data.folders import DataError, good_images
 from training.data.line import Line
 from training.data.recorded import ReviewedPart
 from training.loop import memory
-from training.loop.runs import RESULTS, claim_run
+from training.loop.runs import RESULTS, TrainingError, claim_run, other_than
 from training.methods import METHODS
 from training.settings import RecipeSettings
 
@@ -41,6 +42,7 @@ class TrainingJob:
     # Those before it that were unfit for service.
     after: tuple[UnfitAttempt, ...] = ()
     line: LineJob | None = None
+    flag: str = "--run"  # names the folder of the run
 
     def claim(self) -> list[Path]:
         """The good photos, once the run's folder is this process's own; raises TrainingError where it is not, DataError
@@ -56,11 +58,25 @@ class TrainingJob:
             )
         photos = good_images(self.order.data)
         self._require_memory(len(photos))
-        crop = self.spec.crop
-        claimed = method.claimed(self.settings) | ({"crop": crop.model_dump()} if crop else {})
-        claimed |= {"line": sorted(self.line.line.learned)} if self.line else {}
-        claim_run(self.run, claimed, photos, self.textures)
+        claim_run(self.run, self._claimed(), photos, self.textures, flag=self.flag)
         return photos
+
+    def _claimed(self) -> dict[str, Any]:
+        crop = self.spec.crop
+        claimed = METHODS[self.order.method].claimed(self.settings) | ({"crop": crop.model_dump()} if crop else {})
+        return claimed | ({"line": sorted(self.line.line.learned)} if self.line else {})
+
+    def made_before(self) -> bool:
+        """Whether the bundle is there already; TrainingError where another training than this one made it."""
+        bundle = self.order.models / self.order.recipe / str(self.order.version)
+        if not bundle.exists():
+            return False
+        if difference := other_than(self.run, self._claimed(), good_images(self.order.data), self.textures):
+            raise TrainingError(
+                f"{bundle}: made with other {difference}: choose another {self.flag}, or remove {bundle} and "
+                f"{self.run} to train again"
+            )
+        return True
 
     @property
     def spec(self) -> InputSpec:

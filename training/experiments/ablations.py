@@ -79,7 +79,7 @@ def _train_and_score(
     settings = json.dumps([asdict(trained), _name(textures), source_of], sort_keys=True).encode()
     run = runs / _name(folder) / hashlib.sha256(settings).hexdigest()[:12]
     photos = good_images(folder)
-    claim_run(run, method.claimed(trained), photos, textures)
+    claim_run(run, method.claimed(trained), photos, textures, flag="--out")
     keep_freed_memory()
     trained_on, _ = split(photos, config.holdout, config.seed)
     good = load_images(trained_on, config.size, "good photos")

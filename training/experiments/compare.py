@@ -7,7 +7,7 @@ images, where there are any, are reported and choose nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +23,7 @@ from service.bundle.manifest import Thresholds
 from service.images.decoding import read
 from service.images.resizing import fit
 from training.bundling.held_out import simulate_defects, split_as_trained
-from training.data.folders import labelled_folder
+from training.data.folders import find_images, good_images, labelled_folder
 from training.data.labels import labelled_images
 from training.data.masks import read_mask
 from training.evaluation.evaluate import score_with
@@ -35,6 +35,13 @@ from training.experiments.results import Row
 _ROUNDS = 30
 # Rendered defects are not the line's: who comes so close to the best in image AUROC is as good, and speed decides.
 CLOSE = 0.005
+
+
+def require_material(data: Path, textures: Path | None) -> None:
+    """DataError where there are no photos or no textures: known once, not of every method."""
+    good_images(data)
+    if textures:
+        find_images(textures)
 
 
 def judge(bundle: Bundle, data: Path) -> Row:
@@ -129,17 +136,24 @@ def scores_of(row: Row, where: str) -> tuple[Scores, Scores]:
     return np.array(part["good_scores"], np.float64), np.array(part["defect_scores"], np.float64)
 
 
-def recommend(rows: Mapping[str, Sequence[Row]], speed: Mapping[str, float]) -> tuple[str, str]:
-    """The method to take and why, of the rows of each: on rendered defects and time alone."""
+def recommend(
+    rows: Mapping[str, Sequence[Row]], speed: Mapping[str, float], unfit: Collection[str] = ()
+) -> tuple[str, str]:
+    """The method to take and why, of the rows of each: on rendered defects and time alone. One of those that are
+    `unfit` for service only where all are.
+    """
     means = {name: float(np.mean([auroc(*scores_of(row, "rendered")) for row in runs])) for name, runs in rows.items()}
-    best = max(means, key=means.__getitem__)
-    close = [name for name in means if means[best] - means[name] <= CLOSE]
+    usable = [name for name in means if name not in unfit] or list(means)
+    best = max(usable, key=means.__getitem__)
+    close = [name for name in usable if means[best] - means[name] <= CLOSE]
     chosen = min(close, key=lambda name: (speed[name], -means[name]))
     told = f"image AUROC {100 * means[chosen]:.2f} on rendered defects of held-out photos"
+    passed_over = [f"{name} ({100 * means[name]:.2f})" for name in means if means[name] > means[best]]
+    highest = f"the highest of those fit for service; not {', '.join(passed_over)}" if passed_over else "the highest"
     if chosen == best:
         others = [name for name in close if name != best]
-        return chosen, f"{told}, the highest" + (f"; as fast as or faster than {', '.join(others)}" if others else "")
+        return chosen, f"{told}, {highest}" + (f"; as fast as or faster than {', '.join(others)}" if others else "")
     return chosen, (
-        f"{told}, within {100 * CLOSE:.1f} of the highest ({best}, {100 * means[best]:.2f}), at {speed[chosen]:.1f} "
+        f"{told}, within {100 * CLOSE:.1f} of {highest} ({best}, {100 * means[best]:.2f}), at {speed[chosen]:.1f} "
         f"instead of {speed[best]:.1f} ms an image"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from service.bundle.files import replace_file
 from training.evaluation.ranking import auroc, defects_found, good_sorted_right, interval
 from training.experiments.compare import scores_of
 from training.experiments.published import PAPER
@@ -71,6 +72,12 @@ def _cell(runs: Sequence[Row], place: str, figure: str, *, intervals: bool) -> s
         low, high = interval([scores_of(run, place) for run in runs], _OF_SCORES[figure])
         return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
     return text
+
+
+def write(text: str, rows: Mapping[str, Row], speed: Mapping[str, float], out: Path) -> None:
+    """The table with its recommendation, and the plot, beside the rows in `out`."""
+    replace_file(out.with_suffix(".md"), text + "\n")
+    plot(rows, speed, out.with_suffix(".png"))
 
 
 def plot(rows: Mapping[str, Row], speed: Mapping[str, float], file: Path) -> None:

@@ -15,6 +15,7 @@ from service.bundle.files import replace_file
 from service.images.headers import ImageError
 from training.bundling.onnx import ExportError
 from training.data.folders import DataError
+from training.data.places import require_results_file
 from training.errors import UserError
 from training.evaluation.evaluate import percent
 from training.loop.runs import InterruptedRunError, TrainingError
@@ -41,6 +42,7 @@ def run_queue(
     """
     # Through JSON, so that what is read back compares equal.
     settings = json.loads(json.dumps(settings))
+    require_results_file(file)
     rows = _read(file, settings)
     failed = []
     for number, (key, job) in enumerate(jobs.items(), 1):

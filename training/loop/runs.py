@@ -81,6 +81,7 @@ def claim_run(
     textures: Path | None,
     *,
     without_effect: Collection[str] = ("score",),
+    flag: str = "--run",
 ) -> None:
     """Begin a run in folder `run`, or go on with one of the same settings, photos and textures.
 
@@ -89,36 +90,52 @@ def claim_run(
 
     Settings `without_effect` on what is trained may differ: the score is made of the finished network's map.
 
-    The folder is this process's own from then on: another one that asks for it gets TrainingError.
+    The folder is this process's own from then on: another one that asks for it gets TrainingError. `flag` is the one
+    that names the folder.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        _lock(run)
+        _lock(run, flag)
     except OSError as error:
-        raise TrainingError(f"{run}: no run can be kept there ({error.strerror}): choose another --run") from error
-    inputs = {
+        raise TrainingError(f"{run}: no run can be kept there ({error.strerror}): choose another {flag}") from error
+    claimed = _claimed(run, settings, photos, textures)
+    if (run / CHECKPOINT).exists() and (difference := _difference(claimed, without_effect)):
+        if not (run / RESULTS).exists():
+            raise TrainingError(
+                f"{run}: holds a run with other {difference} that is not finished: finish it with the command "
+                f"of before, choose another {flag}, or remove the folder to give that run up"
+            )
+        tqdm.write(f"other {difference}: the finished run is kept in {_put_aside(run)}", file=sys.stderr)
+    if not (run / CHECKPOINT).exists():
+        for file, text in claimed.values():
+            with disk_full_named(file):
+                replace_file(file, text)
+
+
+def other_than(run: Path, settings: Mapping[str, Any], photos: list[Path], textures: Path | None) -> str | None:
+    """What the run in folder `run` was begun with that is not this; None where nothing is."""
+    return _difference(_claimed(run, settings, photos, textures), ())
+
+
+def _claimed(
+    run: Path, settings: Mapping[str, Any], photos: list[Path], textures: Path | None
+) -> dict[str, tuple[Path, str]]:
+    """What tells one run from another: the file of each in the run's folder, and the text that it should have."""
+    return {
         "settings": (run / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n"),
         "photos": (run / "photos.txt", listing(photos)),
         "textures": (run / "textures.txt", listing(find_images(textures)) if textures else "none\n"),
     }
-    for what, (file, text) in inputs.items() if (run / CHECKPOINT).exists() else ():
+
+
+def _difference(claimed: Mapping[str, tuple[Path, str]], without_effect: Collection[str]) -> str | None:
+    """The first difference between what the run's files say and what they should say, with its kind."""
+    for what, (file, text) in claimed.items():
         before = file.read_text() if file.exists() else ""
-        difference = (
-            _other_setting(before, text, without_effect) if what == "settings" else _first_difference(before, text)
-        )
-        if not difference:
-            continue
-        if not (run / RESULTS).exists():
-            raise TrainingError(
-                f"{run}: holds a run with other {what} ({difference}) that is not finished: finish it with the command "
-                "of before, choose another --run, or remove the folder to give that run up"
-            )
-        tqdm.write(f"other {what} ({difference}): the finished run is kept in {_put_aside(run)}", file=sys.stderr)
-        break
-    if not (run / CHECKPOINT).exists():
-        for file, text in inputs.values():
-            with disk_full_named(file):
-                replace_file(file, text)
+        found = _other_setting(before, text, without_effect) if what == "settings" else _first_difference(before, text)
+        if found:
+            return f"{what} ({found})"
+    return None
 
 
 def _put_aside(run: Path) -> Path:
@@ -165,7 +182,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lock(run: Path) -> None:
+def _lock(run: Path, flag: str) -> None:
     """Hold the folder until this process ends, however it ends."""
     if run.resolve() in _LOCKS:
         return
@@ -174,7 +191,7 @@ def _lock(run: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        raise TrainingError(f"{run}: another process trains here: wait for it, or choose another --run") from None
+        raise TrainingError(f"{run}: another process trains here: wait for it, or choose another {flag}") from None
     except OSError:  # a file system without locks
         os.close(file)
         return
