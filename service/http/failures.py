@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.http.problems import PROBLEMS, problem_response
@@ -21,23 +20,23 @@ class Failures:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def answer(self, request: Request, error: ProblemError | RequestValidationError) -> JSONResponse:
+    def answer(self, request: Request, error: ProblemError | RequestValidationError) -> Response:
         problem = _invalid(error) if isinstance(error, RequestValidationError) else error
         self._metrics.errors.labels(problem.code).inc()
         if problem.code == "overloaded":
             self._metrics.refusal_seconds.observe(time.monotonic() - request.state.started)
         note_refusal(request, problem)
-        return problem_response(problem, getattr(request.state, "request_id", None), request.url.path)
+        return problem_response(problem, getattr(request.state, "request_id", None), request.scope["path"])
 
     def handle_in(self, app: FastAPI) -> None:
         # Coroutines, though they wait for nothing: functions would go to another thread, and a refusal must be cheap.
         @app.exception_handler(ProblemError)
         @app.exception_handler(RequestValidationError)
-        async def on_problem(request: Request, error: ProblemError | RequestValidationError) -> JSONResponse:
+        async def on_problem(request: Request, error: ProblemError | RequestValidationError) -> Response:
             return self.answer(request, error)
 
         @app.exception_handler(HTTPException)
-        async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        async def on_http(request: Request, error: HTTPException) -> Response:
             codes = {404: "not_found", 405: "method_not_allowed"}
             code = codes.get(error.status_code, "invalid_request")
             problem = ProblemError(code, f"{request.method} {request.url.path}: {PROBLEMS[code][1]}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastapi.responses import JSONResponse
+from fastapi import Response
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from service.station.problem import ProblemError
 from service.station.verdicts import Verdict
@@ -63,27 +64,37 @@ class ProblemBody(BaseModel):
 
 
 def problem_body(problem: ProblemError, request_id: str | None) -> ProblemBody:
-    status, title = PROBLEMS[problem.code]
-    return ProblemBody(
-        type=f"urn:draem-inspect:problem:{problem.code}",
-        title=title,
-        status=status,
-        detail=problem.detail,
-        code=problem.code,
-        request_id=request_id,
-        retry_after_ms=None if problem.retry_after_s is None else round(problem.retry_after_s * 1000),
-    )
+    return ProblemBody(**_fields(problem, request_id))
 
 
-def problem_response(problem: ProblemError, request_id: str | None, path: str = "") -> JSONResponse:
+def problem_response(problem: ProblemError, request_id: str | None, path: str = "") -> Response:
     """The problem as a response; below `/v2` it also has `error`, where clients of Open Inference look."""
-    body = problem_body(problem, request_id)
-    error = {"error": problem.detail} if path.startswith("/v2/") else {}
-    headers = {"X-Verdict": str(body.verdict)}
+    fields = _fields(problem, request_id)
+    if path.startswith("/v2/"):
+        fields["error"] = problem.detail
+    headers = {"X-Verdict": fields["verdict"]}
     if problem.retry_after_s is not None:
         # Whole seconds only; the body has the exact figure.
         headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
-    return JSONResponse(body.model_dump(exclude_none=True) | error, body.status, headers, MEDIA_TYPE)
+    return Response(to_json(fields), fields["status"], headers, MEDIA_TYPE)
+
+
+def _fields(problem: ProblemError, request_id: str | None) -> dict[str, Any]:
+    """What a ProblemBody says, less what is not known, as JSON values: a refusal must be cheap."""
+    status, title = PROBLEMS[problem.code]
+    fields: dict[str, Any] = {
+        "type": f"urn:draem-inspect:problem:{problem.code}",
+        "title": title,
+        "status": status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "verdict": str(Verdict.NOT_INSPECTED),
+    }
+    if request_id is not None:
+        fields["request_id"] = request_id
+    if problem.retry_after_s is not None:
+        fields["retry_after_ms"] = round(problem.retry_after_s * 1000)
+    return fields
 
 
 def openapi_responses(*, examples: bool = False) -> dict[int | str, dict[str, Any]]:

@@ -4,7 +4,7 @@ calibration's. The records have the same counts, from which a new process goes o
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
@@ -62,12 +62,12 @@ class Counters:
         begins: Sequence[time] = (time(),),
         clock: Callable[[], float] = now,
     ) -> None:
-        self._recipes: dict[str, RecipeCounters] = {}
+        self._recipes: defaultdict[str, RecipeCounters] = defaultdict(RecipeCounters)
         self._on_not_inspected = on_not_inspected
         self._begins = begins
         self._clock = clock
         self._shift = shift_at(clock(), begins)
-        self._of_shift: dict[str, Parts] = {}
+        self._of_shift: defaultdict[str, Parts] = defaultdict(Parts)
 
     @property
     def shift(self) -> Shift:
@@ -76,7 +76,7 @@ class Counters:
         # The clock may have been set back too.
         if not self._shift.since <= at < self._shift.until:
             self._shift = shift_at(at, self._begins)
-            self._of_shift = {}
+            self._of_shift.clear()
         return self._shift
 
     def restore(self, counted: Iterable[Counted], of_shift: Iterable[Counted]) -> None:
@@ -85,11 +85,11 @@ class Counters:
             recipe = self._recipes.setdefault(one.recipe, RecipeCounters(datetime.fromtimestamp(one.since, UTC)))
             recipe.parts.add(one.verdict, one.reason, one.count)
         for one in of_shift:
-            self._of_shift.setdefault(one.recipe, Parts()).add(one.verdict, one.reason, one.count)
+            self._of_shift[one.recipe].add(one.verdict, one.reason, one.count)
 
     def add(self, recipe: str, version: str, verdict: Verdict, score: float, faults: Sequence[str] = ()) -> None:
         """Count an answered image; one that was not fit is counted by its first fault."""
-        counters = self._recipes.setdefault(recipe, RecipeCounters())
+        counters = self._recipes[recipe]
         if counters.version != version:
             # Scores of another network are no sign of drift.
             counters.version = version
@@ -104,7 +104,7 @@ class Counters:
         self._count(recipe, Verdict.NOT_INSPECTED, code)
 
     def _count(self, recipe: str, verdict: Verdict, reason: str) -> None:
-        self._recipes.setdefault(recipe, RecipeCounters()).parts.add(verdict, reason)
+        self._recipes[recipe].parts.add(verdict, reason)
         self._parts_of_shift(recipe).add(verdict, reason)
         if verdict is Verdict.NOT_INSPECTED:
             self._on_not_inspected(recipe, reason)
@@ -112,7 +112,7 @@ class Counters:
     def _parts_of_shift(self, recipe: str) -> Parts:
         # First: the shift may just have changed.
         _ = self.shift
-        return self._of_shift.setdefault(recipe, Parts())
+        return self._of_shift[recipe]
 
     def totals(self) -> dict[str, dict[str, int | str | dict[str, int]]]:
         """Recipe -> count of every verdict, their total, since when, and why parts were not inspected."""

@@ -75,7 +75,7 @@ class Refusals:
         if may_inspect:
             self._counters.refuse(recipe, refusal.code)
         if (self._own if may_inspect else self._strangers).take():
-            values = asdict(refusal) | {"detail": refusal.detail[:_DETAIL]}
+            values = vars(refusal) | {"detail": refusal.detail[:_DETAIL]}
             log.warning("not inspected", extra=values)
             if may_inspect:
                 self._record(values, counted_as=recipe, waits=True)
