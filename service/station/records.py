@@ -341,6 +341,8 @@ class Records:
         except Exception as error:
             if isinstance(error, sqlite3.OperationalError) and self._retry_s and not self._closing.is_set():
                 self._waiting.appendleft(record)
+                # A connection that a disk has failed may stay so, and no row may come that would end it.
+                self._database.disconnect()
                 self._closing.wait(self._retry_s[0])
                 return
             self._failing["pictures"] = f"images are lost: {error}"
