@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fusion_training import TINY, photos, trained
+from fusion_training import TINY, photos, textures, trained
 
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
@@ -14,10 +14,14 @@ from training.bundling.onnx import opened, to_onnx
 from training.commands import parse
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
+from training.features.distances import Distances
+from training.features.embedding import Standardised, embeddings_of, features_of
+from training.features.trunks import load_trunk
 from training.methods import METHODS
-from training.methods.fusion.lesson import head_losses
+from training.methods.fusion.lesson import HeadLesson, Samples, head_losses, make_samples
 from training.methods.fusion.network import FusionMap
 from training.methods.fusion.weighing import WEIGHTS, weigh
+from training.methods.protocol import TrainingSet
 from training.settings import changed
 
 
@@ -57,6 +61,41 @@ def test_graph_gives_what_torch_gives_at_any_batch(tmp_path: Path) -> None:
             found, scored = backend.run(images[:count].numpy())
             np.testing.assert_allclose(found, maps[:count].numpy(), atol=1e-4)
             np.testing.assert_allclose(scored, scores[:count].numpy(), atol=1e-4)
+
+
+def test_how_far_distances_know_the_photo_is_drawn_for_each_sample() -> None:
+    features = (torch.randn(2, 4, 16, 16), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4))
+    samples = Samples(
+        torch.zeros((2, 3, 64, 64), dtype=torch.uint8),
+        torch.zeros((2, 64, 64), dtype=torch.uint8),
+        features,
+        torch.full((2, 3, 8, 8), 3.0),
+        torch.full((2, 3, 8, 8), 1.0),
+    )
+    generator, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
+    distances = HeadLesson(TINY, samples, (4, 4, 4), Standardised(features), generator, cpu).draw(64).distances
+    each = distances[:, 0, 0, 0]
+    torch.testing.assert_close(distances, each.view(-1, 1, 1, 1).expand_as(distances))
+    # From known to left out, all between alike.
+    assert 1 <= each.min() < 1.2
+    assert 2.8 < each.max() <= 3
+    assert 1.8 < each.mean() < 2.2
+
+
+def test_distances_that_know_the_photo_are_shorter_on_good_samples() -> None:
+    cpu, data = torch.device("cpu"), TrainingSet(photos(), textures())
+    trunk = load_trunk(TINY.features)
+    features = features_of(trunk, data.good, cpu)
+    standardised = Standardised(features)
+    embeddings = embeddings_of(standardised, features, cpu)
+    distances = Distances(embeddings, channels=16, bank=64, generator=torch.Generator().manual_seed(0))
+    samples = make_samples(TINY, data, trunk, standardised, distances, embeddings, cpu)
+    good = samples.masks.sum(dim=(1, 2)) == 0
+    assert good.any()
+    position, shared, nearest = (samples.known / samples.distances)[good].mean(dim=(0, 2, 3))
+    assert position < 0.9
+    assert shared == 1
+    assert nearest < 1
 
 
 def test_losses_fall_to_nothing_where_the_head_is_right() -> None:

@@ -29,12 +29,16 @@ _MEASURED = 64  # good photos that tell how far good parts lie
 
 
 class Samples(NamedTuple):
-    """Simulated images uint8 `(N, 3, S, S)`, masks uint8 `(N, S, S)`, and what the head reads of them, float16."""
+    """Simulated images uint8 `(N, 3, S, S)`, masks uint8 `(N, S, S)`, and what the head reads of them, float16.
+
+    `distances` do not know the good photo that the image was made of, `known` do.
+    """
 
     images: Tensor
     masks: Tensor
     features: Features
     distances: Tensor
+    known: Tensor
 
 
 class Batch(NamedTuple):
@@ -69,7 +73,11 @@ class HeadLesson:
         return DiscriminativeHead(self.channels, self.config.width, self.config.anomaly_prior)
 
     def draw(self, count: int) -> Batch:
-        """Samples, all of them mirrored by chance along either axis."""
+        """Samples, all of them mirrored by chance along either axis.
+
+        How far their distances know the photo is drawn for each. From distances of photos left out alone the head
+        learns when to doubt them, and turns to features; but these know simulated anomalies better than real defects.
+        """
         index = torch.randint(0, len(self.samples.images), (count,), generator=self.generator)
         axes = [
             axis for axis, drawn in zip((-2, -1), torch.rand(2, generator=self.generator), strict=True) if drawn < 0.5
@@ -80,11 +88,12 @@ class HeadLesson:
             return (chosen.flip(axes) if axes else chosen).contiguous(memory_format=torch.channels_last)
 
         fine, middle, coarse = map(taken, self.samples.features)
+        left_out = torch.rand((count, 1, 1, 1), generator=self.generator).to(self.device)
         return Batch(
             taken(self.samples.images) / 255,
             taken(self.samples.masks[:, None]),
             self.standardised((fine, middle, coarse)),
-            taken(self.samples.distances),
+            torch.lerp(taken(self.samples.known), taken(self.samples.distances), left_out),
         )
 
     def forward(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -138,7 +147,7 @@ def make_samples(
     embeddings: Tensor,
     device: torch.device,
 ) -> Samples:
-    """Simulated anomalies, and distances that do not know the good photo that each was made of."""
+    """Simulated anomalies, and distances that do not know the good photo that each was made of, and those that do."""
     mixture = mixture_of(config, data)
     size = data.good.shape[-1]
     images = torch.empty((config.samples, 3, size, size), dtype=torch.uint8)
@@ -148,13 +157,14 @@ def make_samples(
         drawn = mixture.draw()
         images[i], masks[i], photos[i] = (255 * drawn.image).round(), drawn.mask, drawn.photo
     features = features_of(trunk, images, device)
-    found = []
+    left_out, known = [], []
     for start in range(0, len(images), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         fine, middle, coarse = (feature[part] for feature in features)
         patches = embeddings_of(standardised, (fine, middle, coarse), device)
-        found.append(distances.without(patches, embeddings, photos[part]).half().cpu())
-    return Samples(images, masks, features, torch.cat(found))
+        left_out.append(distances.without(patches, embeddings, photos[part]).half().cpu())
+        known.append(distances(patches).half().cpu())
+    return Samples(images, masks, features, torch.cat(left_out), torch.cat(known))
 
 
 def reliability(samples: Samples) -> Tensor:
