@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.bundle.manifest import BundleError
 from service.images.headers import ImageError
 from training.bundling.onnx import ExportError
 from training.commands import run as main
@@ -14,6 +15,9 @@ from training.data.folders import DataError
 from training.experiments.published import AVERAGE, PAPER
 from training.experiments.reproduce import tabulate
 from training.experiments.results import ResultsError, Row, run_queue
+from training.features.trunk import TrunkError
+from training.loop.distributed import DeviceError
+from training.loop.memory import MemoryShortError
 from training.loop.runs import InterruptedRunError, TrainingError
 
 TINY = ["--size", "64", "--reconstructive-width", "4", "--discriminative-width", "4", "--steps", "3", "--batch", "2"]
@@ -55,7 +59,18 @@ def test_seeds_weigh_less_than_categories_in_the_average() -> None:
     assert f"| average | 98.0 | {(14 * 90 + 70) / 15:.2f} | 97.3 | 80.00 | 68.4 | 50.00 |" in table
 
 
-@pytest.mark.parametrize("failure", [TrainingError, DataError, ExportError, partial(ImageError, "corrupt_image")])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        TrainingError,
+        DataError,
+        ExportError,
+        MemoryShortError,
+        TrunkError,
+        BundleError,
+        partial(ImageError, "corrupt_image"),
+    ],
+)
 def test_a_queue_goes_on_past_a_failed_row_and_runs_only_that_again(
     tmp_path: Path, failure: Callable[[str], Exception]
 ) -> None:
@@ -80,11 +95,14 @@ def test_a_queue_goes_on_past_a_failed_row_and_runs_only_that_again(
     assert "'b'" in (tmp_path / "r.md").read_text()
 
 
-def test_an_interruption_stops_the_queue(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stops", [InterruptedRunError, DeviceError])
+def test_an_interruption_stops_the_queue_and_so_does_a_device_that_is_not_there(
+    tmp_path: Path, stops: type[Exception]
+) -> None:
     def stop() -> Row:
-        raise InterruptedRunError("stopped")
+        raise stops("stopped")
 
-    with pytest.raises(InterruptedRunError):
+    with pytest.raises(stops):
         run_queue({"a": stop, "b": lambda: pytest.fail("went on")}, tmp_path / "r.json", {}, str)
 
 

@@ -11,14 +11,15 @@ import numpy as np
 from pydantic import JsonValue
 from tqdm import tqdm
 
+from service.backends.base import BackendError
 from service.bundle.files import replace_file
+from service.bundle.manifest import BundleError
 from service.images.headers import ImageError
-from training.bundling.onnx import ExportError
-from training.data.folders import DataError
 from training.data.places import require_results_file
 from training.errors import UserError
 from training.evaluation.evaluate import percent
-from training.loop.runs import InterruptedRunError, TrainingError
+from training.loop.distributed import DeviceError
+from training.loop.runs import InterruptedRunError, disk_full_named
 
 Row = dict[str, JsonValue]
 
@@ -37,8 +38,8 @@ def run_queue(
     """Run the jobs whose rows `file` has not, keeping it and the table beside it (.md) up to date; returns the table.
 
     `settings` are kept with the rows, and a file of other settings is refused. A job that fails leaves its row out and
-    the next one starts; at the end ResultsError names those. Only InterruptedRunError stops the queue at once; none
-    starts where `go_on` says so.
+    the next one starts; at the end ResultsError names those. Only InterruptedRunError, and a device that no job would
+    get, stop the queue at once; none starts where `go_on` says so.
     """
     # Through JSON, so that what is read back compares equal.
     settings = json.loads(json.dumps(settings))
@@ -54,14 +55,15 @@ def run_queue(
         tqdm.write(f"{key}: {number} of {len(jobs)}", file=sys.stderr)
         try:
             rows[key] = job()
-        except InterruptedRunError:
+        except (InterruptedRunError, DeviceError):
             raise
-        except (DataError, ExportError, ImageError, TrainingError) as error:
+        except (UserError, BackendError, BundleError, ImageError) as error:
             failed.append(f"{key}: {error}")
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
-        replace_file(file.with_suffix(".md"), tabulate(rows) + "\n")
+        with disk_full_named(file):
+            replace_file(file, json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+            replace_file(file.with_suffix(".md"), tabulate(rows) + "\n")
     table = tabulate(rows)
     if failed:
         raise ResultsError("\n".join([f"{len(failed)} of {len(jobs)} rows failed", *failed]))
