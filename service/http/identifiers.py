@@ -29,9 +29,9 @@ def read_identifier(header: str | None) -> str | None:
     return composed(_CONTROL.sub(" ", text))
 
 
-def read_name(header: str | None) -> str | None:
-    """As read_identifier; None where nothing is named: two cameras without a name are not one camera."""
-    return (read_identifier(header) or "").strip() or None
+def named(identifier: str | None) -> str | None:
+    """What an identifier names; None where that is nothing: two cameras without a name are not one camera."""
+    return (identifier or "").strip() or None
 
 
 def composed(text: str) -> str:
@@ -45,8 +45,7 @@ def identifier_header(text: str) -> str:
 
 
 _Identifier = Annotated[str | None, AfterValidator(read_identifier)]
-_Name = Annotated[str | None, AfterValidator(read_name)]
-PartId = Annotated[_Name, Header(max_length=128, description="comes back in the reply; UTF-8, 128 bytes")]
+PartId = Annotated[_Identifier, Header(max_length=128, description="comes back in the reply; UTF-8, 128 bytes")]
 TriggerId = Annotated[
     _Identifier,
     Header(
@@ -54,6 +53,8 @@ TriggerId = Annotated[
     ),
 ]
 CameraId = Annotated[
-    _Name, Header(max_length=64, description="who sends; the same image twice from one camera is frozen")
+    _Identifier, Header(max_length=64, description="who sends; the same image twice from one camera is frozen")
 ]
-LotId = Annotated[_Name, Header(max_length=128, description="the lot; on record with X-Meta-… headers, searchable")]
+LotId = Annotated[
+    _Identifier, Header(max_length=128, description="the lot; on record with X-Meta-… headers, searchable")
+]

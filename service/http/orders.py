@@ -13,6 +13,7 @@ from fastapi import Header, Request, Response
 
 from service.http.answers import TimelyAnswer
 from service.http.context import Station, choose_recipe, station_of
+from service.http.identifiers import named
 from service.http.metadata import read_metadata
 from service.http.replies import inspection_reply
 from service.http.settling import Given
@@ -122,7 +123,7 @@ def take_order(
     chosen = choose_recipe(station, recipe, request.path_params.get("version"))
     metadata = read_metadata(request.headers)
     station.inspector.admit(chosen, deadline)
-    return Order(request, station, chosen, started, deadline, part, camera, lot, metadata)
+    return Order(request, station, chosen, started, deadline, named(part), named(camera), named(lot), metadata)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -7,7 +7,7 @@ import re
 from fastapi import Request
 
 from service.http.context import Station
-from service.http.identifiers import read_name
+from service.http.identifiers import named, read_identifier
 from service.http.problems import PROBLEMS
 from service.station.problem import ProblemError
 from service.station.refusals import Refusal
@@ -29,10 +29,10 @@ def note_refusal(request: Request, problem: ProblemError) -> None:
             status=PROBLEMS[problem.code][0],
             detail=problem.detail,
             recipe=_short(request.path_params.get("model") or request.query_params.get("recipe")),
-            part_id=_short(read_name(sent.get("x-part-id"))),
-            camera_id=_short(read_name(sent.get("x-camera-id"))),
+            part_id=_short(named(read_identifier(sent.get("x-part-id")))),
+            camera_id=_short(named(read_identifier(sent.get("x-camera-id")))),
             request_id=request.state.request_id,
-            lot_id=_short(read_name(sent.get("x-lot-id"))),
+            lot_id=_short(named(read_identifier(sent.get("x-lot-id")))),
         ),
         may_inspect=station.access.may(request, "inspect"),
     )

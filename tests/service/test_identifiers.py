@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from replies import post
 
 from service.app import create_app
-from service.http.identifiers import read_identifier, read_name
+from service.http.identifiers import named, read_identifier
 from service.settings import Settings
 
 
@@ -32,7 +32,7 @@ def test_what_bytes_are_read_as(sent: bytes, read: str) -> None:
 
 @pytest.mark.parametrize("sent", ["", "  ", "\u202e"])
 def test_an_empty_header_names_nothing(sent: str) -> None:
-    assert read_name(sent.encode().decode("latin-1")) is None
+    assert named(read_identifier(sent.encode().decode("latin-1"))) is None
 
 
 def test_a_part_is_found_by_either_spelling(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ REQUESTS: list[tuple[str, dict[str, str], bytes]] = [
     ("/inspect?width=64", {}, GOOD),
     ("/inspect?width=64&height=64&pixel_format=Mono8", {}, bytes([51]) * 64 * 64),
     ("/inspect", {"X-Part-Id": "x" * 129}, GOOD),
+    ("/inspect", {"X-Part-Id": "", "X-Camera-Id": "", "X-Lot-Id": " "}, GOOD),
+    ("/inspect", {"X-Part-Id": "", "X-Camera-Id": "", "X-Lot-Id": " "}, GOOD),
     ("/inspect", {"X-Deadline": "1"}, GOOD),
     ("/inspect", {"Content-Encoding": "gzip"}, GOOD),
     ("/inspect", {"Accept": "image/png"}, GOOD),
