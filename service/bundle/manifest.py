@@ -278,10 +278,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         place = ".".join(str(part) for part in first["loc"]) or "manifest"
         if place == "format_version" and first["type"] == "literal_error":
             raise BundleError(
-                f"{where}: format_version {str(first['input'])[:20]}: this service reads {FORMAT_VERSION}: serve "
+                f"{where}: format_version {repr(first['input'])[:20]}: this service reads {FORMAT_VERSION}: serve "
                 "the bundle with a release that knows it, or train again with this one"
             ) from error
-        raise BundleError(f"{where}: {place}: {first['msg']}") from error
+        raise BundleError(f"{where}: {place}: {first['msg'].removeprefix('Value error, ')}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: {error}") from error
     return manifest

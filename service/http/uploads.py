@@ -165,7 +165,9 @@ async def read_model(request: Request, model: type[T], *, most: int = SMALL_BODY
 def invalid_fields(error: ValidationError) -> str:
     """What is wrong where, without what was sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[:5]
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in found)
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}" for e in found
+    )
 
 
 async def read_image(request: Request, limit: int) -> bytes:

@@ -183,4 +183,5 @@ def _given(values: dict[Any, Any]) -> dict[str, Any]:
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {reason}" if where else reason

@@ -76,6 +76,7 @@ def test_paths_that_leave_the_bundle_are_refused(bundle: Bundle, path: str) -> N
     [
         ({"surprise": 1}, "surprise: Extra inputs"),
         ({"format_version": 2}, "format_version 2: this service reads 1: serve the bundle with a release"),
+        ({"format_version": "1"}, "format_version '1': this service reads 1"),
         ({"format_version": 0}, "format_version 0: this service reads 1"),
         ({"unfit": ""}, "unfit: String should have at least 1 character"),
         ({"recipe": "a/b"}, "recipe"),
