@@ -59,9 +59,13 @@ class Pace:
             raise
         else:
             now = self._clock()
-            # Where nobody was before it an image says how long its way is, not how fast others follow.
+            way = (now - entered) / count
+            # Where nobody was before it an image says how long its way is, not how fast others follow: no less fast.
+            # An estimate that lets one in at a time would never be corrected by another.
             if self._left > entered:
                 self._learn((now - self._left) / count)
+            elif among == count and way < self._seconds:
+                self._learn(way)
             self._left = now
         finally:
             self._inside -= count

@@ -73,6 +73,19 @@ def test_one_image_after_the_other_says_nothing_of_the_pace(pace: Pace, clock: F
     _leave(inside, clock, 0.010)
 
 
+def test_images_that_come_alone_correct_a_pace_that_lets_nobody_in_beside_them(pace: Pace, clock: FakeClock) -> None:
+    _learn(pace, clock, 1.0)
+    inside = list(_enter(pace, 1))
+    with pytest.raises(OverloadedError):
+        pace.admit(clock.now + 0.060)
+    _leave(inside, clock, 0.010)
+    for _ in range(60):
+        _leave(list(_enter(pace, 1)), clock, 0.010)
+    inside = list(_enter(pace, 1))
+    pace.admit(clock.now + 0.060)
+    _leave(inside, clock, 0.010)
+
+
 def test_where_all_are_late_fewer_are_let_in(pace: Pace, clock: FakeClock) -> None:
     """Nothing ever leaves with a verdict, and the station learns that it takes too much all the same."""
     for _ in range(40):
