@@ -126,6 +126,8 @@ class Doors:
         return None
 
     def _tick(self) -> None:
+        # First: whatever happens below, the next beat comes.
+        asyncio.get_running_loop().call_later(_BEAT_S, self._tick)
         now = time.monotonic()
         # What waited meanwhile is read after this, before the next beat.
         self._away_since = self._beat if self._beat is not None and now - self._beat > _AWAY_S else None
@@ -138,7 +140,6 @@ class Doors:
             self._looked = now
             for guest in list(self._guests):
                 guest.look(now)
-        asyncio.get_running_loop().call_later(_BEAT_S, self._tick)
 
 
 def most_connections() -> int:

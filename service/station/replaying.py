@@ -22,6 +22,8 @@ OpenBackend = Callable[[Bundle, BackendChoice, Any], Backend]
 
 # What the same graph runs on at a station and here; results of GPUs are compared with the CPU's.
 _CHOICES: Mapping[str, BackendChoice] = {"openvino": "openvino"}
+# What a record tells of how it was inspected; those of early programs have less.
+_NEEDED = ("recipe", "version", "layout", "backend", "model_sha256", "thresholds", "limits", "faults")
 
 
 class Replayer:
@@ -46,6 +48,8 @@ class Replayer:
             return ended(found, "tampered", *tampered)
         if "score" not in found:
             return ended(found, "impossible", f"refused before it was inspected: {found.get('detail')}")
+        if missing := [name for name in _NEEDED if name not in found]:
+            return ended(found, "impossible", f"an earlier program recorded it, without its {', '.join(missing)}")
         data = self._reader.image(inspection_id)
         if data is None:
             return ended(found, "impossible", "its image was not kept, or went for the disk budget")

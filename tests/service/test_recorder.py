@@ -317,3 +317,16 @@ def test_a_replay_shows_what_differs(
     assert _said(capsys)[0]["outcome"] == "impossible"
     assert _replay(folder, models, "--ids", "none") == 2
     assert "no inspection 'none'" in capsys.readouterr().err
+
+
+def test_a_record_of_an_earlier_program_cannot_be_repeated_and_says_why(
+    inspected: tuple[list[str], Path], models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids, folder = inspected
+    _sql("UPDATE inspections SET reply = json_remove(reply, '$.model_sha256', '$.limits'), link = NULL")(folder)
+    _sql("INSERT INTO chain VALUES (9999, 'upgrade', '', x'00', x'00', '{}')")(folder)
+    assert _replay(folder, models, "--ids", ids[0]) == 2
+    (replay, _) = _said(capsys)
+    assert replay["outcome"] == "impossible"
+    assert "earlier program" in str(replay["reasons"])
+    assert "model_sha256, limits" in str(replay["reasons"])
