@@ -1,7 +1,9 @@
 """What people said at the station becomes the data that the next version is trained on."""
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -76,3 +78,9 @@ def test_what_cannot_be_collected_is_named(station: Path, tmp_path: Path, capsys
     next(path for path in station.glob("images/*/*")).write_bytes(b"another")
     assert run(["collect", "--records", str(station), "--out", str(tmp_path / "a")]) == 1
     assert "not what was inspected" in capsys.readouterr().err
+    # Half a data set would pass for a whole one.
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+    with closing(sqlite3.connect(station / "inspections.sqlite")) as connection, connection:
+        connection.execute("UPDATE inspections SET recipe = 'nut' WHERE inspection_id = 'drawn'")
+    assert run(["collect", "--records", str(station), "--out", str(tmp_path / "a")]) == 1
+    assert "parts of nut, part: name one of them with --recipe" in capsys.readouterr().err

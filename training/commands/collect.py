@@ -20,7 +20,9 @@ class Collect(BaseModel):
         Path, Field(description="folder of the station's records (INSPECT_RECORDS_DIR), or a backup of it")
     ]
     out: Annotated[Path, Field(description="new folder for the data set")]
-    recipe: Annotated[str | None, Field(description="parts of this recipe; without it of all")] = None
+    recipe: Annotated[
+        str | None, Field(description="parts of this recipe; may be left out where the records have one")
+    ] = None
 
 
 def run(request: Collect) -> int:

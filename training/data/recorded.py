@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +50,11 @@ _COLLECTED = """
 SELECT min(rowid), inspection_id, image_sha256, layout FROM inspections
 WHERE (:recipe IS NULL OR recipe = :recipe) AND verdict = 'NOT_INSPECTED' AND score IS NULL AND review IS NULL AND
     image_sha256 IS NOT NULL GROUP BY image_sha256 ORDER BY 1
+"""
+
+_RECIPES = """
+SELECT DISTINCT recipe FROM inspections WHERE image_sha256 IS NOT NULL AND
+    (review IS NOT NULL OR (verdict = 'NOT_INSPECTED' AND score IS NULL)) ORDER BY 1
 """
 
 # The version and the verdict that a part got: parts of one stratum had the same chance to be looked at.
@@ -127,9 +134,24 @@ def inspected_parts(records: Path, recipe: str) -> Counter[Stratum]:
 
 
 def collect(records: Path, out: Path, recipe: str | None = None) -> Collected:
-    """Write reviewed parts, and photos of a recipe without a model, to a new folder; UserError where there are none."""
+    """Write reviewed parts, and photos of a recipe without a model, to a new folder, which appears once it is whole.
+
+    Raises UserError where there are none, and where they are of several recipes: parts of one kind make a data set.
+    """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty: name a new folder")
+    if recipe is None and len(recipes := _recipes(records)) > 1:
+        raise UserError(f"{records}: parts of {', '.join(recipes)}: name one of them with --recipe")
+    unfinished = out.absolute().with_name(f".{out.absolute().name}.{secrets.token_hex(4)}.new")
+    try:
+        collected = _collect(records, unfinished, recipe)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return collected
+
+
+def _collect(records: Path, out: Path, recipe: str | None) -> Collected:
     images: Counter[str] = Counter()
     parts, left_out = reviewed_parts(records, recipe)
     # A test split without a defect tests nothing.
@@ -154,6 +176,12 @@ def collect(records: Path, out: Path, recipe: str | None = None) -> Collected:
         why = ", ".join(f"{count}: {reason}" for reason, count in left_out.items()) or "no part was reviewed"
         raise UserError(f"{records}: nothing to collect: {why}")
     return Collected(images, masks, left_out)
+
+
+def _recipes(records: Path) -> list[str]:
+    """Recipes of which something can be collected."""
+    with _opened(records) as connection:
+        return [row[0] for row in connection.execute(_RECIPES)]
 
 
 def _collected_photos(records: Path, recipe: str | None) -> list[ReviewedPart]:
