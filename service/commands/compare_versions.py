@@ -46,6 +46,9 @@ def run(request: CompareVersions) -> int:
     active = request.active or chosen_version(folder, shelf, decisions)[0]
     if active == request.candidate:
         raise ValueError(f"version {active} is in service already: name another --candidate, or --active")
+    for version in (active, request.candidate):
+        if version not in shelf.names:
+            raise ValueError(f"{folder}: no version {version}: choose of {', '.join(shelf.names)}")
     with closing(Reader(request.find())) as reader:
         found = compare_versions(
             folder,

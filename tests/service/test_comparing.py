@@ -82,6 +82,8 @@ def test_what_cannot_be_compared_is_said(
     models: Path, station: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.html"
+    assert _compare(models, station, page, "--active", "3") == 2
+    assert "no version 3: choose of 1, 2" in capsys.readouterr().err
     assert _compare(models, station, page, "--active", "2") == 2
     assert "name another --candidate" in capsys.readouterr().err
     for picture in station.glob("images/*/*"):

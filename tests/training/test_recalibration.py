@@ -115,6 +115,15 @@ def test_a_sample_too_small_for_the_promise_names_the_promise_that_it_can_give(
     assert _run(models, records, "--false-reject-rate", rate, "--most-escapes", "1") == 0
 
 
+def test_no_promise_is_advised_that_is_none(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = tmp_path / "models"
+    make_bundle(models)
+    assert _run(models, line([(60, "OK", "good"), (61, "OK", "good")], 3)) == 1
+    said = capsys.readouterr().err
+    assert "2 reviewed good parts count like 2" in said
+    assert "or promise" not in said
+
+
 def test_what_was_learned_from_sets_no_threshold(
     line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,9 @@ from training.bundling.calibration import counts_like, photos_needed
 from training.data.recorded import ReviewedPart, Stratum
 from training.errors import UserError
 
+# Who rejects more good parts makes no promise with it.
+_MOST_REJECTS = 0.2
+
 
 class RecalibrationError(UserError):
     """The reviewed parts do not give thresholds; the message says what is missing."""
@@ -76,9 +79,10 @@ def require_enough(line: ReviewedLine, rate: float) -> None:
         )
     if count < needed:
         possible = math.ceil(1000 / (count + 1)) / 1000
+        less = f", or promise --false-reject-rate {possible}" if possible <= _MOST_REJECTS else ""
         raise RecalibrationError(
             f"{len(line.good)} reviewed good parts count like {count}, a false-reject rate of {rate:.3g} takes "
-            f"{needed}: review more of those that passed (INSPECT_SAMPLE_OK), or promise --false-reject-rate {possible}"
+            f"{needed}: review more of those that passed (INSPECT_SAMPLE_OK){less}"
         )
 
 
