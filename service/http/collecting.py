@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from service.http.context import station_of
-from service.http.metadata import read_metadata
+from service.http.metadata import named, read_metadata
 from service.http.problems import openapi_responses, problem_body, problem_response
 from service.http.replies import RecipeReply
 from service.http.uploads import arrival, read_image, refuse_text
@@ -79,13 +79,13 @@ async def keep_photo(
     except ImageError as error:
         raise ProblemError(error.code, str(error)) from error
     problem = ProblemError("collecting", why_collecting(recipe))
-    now, names = time.time(), {"part_id": part, "camera_id": camera, "recipe": recipe}
+    now, names = time.time(), {"part_id": named(part), "camera_id": named(camera), "recipe": recipe}
     body = problem_body(problem, request.state.request_id).model_dump(mode="json", exclude_none=True)
     reply = {"inspection_id": str(uuid.uuid4()), **body, **names, "image_size": [size[0], size[1]]}
     if station.records is None:
         raise ProblemError("not_found", "photos are kept in the records: set INSPECT_RECORDS_DIR")
     station.records.add(
-        Record(reply, now, None, data, layout=layout or None, lot_id=lot, metadata=metadata, counted_as=recipe)
+        Record(reply, now, None, data, layout=layout or None, lot_id=named(lot), metadata=metadata, counted_as=recipe)
     )
     station.counters.refuse(recipe, problem.code)
     station.metrics.errors.labels(problem.code).inc()

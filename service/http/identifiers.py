@@ -29,11 +29,6 @@ def read_identifier(header: str | None) -> str | None:
     return composed(_CONTROL.sub(" ", text))
 
 
-def named(identifier: str | None) -> str | None:
-    """What an identifier names; None where that is nothing: two cameras without a name are not one camera."""
-    return (identifier or "").strip() or None
-
-
 def composed(text: str) -> str:
     """Text whose letters and accents are one character each, where there is one (NFC)."""
     return unicodedata.normalize("NFC", text)

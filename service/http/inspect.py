@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service.http.accept import wanted_picture
 from service.http.collecting import keep_photo
 from service.http.context import is_collecting, station_of
-from service.http.identifiers import CameraId, LotId, PartId, TriggerId, named
+from service.http.identifiers import CameraId, LotId, PartId, TriggerId
 from service.http.orders import DeadlineMs, take_order, while_connected
 from service.http.problems import ProblemBody, openapi_responses, problem_body
 from service.http.refusals import note_refusal
@@ -75,7 +75,7 @@ async def inspect(
     """
     if recipe is not None and is_collecting(station_of(request), recipe):
         layout_of = partial(_raw_layout, width, height, pixel_format)
-        names = {"part": named(x_part_id), "camera": named(x_camera_id), "lot": named(x_lot_id)}
+        names = {"part": x_part_id, "camera": x_camera_id, "lot": x_lot_id}
         return await keep_photo(request, recipe, x_deadline_ms, layout_of, **names)
     order = take_order(request, recipe, x_deadline_ms, part=x_part_id, camera=x_camera_id, lot=x_lot_id)
     picture = wanted_picture(request.headers.getlist("accept"))

@@ -12,6 +12,11 @@ _METADATA = METADATA.encode()
 _MOST, _LONGEST, _LONGEST_NAME = 16, 128, 64
 
 
+def named(identifier: str | None) -> str | None:
+    """What an identifier names; None where that is nothing: two cameras without a name are not one camera."""
+    return (identifier or "").strip() or None
+
+
 def read_metadata(headers: Headers) -> dict[str, str]:
     """`X-Meta-Order: 4711` is `order`; raises ProblemError where it is more than a record takes."""
     found: dict[str, str] = {}

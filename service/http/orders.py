@@ -13,8 +13,7 @@ from fastapi import Header, Request, Response
 
 from service.http.answers import TimelyAnswer
 from service.http.context import Station, choose_recipe, station_of
-from service.http.identifiers import named
-from service.http.metadata import read_metadata
+from service.http.metadata import named, read_metadata
 from service.http.replies import inspection_reply
 from service.http.settling import Given
 from service.http.uploads import arrival

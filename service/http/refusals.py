@@ -7,7 +7,8 @@ import re
 from fastapi import Request
 
 from service.http.context import Station
-from service.http.identifiers import named, read_identifier
+from service.http.identifiers import read_identifier
+from service.http.metadata import named
 from service.http.problems import PROBLEMS
 from service.station.problem import ProblemError
 from service.station.refusals import Refusal

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from service.station.claim import Claim
 from service.station.schema import VERSION, upgrade
 
 log = logging.getLogger("draem_inspect")
@@ -25,6 +26,7 @@ class Database:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self.claim = Claim(file.parent)
         self._making = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._inodes: tuple[int, int] = (0, 0)

@@ -98,6 +98,8 @@ class Records:
             if (change := change_of_secret(connection, key)) is not None:
                 log.warning("%s: %s", self._file, change)
         self._open = self._count_open()
+        if (trouble := self._database.claim.trouble()) is not None:
+            log.error(trouble)
         self._thread = threading.Thread(target=self._write_all, name="records", daemon=True)
         self._thread.start()
 
@@ -227,7 +229,7 @@ class Records:
     def troubles(self) -> list[str]:
         """What is wrong with the records now, though inspections go on."""
         doubt = self._calendar.doubt() if self._days else None
-        return [*self._failing.values(), *([doubt] if doubt else [])]
+        return [*self._failing.values(), *filter(None, (doubt, self._database.claim.trouble()))]
 
     def close(self, wait_s: float = 5.0) -> None:
         """Write what is queued and stop the thread; where the disk takes nothing for `wait_s`, the rest is lost and
@@ -243,6 +245,7 @@ class Records:
             self._thread.join(wait_s)
         if self._thread.is_alive():
             self._give_up()
+        self._database.claim.release()
 
     def _give_up(self) -> None:
         left: list[tuple[Record | Reset, int] | None] = []

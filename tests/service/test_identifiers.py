@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from replies import post
 
 from service.app import create_app
-from service.http.identifiers import named, read_identifier
+from service.http.identifiers import read_identifier
+from service.http.metadata import named
 from service.settings import Settings
 
 

@@ -338,3 +338,15 @@ def test_kill_minus_nine_keeps_what_was_recorded_and_the_next_start_works(models
         kept = {reply["inspection_id"] for reply in client.get("/inspections").json()}
         assert kept == set(ids)
         assert client.get(f"/inspections/{ids[0]}/image").content == BAD
+
+
+def test_a_second_service_on_the_same_records_says_so_until_it_is_the_only_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = Records(tmp_path, image_budget_bytes=1000), Records(tmp_path, image_budget_bytes=1000)
+    assert f"another service writes to {tmp_path}" in caplog.text
+    assert first.troubles() == []
+    assert f"another service writes to {tmp_path}" in str(second.troubles())
+    first.close(wait_s=600)
+    assert second.troubles() == []
+    second.close(wait_s=600)
