@@ -162,6 +162,8 @@ class _Weighed(FusionMap):
         ([(0, 0), (0, 200)], [(60, 0), (200, 0)], 0.25),
         # Too little misses the second defect, too much takes the second photo for one.
         ([(90, 0), (0, 220)], [(200, 0), (20, 210), (110, 0)], 0.4),
+        # One pair of 225 more than with less weight is chance.
+        ([(40, 0)] * 14 + [(120, 0)], [(200, 0)] * 14 + [(90, 100)], 0.25),
     ],
 )
 def test_the_weight_of_the_distances_is_the_one_that_tells_held_out_defects_best(
