@@ -200,10 +200,9 @@ class Batcher:
         late = now + takes - deadline
         busy = bool(self._jobs or self._running)
         if now > deadline or (busy and late > 0):
-            raise OverloadedError(
-                f"the deadline is in {1000 * (deadline - now):.0f} ms, the result would take {1000 * takes:.0f} ms",
-                max(late, 0.001),
-            )
+            left = 1000 * (deadline - now)
+            when = f"is in {left:.0f} ms" if left > 0 else f"passed {-left:.0f} ms ago"
+            raise OverloadedError(f"the deadline {when}, the result would take {1000 * takes:.0f} ms", max(late, 0.001))
         return wait
 
     def _endless(self, model: Model) -> str:

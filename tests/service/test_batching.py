@@ -101,6 +101,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(make_batcher: Callable
     with pytest.raises(OverloadedError, match="the result would take 360 ms") as refused:
         batcher.submit(model, image(), clock.now + 0.25)
     assert refused.value.retry_after_s == pytest.approx(0.11)
+    with pytest.raises(OverloadedError, match="the deadline passed 500 ms ago"):
+        batcher.submit(model, image(), clock.now - 0.5)
     assert batcher.depth == 1
     batcher.submit(model, image(), clock.now + 0.4)
     backend.release.release(10)
