@@ -99,15 +99,16 @@ def change_of_secret(connection: sqlite3.Connection, key: bytes | None) -> str |
     """What is to be known where links with `key`, or without one, are about to follow links that are made otherwise."""
     if fits(connection, key):
         return None
-    here = head(connection)[0] + 1
+    newest, link = head(connection)
+    here = newest + 1
     if key is None:
         return (
             f"the chain is made with a secret, and without one from link {here} on: set INSPECT_SEAL_KEY again, or "
             "python -m service records verify finds it changed there"
         )
     return (
-        f"the chain is made without this secret, and with it from link {here} on: note that number, python -m service "
-        "records verify asks for it (--sealed-from)"
+        f"the chain is made without this secret, and with it from link {here} on: note that number and the newest link "
+        f"now, {link.hex()}, python -m service records verify asks for both (--sealed-from, --head)"
     )
 
 

@@ -80,7 +80,11 @@ class Database:
         if not isinstance(error, sqlite3.DatabaseError) or getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
             return False
         self.disconnect()
-        self._set_aside(f"damaged ({error})")
+        try:
+            self._set_aside(f"damaged ({error})")
+        except OSError as failed:
+            log.error("%s is damaged (%s), and cannot be put aside: %s", self._file, error, failed)
+            return False
         return True
 
     def _connect(self) -> sqlite3.Connection:

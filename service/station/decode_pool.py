@@ -72,7 +72,8 @@ class Codec:
         try:
             return await one.done
         finally:
-            if one.give_up():
+            # A decode that nobody waits for any more keeps its thread busy.
+            if one.give_up() or not one.done.cancelled():
                 self._pending.discard(one)
 
     async def draw(self, work: Callable[[], T]) -> T:
@@ -126,6 +127,7 @@ class _Decode(Generic[T, M, R]):
             if started > self._deadline:
                 raise DeadlinePassedError("the deadline passed while the image was waiting to be decoded")
             decoded = decoder()
+            seconds = clock() - started
             promise = self._then(decoded)
             self._promised.append(promise)
             try:

@@ -6,6 +6,7 @@ How old an image is the rows say, by the order in which they came: files have th
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -29,7 +30,9 @@ class KeptImages:
     def _write(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
-        if path.exists():
+        with suppress(FileNotFoundError):
+            # As new as its row: it is no stray of long ago.
+            os.utime(path)
             return sha256
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
@@ -69,6 +72,9 @@ class KeptImages:
             return []
         sizes = _sizes(self._folder)
         self.bytes = left = sum(sizes.values())
+        # Another process may have deleted some.
+        if left <= self.budget:
+            return []
         for sha256 in newest:
             sizes.pop(self.path(sha256), None)
         going = []

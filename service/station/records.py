@@ -88,7 +88,8 @@ class Records:
         self._room = waiting_bytes
         self._closing = threading.Event()
         self._waiting: deque[Record] = deque()  # of committed rows
-        self._written = 0  # commits and images, tried to the end
+        self._in_hand = 0  # records of the batch that is being committed
+        self._written = 0  # commits and images that the disk took
         self._expired = 0  # rows, in the look that is under way
         self._failing: dict[str, str] = {}
         self._database = Database(self._file)
@@ -252,10 +253,11 @@ class Records:
         with suppress(queue.Empty):
             while True:
                 left.append(self._queue.get_nowait())
-        lost = sum(one is not None and isinstance(one[0], Record) for one in left)
+        lost = self._in_hand + sum(one is not None and isinstance(one[0], Record) for one in left)
+        self._in_hand = 0
         self._on_lost(lost)
-        for record in tuple(self._waiting):
-            self._lose_image(record.inspection_id, "the service ended before the disk took it")
+        while self._waiting:
+            self._lose_image(self._waiting.popleft().inspection_id, "the service ended before the disk took it")
         log.error("%s takes nothing more: %d records are lost", self._file, lost)
 
     def _write_all(self) -> None:
@@ -305,12 +307,12 @@ class Records:
         """Commit the rows of a batch, however long the disk takes none while there is room for more to wait; False
         where that is given up and the batch is lost.
         """
-        tried = 0
+        tried, self._in_hand = 0, sum(isinstance(one, Record) for one, _ in batch)
         while True:
             try:
                 with writing(self._database.writer()) as connection:
                     write(connection, batch, self._calendar, key=self._key, again=tried > 0)
-                self._written += 1
+                self._in_hand, self._written = 0, self._written + 1
                 self._failing.pop("rows", None)
                 return True
             except Exception as error:
@@ -326,10 +328,10 @@ class Records:
             self._closing.wait(self._retry_s[min(tried, len(self._retry_s) - 1)])
             tried += 1
         self._failing["rows"] = f"records are lost: {reason}"
-        lost = [one for one, _ in batch if isinstance(one, Record)]
-        self._give_room(sum(record.size for record in lost))
-        self._on_lost(len(lost))
-        log.error("%d records are lost: make room on the disk of %s, or end what locks it", len(lost), self._file)
+        self._give_room(sum(one.size for one, _ in batch if isinstance(one, Record)))
+        lost, self._in_hand = self._in_hand, 0
+        self._on_lost(lost)
+        log.error("%d records are lost: make room on the disk of %s, or end what locks it", lost, self._file)
         return False
 
     def _keep_image(self, record: Record) -> None:
@@ -341,16 +343,17 @@ class Records:
                 contents.append(encode(draw_map(anomaly_map), ".png"))
             keep_image(self._database.writer(), self._pictures, record.inspection_id, contents, self._key)
             self._failing.pop("pictures", None)
+            self._written += 1
         except Exception as error:
             if isinstance(error, sqlite3.OperationalError) and self._retry_s and not self._closing.is_set():
+                self._failing["pictures"] = f"images wait to be written: {error}"
                 self._waiting.appendleft(record)
                 # A connection that a disk has failed may stay so, and no row may come that would end it.
                 self._database.disconnect()
-                self._closing.wait(self._retry_s[0])
+                self._closing.wait(self._retry_s[min(1, len(self._retry_s) - 1)])
                 return
             self._failing["pictures"] = f"images are lost: {error}"
             self._lose_image(record.inspection_id, repr(error))
-        self._written += 1
         self._give_room(record.size)
 
     def _expire(self) -> bool:

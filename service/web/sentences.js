@@ -13,6 +13,7 @@ const FORMS = [
   [/^records are lost: (.*)$/, (why) => word("said_records_lost", why)],
   [/^records wait to be written: (.*)$/, (why) => word("said_records_wait", why)],
   [/^another service writes to (.*): each shows/, (folder) => word("said_shared_records", folder)],
+  [/^images wait to be written: (.*)$/, (why) => word("said_images_wait", why)],
   [/^images are lost: (.*)$/, (why) => word("said_images_lost", why)],
   [/^the backend failed on the last batch of (.*)$/, (names) => word("said_backend_failed", names)],
   [/^the device has been at one batch for (\d+) s/, (seconds) => word("said_device_hangs", seconds)],

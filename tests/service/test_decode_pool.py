@@ -201,6 +201,32 @@ def test_an_image_is_on_its_way_before_it_is_looked_at() -> None:
     assert found == ("image, handed over: ['image']", "result")
 
 
+def test_an_image_that_nobody_waits_for_while_it_is_looked_at_is_taken_back_from_the_device() -> None:
+    codec, promise = Codec(1), Future[None]()
+    handing, looking, seen = threading.Event(), threading.Event(), threading.Event()
+
+    def to_the_device(_: None) -> Future[None]:
+        handing.set()
+        # The caller gives up before the promise is known.
+        assert looking.wait(300)
+        return promise
+
+    async def give_up() -> None:
+        task = asyncio.create_task(codec.decode(math.inf, lambda: None, to_the_device, lambda _: seen.set()))
+        assert await asyncio.to_thread(handing.wait, 300)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        looking.set()
+
+    try:
+        asyncio.run(give_up())
+    finally:
+        codec.close()
+    assert seen.is_set()
+    assert promise.cancelled()
+
+
 def test_an_image_that_cannot_be_looked_at_is_taken_back_from_the_device() -> None:
     codec, promise = Codec(1), Future[None]()
 

@@ -108,6 +108,18 @@ def test_pictures_stay_under_their_budget_and_the_oldest_go(tmp_path: Path) -> N
     assert records.find("id-0") is not None
 
 
+def test_images_that_fit_stay_where_another_process_made_the_room(tmp_path: Path) -> None:
+    records = Records(tmp_path, image_budget_bytes=1000)
+    for number in range(10):
+        records.add(_record(number, bytes([number]) * 100))
+    wait_for(lambda: records.image("id-9"))
+    _picture(tmp_path, bytes([9]) * 100).unlink()
+    records.add(_record(10, bytes([10]) * 95))
+    wait_for(lambda: records.image("id-10"))
+    records.close(wait_s=600)
+    assert records.image("id-0") is not None
+
+
 def test_a_failing_disk_counts_losses_and_recovers(tmp_path: Path) -> None:
     lost: list[int] = []
     records = Records(tmp_path / "a", image_budget_bytes=10_000, retry_s=(), on_lost=lost.append)
@@ -165,6 +177,21 @@ def test_what_still_waits_at_the_end_is_lost_and_counted(tmp_path: Path) -> None
     wait_for(records.troubles)
     records.close(wait_s=600)
     assert lost == [1]
+
+
+def test_a_locked_file_holds_up_the_end_for_one_try_and_all_that_is_lost_is_counted(tmp_path: Path) -> None:
+    lost = list[int]()
+    records = Records(tmp_path, image_budget_bytes=10_000, on_lost=lost.append)
+    records.add(_record(0))
+    wait_for(lambda: records.find("id-0"))
+    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        records.add(_record(1))
+        # Time for it to be tried: what is in hand counts as what waits does.
+        time.sleep(0.2)
+        records.add(_record(2))
+        records.close(wait_s=0.5)
+    assert sum(lost) == 2
 
 
 def test_records_go_on_in_a_new_file_where_theirs_was_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

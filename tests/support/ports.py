@@ -6,7 +6,7 @@ import secrets
 import socket
 from contextlib import suppress
 
-# Below those that kernels hand out by themselves: nothing gets one of these between here and its use.
+# Below those that Linux by default hands out by itself: nothing gets one of these between here and its use.
 _FIRST, _AFTER = 12_000, 32_000
 
 

@@ -74,7 +74,7 @@ export default {
   fault_frozen: "eingefroren: die Kamera hat genau dieses Bild schon gesendet",
   below: "unter", above: "über", said_loading: "die Rezepte werden geladen und nachgerechnet", said_draining: "der Dienst wird beendet",
   said_collecting: "Rezept {} hat noch kein Modell und sammelt Bilder", said_chosen: "gewählt {} von {}", said_by_hand: "von Hand eingetragen",
-  said_shared_records: "Ein anderer Dienst schreibt in {}: jeder zeigt von der Schicht nur seine eigenen Teile", said_records_wait: "Aufzeichnungen warten darauf, geschrieben zu werden: {}", said_records_lost: "Aufzeichnungen gehen verloren: {}", said_images_lost: "Bilder gehen verloren: {}",
+  said_shared_records: "Ein anderer Dienst schreibt in {}: jeder zeigt von der Schicht nur seine eigenen Teile", said_records_wait: "Aufzeichnungen warten darauf, geschrieben zu werden: {}", said_records_lost: "Aufzeichnungen gehen verloren: {}", said_images_wait: "Bilder warten darauf, geschrieben zu werden: {}", said_images_lost: "Bilder gehen verloren: {}",
   said_backend_failed: "das Rechenwerk hat bei den letzten Bildern von {} versagt",
   said_device_hangs: "das Rechenwerk ist seit {} s an einem Bild: Dienst neu starten",
   said_runs_lost: "{} Bilder kamen nie zurück: Dienst neu starten", by_this_machine: "diesem Rechner", by_anybody: "irgendwem",

@@ -73,7 +73,7 @@ export default {
   fault_frozen: "frozen: the camera sent exactly this image before",
   below: "below", above: "above", said_loading: "recipes are being loaded and checked", said_draining: "the service is shutting down",
   said_collecting: "recipe {} has no model yet and collects photos", said_chosen: "chosen {} by {}", said_by_hand: "written down by hand",
-  said_shared_records: "another service writes to {}: each shows its own parts of the shift alone", said_records_wait: "records wait to be written: {}", said_records_lost: "records are lost: {}", said_images_lost: "images are lost: {}",
+  said_shared_records: "another service writes to {}: each shows its own parts of the shift alone", said_records_wait: "records wait to be written: {}", said_records_lost: "records are lost: {}", said_images_wait: "images wait to be written: {}", said_images_lost: "images are lost: {}",
   said_backend_failed: "the backend failed on the last images of {}",
   said_device_hangs: "the device has been at one image for {} s: restart the service",
   said_runs_lost: "{} images never came back: restart the service", by_this_machine: "this machine", by_anybody: "anybody",
