@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from browser import browser, opened
+from browser import DESKTOP, browser, opened
 from bundles import gray, make_bundle, png
 from fakes import wait_for
 from playwright.sync_api import Browser, Page, Route, expect
@@ -36,6 +36,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]
         yield client
 
 
+PANELS = ((1024, 768), (1280, 720), (1280, 800), (1366, 768), (1920, 1080), DESKTOP)
 NUMBERS = itertools.count(1)
 
 
@@ -72,6 +73,10 @@ def test_each_verdict_fills_its_panel_with_a_shape_and_a_word(chromium: Browser,
             box = page.locator("#live-shape").bounding_box()
             assert box is not None
             assert box["height"] >= 90
+            # All of it at once, on a short screen too.
+            for width, height in PANELS:
+                page.set_viewport_size({"width": width, "height": height})
+                assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), (verdict, width, height)
         # Not inspected is as loud as a reject: the same panel, whatever the verdict.
         assert min(sizes.values()) >= 0.95 * max(sizes.values()), sizes
 
