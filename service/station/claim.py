@@ -9,16 +9,20 @@ from pathlib import Path
 
 
 class Claim:
-    """Held for as long as the process lives, or until it is released; may be called by any thread."""
+    """Held for as long as the process lives, or until it is released; `trouble` is what was wrong when last asked."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._descriptor: int | None = None
+        self.trouble: str | None = None
 
-    def trouble(self) -> str | None:
-        """What is wrong while another service holds the folder; else it is held from now on."""
-        if self._descriptor is not None:
-            return None
+    def ask(self) -> str | None:
+        """What is wrong while another service holds the folder; else it is held from now on. Waits for the disk."""
+        if self._descriptor is None:
+            self.trouble = self._take()
+        return self.trouble
+
+    def _take(self) -> str | None:
         # A folder that is away is another trouble; a file system without locks tells nothing.
         with suppress(OSError):
             descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -99,7 +99,7 @@ class Records:
             if (change := change_of_secret(connection, key)) is not None:
                 log.warning("%s: %s", self._file, change)
         self._open = self._count_open()
-        if (trouble := self._database.claim.trouble()) is not None:
+        if (trouble := self._database.claim.ask()) is not None:
             log.error(trouble)
         self._thread = threading.Thread(target=self._write_all, name="records", daemon=True)
         self._thread.start()
@@ -230,7 +230,7 @@ class Records:
     def troubles(self) -> list[str]:
         """What is wrong with the records now, though inspections go on."""
         doubt = self._calendar.doubt() if self._days else None
-        return [*self._failing.values(), *filter(None, (doubt, self._database.claim.trouble()))]
+        return [*self._failing.values(), *filter(None, (doubt, self._database.claim.trouble))]
 
     def close(self, wait_s: float = 5.0) -> None:
         """Write what is queued and stop the thread; where the disk takes nothing for `wait_s`, the rest is lost and
@@ -264,6 +264,7 @@ class Records:
         expiry = due = time.monotonic()
         while True:
             try:
+                self._database.claim.ask()
                 # Rows go first: at most one image is written between two looks at the queue.
                 if not self._waiting:
                     self._closing.wait(max(0.0, due - time.monotonic()))
