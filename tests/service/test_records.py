@@ -20,6 +20,7 @@ from service.app import create_app
 from service.images.decoding import Pixels
 from service.settings import Settings
 from service.station.database import Database, RecordsError
+from service.station.kept_images import KeptImages
 from service.station.reader import FILE
 from service.station.record import Record, Trigger
 from service.station.records import Records
@@ -118,6 +119,14 @@ def test_images_that_fit_stay_where_another_process_made_the_room(tmp_path: Path
     wait_for(lambda: records.image("id-10"))
     records.close(wait_s=600)
     assert records.image("id-0") is not None
+
+
+def test_an_image_that_is_kept_again_is_as_new_as_its_row(tmp_path: Path) -> None:
+    pictures = KeptImages(tmp_path, 1000)
+    (sha256,) = pictures.write([b"one"])
+    os.utime(pictures.path(sha256), (0, 0))
+    assert pictures.write([b"one"]) == [sha256]
+    assert pictures.path(sha256).stat().st_mtime > 0
 
 
 def test_a_failing_disk_counts_losses_and_recovers(tmp_path: Path) -> None:
