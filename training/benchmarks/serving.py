@@ -43,6 +43,8 @@ from training.benchmarks.stand_in import RECIPE, write_stand_in
 # The UNIX socket of the service in its folder, and frames that are sent over it.
 _SOCKET = "socket"
 _FRAMES = 20
+# Times during a soak at which what the service holds is read, beside its start.
+_HELD = 20
 
 
 async def benchmark(
@@ -82,9 +84,9 @@ async def benchmark(
                 "refusal_ms": await _refusal_ms(url, result.sent),
             }
         if soak_s:
-            before = _rss_mb(process)
+            held = asyncio.create_task(_held(process, soak_s / _HELD))
             result = await qualify(load, images, rate_hz=0.8 * capacity, deadline_ms=5000, seconds=soak_s)
-            figures["soak_80_percent"] = {**asdict(result), "rss_mb": [before, _rss_mb(process)]}
+            figures["soak_80_percent"] = {**asdict(result), **await held}
         load.close()
     for name, rate in (("share_of_bare_backend", "per_s"), ("share_without_client", "per_s_without_client")):
         figures["saturated"][name] = round(figures["saturated"][rate] / max(bare["per_s"].values()), 4)
@@ -270,6 +272,17 @@ def _cpu_s(process: subprocess.Popen[bytes]) -> float:
     """CPU time of all threads, in user and system mode."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _held(process: subprocess.Popen[bytes], every_s: float) -> dict[str, list[float]]:
+    """What the service holds at the start of a soak and after each part of it: memory, threads, open descriptors."""
+    held: dict[str, list[float]] = {"rss_mb": [], "threads": [], "descriptors": []}
+    for moment in range(_HELD + 1):
+        await asyncio.sleep(every_s if moment else 0)
+        held["rss_mb"].append(_rss_mb(process))
+        held["threads"].append(len(list(Path(f"/proc/{process.pid}/task").iterdir())))
+        held["descriptors"].append(len(list(Path(f"/proc/{process.pid}/fd").iterdir())))
+    return held
 
 
 def _rss_mb(process: subprocess.Popen[bytes]) -> float:
