@@ -2,6 +2,7 @@
 left half, and the message names the file and the remedy.
 """
 
+import os
 import resource
 import sqlite3
 import time
@@ -120,6 +121,21 @@ def test_records_are_pruned_with_the_secret_of_their_chain_alone(
         assert "--seal-key" in capsys.readouterr().err
     secret.write_text("s" * 40)
     assert _run(folder, "prune", "--days", "1", "--seal-key", str(secret)) == 0
+
+
+def test_while_the_clock_is_in_doubt_nothing_is_called_old(folder: Path) -> None:
+    stray = folder / "images" / "bb" / "bb"
+    stray.parent.mkdir()
+    stray.write_bytes(b"i")
+    os.utime(stray, (0, 0))
+    for doubt_s, kept in ((3600.0, True), (0.0, False)):
+        with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+            connection.execute("UPDATE inspections SET time = 1e9")
+            connection.execute("INSERT OR REPLACE INTO clock VALUES (0, ?, ?, 1e7)", (time.time(), doubt_s))
+        assert _run(folder, "prune", "--days", "1") == 0
+        with closing(sqlite3.connect(folder / FILE)) as connection:
+            assert connection.execute("SELECT count(*) FROM inspections").fetchone() == (int(kept),)
+        assert stray.exists() == kept
 
 
 def test_a_locked_file_is_named_with_the_remedy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -128,6 +130,46 @@ def test_a_damaged_file_is_set_aside_at_the_start(tmp_path: Path, caplog: pytest
     assert caplog.text.count("is damaged (file is not a database)") == 2
     assert len((tmp_path / "inspections.sqlite.2").read_bytes()) == len(kept)
     assert (tmp_path / "inspections.sqlite.1").exists()
+
+
+def test_a_damaged_file_that_cannot_be_put_aside_is_named_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rename(path: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    lost: list[int] = []
+    records = Records(tmp_path, image_budget_bytes=1000, on_lost=lost.append, retry_s=(0.01,))
+    records.add(Record({"inspection_id": "a", "recipe": "part", "verdict": "OK"}, 1.0, None, None))
+    wait_for(lambda: _is_found(records, "a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        _garble(tmp_path)
+        records.add(Record({"inspection_id": "b", "recipe": "part", "verdict": "OK"}, 2.0, None, None))
+        wait_for(lambda: sum(lost) == 1)
+        assert "records are lost" in str(records.troubles())
+    records.add(Record({"inspection_id": "c", "recipe": "part", "verdict": "OK"}, 3.0, None, None))
+    wait_for(lambda: _is_found(records, "c"))
+    records.close(wait_s=600)
+    assert "cannot be put aside: [Errno 30] Read-only file system" in caplog.text
+    assert records.troubles() == []
+    assert (tmp_path / "inspections.sqlite.1").exists()
+
+
+def test_an_image_whose_row_cannot_be_written_waits_and_is_said_to(tmp_path: Path) -> None:
+    records = Records(tmp_path, image_budget_bytes=1000, retry_s=(0.01,))
+    with closing(sqlite3.connect(tmp_path / "inspections.sqlite")) as connection:
+        # No row may name an image: what it would set off is not there.
+        connection.execute("CREATE TRIGGER away AFTER UPDATE ON inspections BEGIN INSERT INTO missing VALUES (1); END")
+        connection.commit()
+        records.add(Record({"inspection_id": "a", "recipe": "part", "verdict": "OK"}, 1.0, None, BAD))
+        wait_for(lambda: "images wait to be written" in str(records.troubles()))
+        assert records.image("a") is None
+        connection.execute("DROP TRIGGER away")
+        connection.commit()
+    wait_for(lambda: records.image("a") is not None)
+    records.close(wait_s=600)
+    assert records.troubles() == []
 
 
 def _is_found(records: Records, name: str) -> bool:
