@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from training.commands import run as main
-from training.commands.outcome import INTERRUPTED
 from training.data.demo_parts import write_dataset
 from training.experiments.ablations import tabulate
+from training.loop.jobs import INTERRUPTED
 from training.loop.runs import InterruptedRunError
 from training.methods import METHODS
 from training.methods.draem.ablations import ABLATIONS, Ablation

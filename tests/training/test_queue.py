@@ -13,8 +13,7 @@ import pytest
 from fakes import leave_note
 
 from training.commands import run as main
-from training.commands.outcome import INTERRUPTED, QueueStoppedError
-from training.commands.queue import QueueError, work_through
+from training.loop.jobs import INTERRUPTED, QueueError, QueueStoppedError, work_through
 
 TINY = [
     *("--preset", "quick", "--size", "64", "--reconstructive-width", "4", "--discriminative-width", "4"),
@@ -56,18 +55,23 @@ def _photos(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_queue_trains_what_is_left_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+def test_queue_trains_what_is_left_and_goes_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """SIGTERM during the first of three, the second of which cannot be read; then the same command again."""
     cap, broken, nut = (_photos(tmp_path / name) for name in ("cap", "broken", "nut"))
     (broken / "3.png").write_bytes(b"not an image")
     runs, models = tmp_path / "runs", tmp_path / "models"
+    # Of the recipes' processes too.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def command(*folders: Path) -> list[str]:
         flags = ["--runs", str(runs), "--models", str(models), "--most-escapes", "1", *TINY]
-        return [sys.executable, "-m", "training", "queue", *flags, "30", "--data", *map(str, folders)]
+        return ["queue", *flags, "30", "--data", *map(str, folders)]
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command(cap, broken, nut), env=environment, stderr=subprocess.PIPE, text=True) as queue:
+    interrupted = [sys.executable, "-m", "training", *command(cap, broken, nut)]
+    with subprocess.Popen(interrupted, stderr=subprocess.PIPE, text=True) as queue:
         while not (runs / "cap" / "stats.jsonl").exists():
             assert queue.poll() is None
             time.sleep(0.01)
@@ -78,17 +82,16 @@ def test_queue_trains_what_is_left_and_goes_on_after_a_stop(tmp_path: Path) -> N
     assert (runs / "cap" / "checkpoint.pt").exists()
     assert not (runs / "nut").exists()
 
-    again = subprocess.run(command(cap, broken, nut), env=environment, capture_output=True, text=True)
-    assert again.returncode == 1
-    assert "3.png" in again.stderr
-    assert "1 of 3 recipes failed: broken" in again.stderr
+    assert main(command(cap, broken, nut)) == 1
+    errors = capfd.readouterr().err
+    assert "3.png" in errors
+    assert "1 of 3 recipes failed: broken" in errors
     for name in ("cap", "nut"):
         training = json.loads((runs / name / "results.json").read_text())["training"]
         assert training["processes"] == 1
         assert training["peak_memory_mib"]["resident"] > 50
         assert len((runs / name / "stats.jsonl").read_text().splitlines()) == 30
 
-    finished = subprocess.run(command(cap), env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0
-    assert "cap: finished before" in finished.stdout
+    assert main(command(cap)) == 0
+    assert "cap: finished before" in capfd.readouterr().out
     assert len(list((models / "cap").iterdir())) == 1

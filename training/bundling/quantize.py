@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from service.backends.base import Scored
 from service.images.decoding import Pixels
 from training.bundling.arithmetic import macs
 from training.bundling.qdq import Activations, Range, even_channels, observe, open_session, to_qdq
 from training.errors import UserError
-from training.evaluation.metrics import image_metrics, stacked
+from training.evaluation.metrics import average_precision, image_auroc, stacked
 
 LARGEST_LOSS = {"image_auroc": 0.002, "pixel_ap": 0.01}
 # Of the way from a score to a limit of the verdicts, an error of it is small.
@@ -83,8 +82,8 @@ def figures(parts: Labelled, results: Sequence[Scored]) -> dict[str, float]:
     maps, scores = stacked(results)
     is_defect = np.arange(len(results)) >= len(parts.good)
     return {
-        "image_auroc": image_metrics(scores, is_defect)["image_auroc"],
-        "pixel_ap": float(average_precision_score(masks.ravel(), maps.ravel())),
+        "image_auroc": image_auroc(scores, is_defect),
+        "pixel_ap": average_precision(maps.ravel(), masks.ravel()),
     }
 
 

@@ -16,14 +16,10 @@ from service.images.headers import ImageError
 from training.errors import UserError
 from training.evaluation.evaluate import markdown
 from training.evaluation.report import REPORT
+from training.loop.jobs import INTERRUPTED, QueueStoppedError
 from training.loop.runs import InterruptedRunError
 
 UNFIT = 3  # exit status of a training whose recipe misses too many rendered defects
-INTERRUPTED = 130  # exit status of a training that was told to stop and saved its state
-
-
-class QueueStoppedError(UserError):
-    """A signal stopped the queue; the recipe under way has saved its state."""
 
 
 def attempt(action: Callable[[], int]) -> int:

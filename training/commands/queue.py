@@ -1,29 +1,22 @@
-"""`python -m training queue`: recipes one after the other, each in a process of its own, so that none stops another."""
+"""`python -m training queue`: recipes one after the other."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 from pydantic import Field
 
 from training.commands.attempts import train_until_fit
 from training.commands.learning_flags import LearningFlags
-from training.commands.outcome import INTERRUPTED, QueueStoppedError, attempt, tell
+from training.commands.outcome import attempt, tell
 from training.commands.recipe_flags import PHOTOS, PlaceFlags, RetryFlags
 from training.commands.training_job import TrainingJob
-from training.errors import UserError
+from training.loop.jobs import QueueError, work_through
 from training.loop.runs import RESULTS
-
-
-class QueueError(UserError):
-    """Some recipes failed; the message names them."""
 
 
 class Queue(LearningFlags, RetryFlags, PlaceFlags):
@@ -61,46 +54,3 @@ def _train_unless_finished(job: TrainingJob, retries: int) -> int:
     if bundle:
         tell(bundle)
     return 0
-
-
-def work_through(jobs: dict[str, Callable[[], int]]) -> None:
-    """Run every job, by name, in order; a job is picklable and gives its exit status.
-
-    Raises QueueError at the end where jobs failed. SIGTERM and SIGINT are passed on to the job under way; when that
-    has ended, QueueStoppedError is raised.
-    """
-    context = multiprocessing.get_context("spawn")
-    failed: list[str] = []
-    for place, (name, job) in enumerate(jobs.items(), start=1):
-        process = context.Process(target=_exit_with, args=(job,), name=name)
-        stopped: list[int] = []
-
-        def pass_on(
-            number: int,
-            frame: FrameType | None,
-            stopped: list[int] = stopped,
-            terminate: Callable[[], None] = process.terminate,
-        ) -> None:
-            stopped.append(number)
-            terminate()
-
-        process.start()
-        previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            process.join()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        if stopped or process.exitcode == INTERRUPTED:
-            raise QueueStoppedError(f"stopped at {name}, {place} of {len(jobs)}: the same command goes on there")
-        if process.exitcode != 0:
-            failed.append(name)
-    if failed:
-        raise QueueError(
-            f"{len(failed)} of {len(jobs)} recipes failed: {', '.join(failed)}; the reasons are above, "
-            "and the same command tries these again"
-        )
-
-
-def _exit_with(job: Callable[[], int]) -> None:
-    raise SystemExit(job())

@@ -1,4 +1,7 @@
-"""The metrics, in one table, and what else is counted of scores; how pixels are counted is in `pixels`."""
+"""The metrics, in one table, and what else is counted of scores; how pixels are counted is in `pixels`.
+
+SciPy and scikit-learn take a second to load: they are where a figure is made, for every command starts with this.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from service.backends.base import Scored
 from service.bundle.manifest import Band, Thresholds
@@ -25,10 +26,23 @@ class Metric:
     of_pixels: Callable[[PixelFigures], float] | None = None
 
 
+def image_auroc(scores: NDArray[np.float32], is_defect: NDArray[np.bool_]) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(is_defect, scores))
+
+
+def average_precision(scores: NDArray[np.float32], is_defect: NDArray[np.bool_]) -> float:
+    """Of scores, or of the pixels of maps."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(is_defect, scores))
+
+
 # All there are, in the order of the paper's tables: evaluation, report and tables take them from here.
 METRICS = {
-    "image_auroc": Metric("image AUROC", lambda scores, is_defect: float(roc_auc_score(is_defect, scores))),
-    "image_ap": Metric("image AP", lambda scores, is_defect: float(average_precision_score(is_defect, scores))),
+    "image_auroc": Metric("image AUROC", image_auroc),
+    "image_ap": Metric("image AP", average_precision),
     "pixel_auroc": Metric("pixel AUROC", of_pixels=PixelFigures.auroc),
     "pixel_ap": Metric("pixel AP", of_pixels=PixelFigures.average_precision),
     "pro": Metric("PRO", of_pixels=PixelFigures.region_overlap),
@@ -61,6 +75,8 @@ def in_bands(scores: NDArray[np.float32], thresholds: Thresholds) -> dict[Band, 
 
 def clopper_pearson(events: int, trials: int) -> tuple[float, float]:
     """Exact two-sided 95 % confidence interval of a rate; (0, 1) without trials."""
+    from scipy.stats import binomtest
+
     if trials == 0:
         return (0.0, 1.0)
     interval = binomtest(events, trials).proportion_ci(0.95, method="exact")

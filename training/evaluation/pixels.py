@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 # The logarithm's range for float32, between its smallest number and the last one below 1.
 _LOWEST, _HIGHEST = -104.0, 17.0
@@ -29,6 +28,8 @@ class PixelFigures:
 
     def add(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
         """Map in [0, 1] and mask `(H, W)` of one image."""
+        from scipy import ndimage  # not with every command
+
         bins = _bins(anomaly_map)
         labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
         inside = labels[mask]

@@ -26,7 +26,6 @@ from training.evaluation import breakdown
 from training.evaluation.evaluate import percent
 from training.evaluation.metrics import METRICS, in_bands
 from training.evaluation.parts import Parts, Sheet
-from training.evaluation.plots import histogram, rate_curves, training_curves
 
 _SIDE = 160  # pixels of an image in the report
 _SHOWN = 6  # images a gallery
@@ -54,6 +53,9 @@ def render(
     training: Training,
 ) -> bytes:
     """The report as UTF-8 HTML; `groups` in the order shown, `metrics` as `evaluate` gives them."""
+    # Matplotlib takes most of a second to load, and every command starts with this module.
+    from training.evaluation.plots import histogram, rate_curves, training_curves
+
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(Path(__file__).with_name("report_template.html").read_text(encoding="utf-8"))
     labelled = [group for group in groups if group.labelled]

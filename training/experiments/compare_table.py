@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from service.bundle.files import replace_file
 from training.evaluation.ranking import auroc, defects_found, good_sorted_right, interval
@@ -82,6 +81,8 @@ def write(text: str, rows: Mapping[str, Row], speed: Mapping[str, float], out: P
 
 def plot(rows: Mapping[str, Row], speed: Mapping[str, float], file: Path) -> None:
     """PNG: image AUROC and pixel AP of each method against the milliseconds that an image takes."""
+    from matplotlib.figure import Figure  # not with every command
+
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axis, name in zip(figure.subplots(1, 2), ("image_auroc", "pixel_ap"), strict=True):
         for place, filled in zip(PLACES, ("#1f5fa8", "none"), strict=True):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,6 +67,8 @@ def targets(mask: Tensor, dilation: int, peak_weight: float, peak_power: float) 
 
     Anomalous pixels weigh `peak_weight` times their distance from the rim, of the largest, to the power `peak_power`.
     """
+    from scipy.ndimage import distance_transform_edt  # not with every command
+
     grown = functional.max_pool2d(mask, dilation, stride=1, padding=dilation // 2)
     depth = np.stack([distance_transform_edt(one) for one in grown[:, 0].cpu().numpy()])
     share = depth / np.maximum(depth.max(axis=(1, 2), keepdims=True), 1)

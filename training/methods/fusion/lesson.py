@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from training.evaluation.metrics import average_precision
 from training.features.distances import Distances
 from training.features.embedding import Standardised, embeddings_of, features_of
 from training.features.trunk import Features, Trunk
@@ -177,7 +177,7 @@ def reliability(samples: Samples) -> Tensor:
     masks = functional.adaptive_avg_pool2d(samples.masks.float(), (smooth.shape[2], smooth.shape[3])) > 0.5
     if not masks.any():
         return torch.full((3,), 1 / 3)
-    found = [average_precision_score(masks.flatten().numpy(), one.flatten().numpy()) for one in smooth.unbind(dim=1)]
+    found = [average_precision(one.flatten().numpy(), masks.flatten().numpy()) for one in smooth.unbind(dim=1)]
     return torch.softmax(_SHARPNESS * torch.tensor(found, dtype=torch.float32), dim=0)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from training.evaluation.metrics import image_auroc
 from training.methods.fusion.config import FusionConfig
 from training.methods.fusion.network import FusionMap
 
@@ -31,7 +32,7 @@ def weigh(config: FusionConfig, network: nn.Module, good: Tensor, defects: Tenso
     for weight in WEIGHTS:
         fused.weight = weight
         scores = torch.cat((_peaks(network, good), _peaks(network, defects)))
-        told_apart[weight] = float(roc_auc_score([0] * len(good) + [1] * len(defects), scores.numpy()))
+        told_apart[weight] = image_auroc(scores.numpy(), np.arange(len(scores)) >= len(good))
     chosen = WEIGHTS[0]
     for weight in WEIGHTS[1:]:
         if told_apart[weight] >= told_apart[chosen] + _WORTH:
