@@ -6,8 +6,8 @@ import pytest
 from exports import remembered_exports
 
 
-@pytest.fixture
-def shared_exports() -> Iterator[None]:
-    """For tests whose subject is not the exporter: graphs of one structure are exported once."""
+@pytest.fixture(autouse=True, scope="session")
+def _one_export_for_graphs_of_one_structure() -> Iterator[None]:
+    """The first of each structure is torch's work."""
     with remembered_exports():
         yield

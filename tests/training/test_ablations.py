@@ -136,7 +136,6 @@ def _ablate(parts: Path, out: Path, *more: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shared_exports")
 def test_a_stopped_queue_goes_on_with_the_rows_that_are_missing(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +171,6 @@ def test_a_stopped_queue_goes_on_with_the_rows_that_are_missing(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shared_exports")
 def test_the_row_of_other_textures_takes_the_folder_it_is_given(parts: Path, tmp_path: Path) -> None:
     photos = str(parts / "test" / "good")
     assert _ablate(parts, tmp_path / "rows.json", "--only", "imagenet", "textures-10", "--imagenet", photos) == 0
@@ -182,7 +180,6 @@ def test_the_row_of_other_textures_takes_the_folder_it_is_given(parts: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shared_exports")
 def test_two_texture_folders_of_one_name_are_two_trainings(parts: Path, tmp_path: Path) -> None:
     folders = []
     for kind, photo in (("dtd", "good/000.png"), ("net", "good/001.png")):

@@ -180,7 +180,6 @@ def test_the_table_has_the_papers_figures_where_it_has_the_category_and_blanks_w
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shared_exports")
 def test_methods_are_compared_once_and_the_winner_is_served(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from service.bundle.folder import read_bundle
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_exports")]
+pytestmark = pytest.mark.slow
 
 TINY = [
     "--preset",

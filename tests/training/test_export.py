@@ -16,8 +16,9 @@ from service.backends.ort import OrtBackend
 from service.bundle.folder import Bundle, read_bundle
 from service.bundle.manifest import MANIFEST, BundleError, InputSpec, TrainingRecord
 from service.bundle.signing import load_private_key, load_public_key, new_keys, require_signature
-from service.images.decoding import encode, read
+from service.images.decoding import Pixels, encode, read
 from service.images.quality import measure
+from service.images.resizing import fit
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.held_out import HeldOut
 from training.bundling.onnx import ExportError, check_parity, to_onnx
@@ -30,7 +31,12 @@ from training.networks.anomaly_map import AnomalyMap
 from training.networks.compact import CompactDraem
 from training.networks.draem import Draem
 
-SPEC = InputSpec(height=256, width=256)
+SIZE = 64
+SPEC = InputSpec(height=SIZE, width=SIZE)
+
+
+def _photo(seed: int) -> Pixels:
+    return fit(render_good(np.random.default_rng(seed)), SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +48,21 @@ def network() -> AnomalyMap:
         parameter.data *= 3
     with torch.no_grad():
         for seed in range(20):
-            photo = torch.from_numpy(render_good(np.random.default_rng(seed))).permute(2, 0, 1)[None].float() / 255
-            draem(photo)
+            draem(torch.from_numpy(_photo(seed)).permute(2, 0, 1)[None].float() / 255)
     return AnomalyMap(draem)
 
 
 @pytest.fixture(scope="module")
 def held_out() -> HeldOut:
-    rngs = [np.random.default_rng(100 + i) for i in range(4)]
-    good = [render_good(rng) for rng in rngs]
+    good = [_photo(100 + i) for i in range(4)]
     return HeldOut(good, [f"{place}.png" for place in range(4)], [measure(image, image) for image in good], SPEC)
 
 
 @pytest.fixture(scope="module")
 def open_model(network: AnomalyMap, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OrtBackend]:
     model = tmp_path_factory.mktemp("model") / "model.onnx"
-    model.write_bytes(to_onnx(InspectionGraph(network), 256, 256))
-    return lambda: OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=1)
+    model.write_bytes(to_onnx(InspectionGraph(network), SIZE, SIZE))
+    return lambda: OrtBackend(OnnxModel.read(model), SPEC, "fp32", threads=1)
 
 
 def _export(network: AnomalyMap, held_out: HeldOut, models: Path, **more: Any) -> Bundle:
@@ -66,6 +70,11 @@ def _export(network: AnomalyMap, held_out: HeldOut, models: Path, **more: Any) -
         "part", "draem", data=Path(__file__).parent, models=models, version="1", most_escapes=1.0, **more
     )
     return write_recipe(network, held_out, order, Training(TrainingRecord(config={"seed": 0})))
+
+
+@pytest.fixture(scope="module")
+def written(network: AnomalyMap, held_out: HeldOut, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return _export(network, held_out, tmp_path_factory.mktemp("written"))
 
 
 def test_score_is_the_maximum_of_the_zero_padded_21x21_mean() -> None:
@@ -93,7 +102,7 @@ def test_batches_score_like_single_images(open_model: Callable[[], OrtBackend], 
 def test_batch_norm_is_folded_and_the_map_is_the_networks(
     network: AnomalyMap, open_model: Callable[[], OrtBackend], held_out: HeldOut
 ) -> None:
-    model = to_onnx(InspectionGraph(network), 64, 64)
+    model = to_onnx(InspectionGraph(network), SIZE, SIZE)
     kinds = {node.op_type for node in onnx.load_from_string(model).graph.node}
     assert "Conv" in kinds
     assert "BatchNormalization" not in kinds
@@ -114,13 +123,13 @@ def test_the_last_layer_subtracts_the_logits(
         network.last_layer.weight.mul_(1000)
         network.last_layer.get_parameter("bias").copy_(torch.linspace(0.5, 1, 2 * channels) ** 2)
     graph, model = InspectionGraph(AnomalyMap(network)), tmp_path / "model.onnx"
-    model.write_bytes(to_onnx(graph, 256, 256))
+    model.write_bytes(to_onnx(graph, SIZE, SIZE))
     proto = onnx.load(model).graph
     last = [node for node in proto.node if node.op_type == "Conv"][-1]
     assert next(w.dims[0] for w in proto.initializer if w.name == last.input[1]) == channels
     assert network.last_layer.out_channels == 2 * channels
     assert stacked(score_with_torch(graph, held_out.photos))[0].std() > 0.01
-    backend = OrtBackend(OnnxModel.read(model), InputSpec(height=256, width=256), "fp32", threads=1)
+    backend = OrtBackend(OnnxModel.read(model), SPEC, "fp32", threads=1)
     assert check_parity(graph, backend, held_out.photos) < 1e-4
 
 
@@ -130,10 +139,8 @@ def test_parity_refuses_another_network(open_model: Callable[[], OrtBackend], he
         check_parity(InspectionGraph(AnomalyMap(Draem(4, 4))).eval(), open_model(), held_out.photos)
 
 
-@pytest.mark.usefixtures("shared_exports")
-def test_bundle_reproduces_its_golden_values(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
-    written = _export(network, held_out, tmp_path)
-    bundle = read_bundle(tmp_path / "part" / "1")
+def test_bundle_reproduces_its_golden_values(written: Bundle) -> None:
+    bundle = read_bundle(written.path)
     assert bundle.manifest == written.manifest
     assert bundle.manifest.thresholds.calibration.good_images == 4
     assert bundle.manifest.thresholds.calibration.warning is not None
@@ -144,43 +151,40 @@ def test_bundle_reproduces_its_golden_values(network: AnomalyMap, held_out: Held
         np.testing.assert_allclose(maps[0], np.load(bundle.file(golden.anomaly_map)), atol=1e-4)
 
 
-@pytest.mark.usefixtures("shared_exports")
-def test_existing_version_is_kept(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
-    first = _export(network, held_out, tmp_path).manifest.created
+def test_existing_version_is_kept(network: AnomalyMap, held_out: HeldOut, written: Bundle) -> None:
     with pytest.raises(BundleError, match="exists already"):
-        _export(network, held_out, tmp_path)
-    assert read_bundle(tmp_path / "part" / "1").manifest.created == first
-    assert [path.name for path in (tmp_path / "part").iterdir()] == ["1"]
+        _export(network, held_out, written.path.parents[1])
+    assert read_bundle(written.path).manifest.created == written.manifest.created
+    assert [path.name for path in written.path.parent.iterdir()] == ["1"]
 
 
 def test_ignored_areas_are_zero_in_the_graph_itself(network: AnomalyMap, held_out: HeldOut, tmp_path: Path) -> None:
-    keep = np.zeros((256, 256), np.bool_)
-    keep[:, 128:] = True
+    keep = np.zeros((SIZE, SIZE), np.bool_)
+    keep[:, SIZE // 2 :] = True
     (tmp_path / "region.png").write_bytes(encode(np.where(keep, 255, 0).astype(np.uint8), ".png"))
     bundle = _export(network, held_out, tmp_path, region=tmp_path / "region.png")
     backend = open_backend(read_bundle(bundle.path), "ort-cpu", threads=1)
     masked, _ = stacked(score_images(backend, held_out.photos))
     whole, _ = stacked(score_with_torch(InspectionGraph(network), held_out.photos))
-    assert (masked[:, :, :128] == 0).all()
-    np.testing.assert_allclose(masked[:, :, 128:], whole[:, :, 128:], atol=1e-4)
+    assert (masked[:, :, : SIZE // 2] == 0).all()
+    np.testing.assert_allclose(masked[:, :, SIZE // 2 :], whole[:, :, SIZE // 2 :], atol=1e-4)
     assert bundle.manifest.keep_mask is not None
     np.testing.assert_array_equal(read(bundle.file(bundle.manifest.keep_mask))[:, :, 0] > 0, keep)
 
 
-@pytest.mark.usefixtures("shared_exports")
 def test_the_bundle_names_its_score_and_its_graph_computes_it(
     network: AnomalyMap, held_out: HeldOut, tmp_path: Path
 ) -> None:
     bundle = read_bundle(_export(network, held_out, tmp_path, score="top").path)
     assert bundle.manifest.score_formula == "top"
     maps, scores = stacked(score_images(open_backend(bundle, "auto", threads=1), held_out.photos))
-    largest = np.sort(maps.reshape(len(maps), -1), axis=1)[:, -100:]
+    # A hundred of 256x256 pixels are six of these.
+    largest = np.sort(maps.reshape(len(maps), -1), axis=1)[:, -6:]
     np.testing.assert_allclose(scores, largest.mean(axis=1), atol=1e-5)
 
 
-@pytest.mark.usefixtures("shared_exports")
 def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
-    network: AnomalyMap, held_out: HeldOut, tmp_path: Path
+    network: AnomalyMap, held_out: HeldOut, written: Bundle, tmp_path: Path
 ) -> None:
     for name in ("ours", "theirs"):
         new_keys(tmp_path / f"{name}.pem", tmp_path / f"{name}.pub")
@@ -188,16 +192,14 @@ def test_signed_bundles_are_told_from_unsigned_and_changed_ones(
     signed = _export(network, held_out, tmp_path / "signed", signing_key=tmp_path / "ours.pem")
     require_signature(read_bundle(signed.path), trusted)
     forged = _export(network, held_out, tmp_path / "forged", signing_key=tmp_path / "theirs.pem")
-    unsigned = _export(network, held_out, tmp_path / "unsigned")
     looser = signed.manifest.thresholds.model_copy(update={"reject": 1.0, "review": 1.0})
     changed = Bundle(signed.path, signed.manifest.model_copy(update={"thresholds": looser}))
-    for bundle, message in ((forged, "not from the key"), (unsigned, "not signed"), (changed, "not from the key")):
+    for bundle, message in ((forged, "not from the key"), (written, "not signed"), (changed, "not from the key")):
         with pytest.raises(BundleError, match=message):
             require_signature(bundle, trusted)
     assert (tmp_path / "ours.pem").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.usefixtures("shared_exports")
 def test_a_signature_holds_for_what_was_signed_whatever_fields_the_manifest_has_got_since(
     network: AnomalyMap, held_out: HeldOut, tmp_path: Path
 ) -> None:

@@ -107,7 +107,6 @@ def test_an_interruption_stops_the_queue_and_so_does_a_device_that_is_not_there(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shared_exports")
 def test_every_category_that_is_there_is_trained_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     write_dataset(root / "bottle", good=8, test_good=2, defects_per_kind=1, seed=0)
