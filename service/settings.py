@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.backends.base import BackendChoice, EnginePolicy, PrecisionChoice
+from service.backends.plans import PlanChoice
 from service.flags import Group, add_flags, read_flags
 from service.station.shifts import read_shifts
 
@@ -120,6 +121,13 @@ class Settings(BaseSettings):
         EnginePolicy, Field(description="a missing, stale or foreign engine: `build` it at the start, or `refuse` to")
     ] = "build"
     threads: Annotated[int, Field(ge=0, le=256, description="threads of one inference; 0: all cores")] = 0
+    cpu_plan: Annotated[
+        PlanChoice,
+        Field(
+            description="on a CPU: runs side by side x images in one of them, `2x1`, `4x1`, `1x4` …; `auto` is "
+            "measured once for each model and kept in `cache_dir`"
+        ),
+    ] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=256, description="most images in one inference")] = 8
     queue_size: Annotated[int, Field(ge=1, le=10_000, description="images that may wait; more are refused (429)")] = 64
     idle_tick_s: Annotated[

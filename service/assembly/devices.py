@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 
-from service import memory
+from service.assembly.models import model_opener
 from service.assembly.parts import Parts
 from service.assembly.trust import Trust
-from service.backends.base import Backend
+from service.backends.machine import usable_cores
 from service.backends.trial import Trials
-from service.bundle.folder import Bundle
 from service.settings import Settings
 from service.station.batching import Batcher
 from service.station.decode_pool import Codec
 from service.station.monitoring import Metrics
-from service.station.priority import yield_to_requests
 from service.station.recipes import RecipeStore
 
 
@@ -36,7 +30,7 @@ class Devices:
     def of(cls, settings: Settings, parts: Parts, metrics: Metrics) -> Devices:
         # One image is too small to share among threads; the pool decodes several at once instead.
         cv2.setNumThreads(1)
-        threads = settings.threads or _available_cores()
+        threads = settings.threads or usable_cores()
         return cls(
             Batcher(
                 max_batch=settings.max_batch,
@@ -49,6 +43,7 @@ class Devices:
                 settings.backend,
                 threads=threads,
                 precision=settings.precision,
+                plan=settings.cpu_plan,
                 cache=settings.cache_dir,
                 run_s=parts.trial_run_s,
             ),
@@ -62,7 +57,7 @@ class Devices:
         return RecipeStore(
             settings.models_dir,
             self.batcher,
-            lambda bundle: self._open(bundle, settings, parts),
+            model_opener(settings, parts, self.trials, self.threads),
             default=settings.default_recipe,
             check_bundle=trust.check_bundle,
             on_refused=on_refused,
@@ -71,29 +66,3 @@ class Devices:
             forbid_older=settings.forbid_older,
             serve_unfit=settings.serve_unfit,
         )
-
-    def _open(self, bundle: Bundle, settings: Settings, parts: Parts) -> Backend:
-        """Open a backend in a thread that gives way to requests: the threads that the runtime starts then do so too."""
-        self.trials.require_harmless(bundle)
-        # What the model before the last one had.
-        memory.give_back()
-        with ThreadPoolExecutor(1, initializer=yield_to_requests) as thread:
-            return thread.submit(
-                parts.open_backend,
-                bundle,
-                settings.backend,
-                threads=self.threads,
-                precision=settings.precision,
-                max_batch=settings.max_batch,
-                cache=settings.cache_dir,
-                engine_policy=settings.engine_policy,
-            ).result()
-
-
-def _available_cores() -> int:
-    """Cores that this process may use: its affinity, less where a container's CPU quota (cgroup v2) is smaller."""
-    cores = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, round(int(quota) / int(period))))
-    return cores

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from service.backends.base import Backend, BackendChoice, BackendError, Candidate, PrecisionChoice
 from service.backends.graphs import OnnxModel
+from service.backends.plans import Plan
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Precision
 
@@ -38,12 +39,12 @@ def _openvino_precisions() -> list[Precision]:
     return ["fp32", "bf16", "int8"] if has_bf16() else ["fp32", "int8"]
 
 
-def open_on_cpu(bundle: Bundle, candidate: Candidate, *, threads: int) -> Backend:
+def open_on_cpu(bundle: Bundle, candidate: Candidate, *, threads: int, plan: Plan) -> Backend:
     model = OnnxModel.of(bundle, candidate.precision)
     if candidate.backend == "openvino":
         from service.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(model, bundle.manifest.input, candidate.precision, threads=threads)
+        return OpenVinoBackend(model, bundle.manifest.input, candidate.precision, threads=threads, plan=plan)
     from service.backends.ort import OrtBackend
 
-    return OrtBackend(model, bundle.manifest.input, candidate.precision, threads=threads)
+    return OrtBackend(model, bundle.manifest.input, candidate.precision, threads=threads, plan=plan)

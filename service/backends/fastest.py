@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from service.backends.base import Backend, BackendError, Candidate, score_images
-from service.backends.cpu import held_to
 from service.backends.cpu_runtimes import open_on_cpu
-from service.backends.golden import GoldenError, golden_images, require_golden
-from service.bundle.files import replace_file
+from service.backends.golden import GoldenError, require_golden
+from service.backends.kept import keep, read_kept
+from service.backends.machine import cpu_name, runtime_versions
+from service.backends.planning import open_planned
+from service.backends.plans import Plan, PlanChoice
+from service.backends.timing import seconds_alone
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Precision
-
-_SECONDS = 0.5  # of each candidate
-_MOST_RUNS = 15
-_FEWEST_RUNS = 3
 
 log = logging.getLogger("draem_inspect")
 
@@ -71,28 +67,29 @@ def open_fastest(
     *,
     threads: int,
     cache: Path,
-    opener: Callable[..., Backend] | None = None,
+    plan: PlanChoice | None = None,
+    opener: Callable[..., Backend] = open_on_cpu,
 ) -> Backend:
     """The fastest of `candidates` that reproduces the golden images: the one in the cache, else measured now.
 
-    Each is opened by `opener`. Raises BackendError where none does; the message has every reason.
+    Each is opened by `opener`, the fastest by `plan` (service.backends.planning). Raises BackendError where none does;
+    the message has every reason.
     """
-    opener = opener or open_on_cpu
-    if len(candidates) == 1:
-        return opener(bundle, candidates[0], threads=threads)
+    chosen = candidates[0] if len(candidates) == 1 else _fastest(bundle, candidates, threads, cache, opener)
+    return open_planned(bundle, chosen, threads=threads, cache=cache, plan=plan, opener=opener)
+
+
+def _fastest(
+    bundle: Bundle, candidates: Sequence[Candidate], threads: int, cache: Path, opener: Callable[..., Backend]
+) -> Candidate:
     key = _key(bundle, candidates, threads)
     path = cache / "fastest" / f"{_digest(key)}.json"
-    choice = _read(path, key)
-    if choice is None:
+    choice = read_kept(path, Choice)
+    if choice is None or choice.key != key:
         choice = _measure(bundle, candidates, key, opener)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, choice.model_dump_json(indent=2) + "\n")
-        except OSError as error:
-            log.warning("auto: not kept, the next start measures again: %s (INSPECT_CACHE_DIR)", error)
+        keep(path, choice)
     log.info("auto: %s of %s", choice.chosen, _told(choice.measured))
-    chosen = next(candidate for candidate in candidates if str(candidate) == choice.chosen)
-    return opener(bundle, chosen, threads=threads)
+    return next(candidate for candidate in candidates if str(candidate) == choice.chosen)
 
 
 def _measure(bundle: Bundle, candidates: Sequence[Candidate], key: ChoiceKey, opener: Callable[..., Backend]) -> Choice:
@@ -105,27 +102,16 @@ def _measure(bundle: Bundle, candidates: Sequence[Candidate], key: ChoiceKey, op
 
 def _try(bundle: Bundle, candidate: Candidate, threads: int, opener: Callable[..., Backend]) -> Measured:
     try:
-        backend = opener(bundle, candidate, threads=threads)
+        backend = opener(bundle, candidate, threads=threads, plan=Plan.by_rule(threads))
     except BackendError as error:
         return Measured(candidate=str(candidate), refused=str(error))
     try:
         require_golden(bundle, backend.precision, lambda image: score_images(backend, [image]))
-        return Measured(candidate=str(candidate), ms=round(1000 * _seconds(bundle, backend), 3))
+        return Measured(candidate=str(candidate), ms=round(1000 * seconds_alone(bundle, backend), 3))
     except (BackendError, GoldenError) as error:
         return Measured(candidate=str(candidate), refused=str(error))
     finally:
         backend.close()
-
-
-def _seconds(bundle: Bundle, backend: Backend) -> float:
-    """Least time of an image: what else the machine does makes a run slower, never faster."""
-    images = [image[None] for image in golden_images(bundle)]
-    times: list[float] = []
-    while len(times) < _FEWEST_RUNS or (sum(times) < _SECONDS and len(times) < _MOST_RUNS):
-        started = time.perf_counter()
-        backend.run(images[len(times) % len(images)])
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def _told(measured: Sequence[Measured]) -> str:
@@ -151,37 +137,3 @@ def _digest(key: ChoiceKey) -> str:
         onnx_sha256=key.onnx_sha256, candidates=key.candidates, versions={}, cpu="", threads=0
     ).model_dump_json()
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
-
-
-def _read(path: Path, key: ChoiceKey) -> Choice | None:
-    """The choice at `path` if it was made under the same circumstances."""
-    try:
-        choice = Choice.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        log.warning("%s: %s: measuring again", path, error.errors(include_url=False)[0]["msg"])
-        return None
-    return choice if choice.key == key else None
-
-
-def runtime_versions() -> dict[str, str]:
-    """Of those runtimes that are installed."""
-    versions = {}
-    for package in ("onnxruntime", "onnxruntime-gpu", "openvino"):
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
-
-
-def cpu_name() -> str:
-    """Name and instructions of this CPU: a virtual machine's name alone does not tell what it can do."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
-    except OSError:
-        return "unknown"
-    fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
-    named = {name.strip(): value.strip() for name, value in fields.items()}
-    model = " ".join(named.get(name, "") for name in ("model name", "cpu family", "model", "stepping")).strip()
-    flags = hashlib.sha256(named.get("flags", named.get("Features", "")).encode()).hexdigest()[:12]
-    return f"{model}, flags {flags}, oneDNN held to {held_to()}"

@@ -1,8 +1,8 @@
-"""Two runs side by side on a CPU.
+"""Runs side by side on a CPU.
 
-An image that is alone gets all threads: it is back soonest. Images side by side get a half each: the threads of one run
-wait for each other after every layer, so two narrow runs get more done than two wide ones, or a batch of two
-(service/RESULTS.md). The price is the weights in memory twice.
+An image that is alone gets all threads: it is back soonest. Images side by side get a share each: the threads of one
+run wait for each other after every layer, so two narrow runs get more done than two wide ones, or a batch of two
+(service/RESULTS.md). The price is the weights in memory twice. How many runs there are, service.backends.plans says.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ class Lanes(Generic[Session]):
 
     def __init__(
         self,
+        count: int,
         threads: int,
         open_wide: Callable[[int], Session],
         open_narrow: Callable[[int, int], list[Session]],
     ) -> None:
-        self.count = min(2, threads)
+        self.count = count
         self._wide = open_wide(threads)
         self._narrow = open_narrow(self.count, -(-threads // self.count)) if self.count > 1 else []
         self._running = 0

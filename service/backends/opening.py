@@ -13,6 +13,7 @@ from service.backends.base import (
 )
 from service.backends.cpu_runtimes import cpu_candidates
 from service.backends.graphs import OnnxModel
+from service.backends.plans import PlanChoice
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Precision
 
@@ -26,12 +27,13 @@ def open_backend(
     max_batch: int = 8,
     cache: Path = Path("cache"),
     engine_policy: EnginePolicy = "build",
+    plan: PlanChoice | None = None,
 ) -> Backend:
     """Open the model of `bundle`. Raises BackendError, never substitutes.
 
     What is left to `auto`, backend or precision, is measured on a CPU (service.backends.fastest) and kept in `cache`;
     GPUs are only taken where they are asked for. `max_batch` and `engine_policy` are theirs: engines are built for so
-    many images, kept in `cache`.
+    many images, kept in `cache`. `plan` is for CPUs (service.backends.planning); None is the rule's, not measured.
     """
     manifest = bundle.manifest
     # Imported here so that reading a bundle does not need the runtime, nor one runtime the others.
@@ -57,7 +59,7 @@ def open_backend(
         )
     from service.backends.fastest import open_fastest
 
-    return open_fastest(bundle, cpu_candidates(bundle, choice, precision), threads=threads, cache=cache)
+    return open_fastest(bundle, cpu_candidates(bundle, choice, precision), threads=threads, cache=cache, plan=plan)
 
 
 def gpu_precision(bundle: Bundle, asked: PrecisionChoice = "auto") -> Precision:

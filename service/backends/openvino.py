@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.backends.base import BackendError
 from service.backends.graphs import OnnxModel
 from service.backends.lanes import Lanes
+from service.backends.plans import Plan
 from service.bundle.manifest import InputSpec, Precision
 
 # What the layers that the file does not quantise compute in. Without a hint OpenVINO takes bfloat16 where the CPU has
@@ -31,13 +32,21 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
-    max_batch_size = 1
     replaceable = True
 
     def __init__(
-        self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int, bf16: bool | None = None
+        self,
+        model: OnnxModel,
+        expected: InputSpec,
+        precision: Precision,
+        *,
+        threads: int,
+        plan: Plan | None = None,
+        bf16: bool | None = None,
     ) -> None:
         """`bf16`: whether this CPU multiplies bfloat16; None asks OpenVINO."""
+        plan = plan or Plan.by_rule(threads)
+        self.max_batch_size = plan.batch
         bf16 = has_bf16() if bf16 is None else bf16
         self.precision: Precision = precision
         if precision not in _HINTS:
@@ -54,7 +63,7 @@ class OpenVinoBackend:
         def open_requests(streams: int, threads: int) -> list[openvino.InferRequest]:
             return _open(model, graph, expected, _HINTS[precision] if bf16 else "f32", streams, threads)
 
-        self._lanes = Lanes(threads, lambda threads: open_requests(1, threads)[0], open_requests)
+        self._lanes = Lanes(plan.lanes, threads, lambda threads: open_requests(1, threads)[0], open_requests)
         self.lanes = self._lanes.count
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from service.backends.base import BackendError
 from service.backends.graphs import OnnxModel
 from service.backends.lanes import Lanes
+from service.backends.plans import Plan
 from service.bundle.manifest import InputSpec, Precision
 
 _SIGNATURE = {"image": "tensor(uint8)", "anomaly_map": "tensor(float)", "score": "tensor(float)"}
@@ -19,11 +20,14 @@ class OrtBackend:
 
     name = "onnxruntime"
     provider = "CPUExecutionProvider"
-    max_batch_size = 1
     replaceable = True
 
-    def __init__(self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int) -> None:
+    def __init__(
+        self, model: OnnxModel, expected: InputSpec, precision: Precision, *, threads: int, plan: Plan | None = None
+    ) -> None:
+        plan = plan or Plan.by_rule(threads)
         self.precision: Precision = precision
+        self.max_batch_size = plan.batch
 
         def open_session(threads: int) -> onnxruntime.InferenceSession:
             return _open(model, expected, threads)
@@ -32,7 +36,7 @@ class OrtBackend:
             # Run by several threads at once: each computes itself, and its session's other threads help all of them.
             return lanes * [open_session(lanes * (threads - 1) + 1)]
 
-        self._lanes = Lanes(threads, open_session, open_shared)
+        self._lanes = Lanes(plan.lanes, threads, open_session, open_shared)
         self.lanes = self._lanes.count
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

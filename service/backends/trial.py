@@ -35,8 +35,10 @@ from numpy.typing import NDArray
 
 from service.backends.base import Backend, BackendChoice, BackendError, Candidate, PrecisionChoice
 from service.backends.cpu_runtimes import cpu_candidates, open_on_cpu
-from service.backends.fastest import cpu_name, open_fastest, runtime_versions
+from service.backends.fastest import open_fastest
 from service.backends.golden import golden_images
+from service.backends.machine import cpu_name, runtime_versions
+from service.backends.plans import Plan, PlanChoice
 from service.bundle.folder import Bundle, read_bundle
 
 # Most seconds of a run, as in service.station.batching, and of opening a model, which may compile it.
@@ -58,12 +60,19 @@ class Trials:
         *,
         threads: int,
         precision: PrecisionChoice,
+        plan: PlanChoice = "auto",
         cache: Path,
         run_s: float = RUN_S,
         open_s: float = OPEN_S,
         memory_bytes: Callable[[], int] | None = None,
     ) -> None:
-        self._asked = {"choice": choice, "precision": precision, "threads": threads, "cache": str(cache)}
+        self._asked = {
+            "choice": choice,
+            "precision": precision,
+            "threads": threads,
+            "plan": plan,
+            "cache": str(cache),
+        }
         self._cache = cache / "trials"
         self._on_cpu = choice in ("auto", "ort-cpu", "openvino")
         self._most_s = {"start": open_s, "open": open_s, "run": run_s}
@@ -131,7 +140,7 @@ class Trials:
             self._child = None
 
     def _key(self, bundle: Bundle) -> str:
-        return _hashed([*self._what(bundle), self._asked["threads"], cpu_name()])
+        return _hashed([*self._what(bundle), self._asked["threads"], self._asked["plan"], cpu_name()])
 
     def _endless(self, bundle: Bundle) -> Path:
         return self._cache / f"{_hashed(self._what(bundle))}.endless"
@@ -241,19 +250,30 @@ class _Watched:
 
 
 def _open(
-    tell: Callable[[str], None], opener: Callable[..., Backend], bundle: Bundle, candidate: Candidate, *, threads: int
+    tell: Callable[[str], None],
+    opener: Callable[..., Backend],
+    bundle: Bundle,
+    candidate: Candidate,
+    *,
+    threads: int,
+    plan: Plan,
 ) -> Backend:
     tell("open")
-    return _Watched(opener(bundle, candidate, threads=threads), tell)
+    return _Watched(opener(bundle, candidate, threads=threads, plan=plan), tell)
 
 
 def _try(asked: dict[str, Any], tell: Callable[[str], None]) -> None:
     bundle = read_bundle(Path(asked["bundle"]))
     candidates = cpu_candidates(bundle, asked["choice"], asked["precision"])
     opener = partial(_open, tell, open_on_cpu)
-    backend = open_fastest(bundle, candidates, threads=asked["threads"], cache=Path(asked["cache"]), opener=opener)
-    for image in golden_images(bundle):
+    backend = open_fastest(
+        bundle, candidates, threads=asked["threads"], cache=Path(asked["cache"]), plan=asked["plan"], opener=opener
+    )
+    images = golden_images(bundle)
+    for image in images:
         backend.run(image[None])
+    if backend.max_batch_size > 1:
+        backend.run(np.stack([images[i % len(images)] for i in range(backend.max_batch_size)]))
 
 
 def _serve() -> None:

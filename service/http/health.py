@@ -54,6 +54,8 @@ async def state(request: Request) -> JSONResponse:
                 {
                     **recipe_reply(recipe).model_dump(exclude_none=True),
                     "backend": backend_reply(recipe).model_dump(),
+                    "runs_side_by_side": recipe.model.backend.lanes,
+                    "images_in_a_run": station.batcher.largest_batch(recipe.model),
                     "ms_per_image": round(1000 * recipe.model.seconds_per_image, 3),
                     "failures_in_a_row": recipe.model.failures,
                 }

@@ -22,13 +22,12 @@ from contextlib import suppress
 import numpy as np
 
 from service.backends.base import BackendError, Scored
+from service.backends.plans import MOST_LANES
 from service.images.decoding import Pixels
 from service.station.priority import yield_to_requests
 from service.station.runs import Batch, Job, Model, Result
 from service.station.verdicts import DeadlinePassedError
 
-# Most runs side by side, whatever a backend says.
-MAX_LANES = 2
 # Waiting times are taken to be this much longer than estimated: results that are a little late are worth nothing, and
 # all of the work that made them is lost.
 _CAUTION = 1.3
@@ -88,10 +87,10 @@ class Batcher:
         self._closing = False
         self._lock = threading.RLock()
         # One for each thread: a wake-up costs a core its work, and one that finds nothing to do costs the same.
-        self._wakes = [threading.Condition(self._lock) for _ in range(MAX_LANES)]
+        self._wakes = [threading.Condition(self._lock) for _ in range(MOST_LANES)]
         self._asleep: set[int] = set()
         self._lost = 0
-        self._threads = [self._start(lane) for lane in range(MAX_LANES)]
+        self._threads = [self._start(lane) for lane in range(MOST_LANES)]
 
     @property
     def depth(self) -> int:
@@ -212,8 +211,7 @@ class Batcher:
         """Finish what is queued, then stop; a device that hangs for `hung_s` is given up and its images with it."""
         with self._lock:
             self._closing = True
-            for wake in self._wakes:
-                wake.notify()
+            self._wake_all()
         until = time.monotonic() + hung_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -237,7 +235,7 @@ class Batcher:
     @staticmethod
     def _own_time(model: Model) -> float:
         """Seconds that a run of one image takes while its neighbours are running too."""
-        return model.seconds_per_image * min(MAX_LANES, model.backend.lanes)
+        return model.seconds_per_image * min(MOST_LANES, model.backend.lanes)
 
     def _count_work(self, now: float) -> None:
         if self._running:
@@ -260,6 +258,8 @@ class Batcher:
                         batch, tick = self._take(lane), False
                         self._wake()
                     elif self._closing and not self._jobs:
+                        # Those that were not let near the last jobs sleep again.
+                        self._wake_all()
                         return
                     # One thread is enough to keep the device warm.
                     elif not self._sleep(lane, self._idle_tick_s if lane == 0 else None):
@@ -286,6 +286,10 @@ class Batcher:
         if lane < self._lanes_free():
             self._asleep.discard(lane)
             self._wakes[lane].notify()
+
+    def _wake_all(self) -> None:
+        for wake in self._wakes:
+            wake.notify()
 
     def _lanes_free(self) -> int:
         """Lanes, counted from 0, that may take the first job: all of its backend's, or none while so many are busy."""

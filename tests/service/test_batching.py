@@ -203,10 +203,11 @@ def test_close_finishes_what_waits_and_refuses_more() -> None:
     model, batcher = Model(backend), Batcher(max_batch=1, queue_size=10)
     occupy(batcher, model)
     waiting = [batcher.submit(model, image(), FAR) for _ in range(3)]
-    closer = threading.Thread(target=batcher.close)
+    closer = threading.Thread(target=batcher.close, args=(600,))
     closer.start()
     backend.release.release(10)
     closer.join(300)
+    assert not closer.is_alive()
     assert all(future.done() and future.exception() is None for future in waiting)
     with pytest.raises(ClosedError):
         batcher.submit(model, image(), FAR)

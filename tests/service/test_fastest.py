@@ -16,6 +16,7 @@ from service.backends.base import Backend, BackendError, Candidate
 from service.backends.cpu_runtimes import cpu_candidates
 from service.backends.fastest import open_fastest
 from service.backends.opening import open_backend
+from service.backends.plans import Plan
 from service.bundle.folder import Bundle
 
 SLOW, FAST = Candidate("ort-cpu", "fp32"), Candidate("openvino", "fp32")
@@ -29,7 +30,7 @@ class _Machine:
         self.wrong: dict[str, float] = {}
         self.opened: list[str] = []
 
-    def open(self, bundle: Bundle, candidate: Candidate, *, threads: int) -> Backend:
+    def open(self, bundle: Bundle, candidate: Candidate, *, threads: int, plan: Plan) -> Backend:
         self.opened.append(str(candidate))
 
         def run(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -13,7 +13,12 @@ from service.bundle.folder import read_bundle
 
 
 def _lanes(threads: int) -> Lanes[str]:
-    return Lanes(threads, lambda threads: f"wide {threads}", lambda lanes, threads: [f"narrow {threads}"] * lanes)
+    return Lanes(
+        min(2, threads),
+        threads,
+        lambda threads: f"wide {threads}",
+        lambda lanes, threads: [f"narrow {threads}"] * lanes,
+    )
 
 
 def test_alone_all_threads_side_by_side_a_half_each() -> None:

@@ -125,7 +125,7 @@ def _bare_backend(bundle: Bundle, images: list[bytes], cache: Path, cores: int, 
 
     The best of those is what the service is measured by. Decoding as well, as the service must, is a row of its own.
     """
-    backend = open_backend(bundle, "auto", threads=cores, cache=cache)
+    backend = open_backend(bundle, "auto", threads=cores, cache=cache, plan="auto")
     spec = bundle.manifest.input
 
     def prepare(number: int) -> np.ndarray:
