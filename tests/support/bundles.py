@@ -187,7 +187,9 @@ def list_versions(root: Path) -> dict[str, list[str]]:
 
 
 def wait_until_loaded(client: TestClient) -> None:
-    wait_for(lambda: client.get("/readyz").json()["reason"] != "recipes are being loaded and checked")
+    """Asked of the station itself: requests would take the processor from what is waited for."""
+    recipes = client.app_state["station"].recipes
+    wait_for(lambda: recipes.loaded)
 
 
 def demo_trained_on(parts: Path, models: Path) -> Path:
