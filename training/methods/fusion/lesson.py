@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.evaluation.metrics import average_precision
 from training.features.distances import Distances
 from training.features.embedding import Standardised, embeddings_of, features_of
 from training.features.trunk import Features, Trunk
@@ -173,11 +172,13 @@ def reliability(samples: Samples) -> Tensor:
     The distance to a position's Gaussian is the best where parts lie still, and no help where they lie anyhow or where
     photos are few.
     """
+    from sklearn.metrics import average_precision_score  # not with every command
+
     smooth = functional.avg_pool2d(samples.distances.float(), 3, 1, 1, count_include_pad=False)
     masks = functional.adaptive_avg_pool2d(samples.masks.float(), (smooth.shape[2], smooth.shape[3])) > 0.5
     if not masks.any():
         return torch.full((3,), 1 / 3)
-    found = [average_precision(one.flatten().numpy(), masks.flatten().numpy()) for one in smooth.unbind(dim=1)]
+    found = [average_precision_score(masks.flatten().numpy(), one.flatten().numpy()) for one in smooth.unbind(dim=1)]
     return torch.softmax(_SHARPNESS * torch.tensor(found, dtype=torch.float32), dim=0)
 
 
