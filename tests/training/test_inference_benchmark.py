@@ -17,12 +17,13 @@ from torch import nn
 
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec, TrainingRecord
-from training.benchmarks.contender import Subject, in_openvino
+from training.benchmarks.contender import Contender, Subject, in_openvino
 from training.benchmarks.inference import (
     BenchError,
     contenders,
     export_random,
     parameters_and_macs,
+    reached,
     run_bench,
     subject_of,
     tabulate,
@@ -67,7 +68,7 @@ def test_every_contender_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capt
         assert all(0 < timing["p50_ms"] <= timing["p99_ms"] for timing in row["timings"])
         assert row["peak_memory_mib"] > 10
         assert (row["ceiling"] is None) == (row["precision"] in record["emulated"])
-        assert row["ceiling"] is None or row["ceiling"] > 0
+        assert row["ceiling"] is None or 0 < row["ceiling"] <= 1
         assert row["cold_start_s"] > 0
     # A runtime's process holds that runtime: PyTorch's own libraries are 200 MB.
     assert rows["ort-cpu", "fp32"]["peak_memory_mib"] < rows["pytorch", "fp32"]["peak_memory_mib"] - 100
@@ -95,6 +96,7 @@ def test_a_type_that_the_cpu_only_emulates_has_no_ceiling(tmp_path: Path) -> Non
         "macs": 10,
         "threads": 1,
         "ceiling_gmac_per_s": {"fp32": 33.5, "bf16": 0.4},
+        "matrix_product_gmac_per_s": {"fp32": 30.1, "bf16": 0.4},
         "emulated": ["bf16"],
         "rows": [
             {"runtime": "pytorch", "precision": precision, "timings": [_TIMING], "peak_memory_mib": 300.0}
@@ -104,7 +106,13 @@ def test_a_type_that_the_cpu_only_emulates_has_no_ceiling(tmp_path: Path) -> Non
     }
     table = tabulate(record)
     assert "| pytorch | bf16 | 5.0 / 6.0 | 200.0 | 1.0x | none | 300 | 1.2 |" in table
-    assert "No ceiling in bf16: PyTorch's matrix product reaches 0.4 GMAC/s in it and 33.5 in fp32" in table
+    assert "No ceiling in bf16: the fastest here reaches 0.4 GMAC/s in it and 33.5 in fp32" in table
+    assert "The ceiling in fp32 is the fastest row's 33.5 GMAC/s: PyTorch's matrix product reaches 30.1." in table
+
+
+def test_a_runtime_that_outdoes_the_matrix_product_is_the_ceiling() -> None:
+    rates = {Contender("ort-cpu", "int8"): 5.0, Contender("openvino", "int8"): 9.0, Contender("ort-cpu", "fp32"): 2.0}
+    assert reached({"fp32": 3.0, "int8": 1.0}, rates) == {"fp32": 3.0, "int8": 9.0}
 
 
 def test_other_runtimes_do_not_bring_pytorch_with_them() -> None:
