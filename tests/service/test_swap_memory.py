@@ -64,26 +64,26 @@ def test_swaps_under_load_leave_no_memory_behind(
             reply = client.post("/recipes/part/activate", params={"version": str(version)})
             assert reply.status_code == 200, reply.text
 
-        # What is made but once is made.
-        for version in (2, 1):
-            swap(version)
-            for _ in range(5):
-                inspect()
+        def swap_under_load(times: int) -> None:
+            swapping = threading.Event()
+            swapping.set()
+
+            def load() -> None:
+                while swapping.is_set():
+                    inspect()
+
+            camera = threading.Thread(target=load)
+            camera.start()
+            for number in range(times):
+                swap(1 + (number + 1) % 2)
+            swapping.clear()
+            camera.join()
+
+        # What is made but once is made, by the same.
+        swap_under_load(4)
         time.sleep(6)
         before = _resident(process.pid)
-        swapping = threading.Event()
-        swapping.set()
-
-        def load() -> None:
-            while swapping.is_set():
-                inspect()
-
-        camera = threading.Thread(target=load)
-        camera.start()
-        for number in range(swaps):
-            swap(1 + (number + 1) % 2)
-        swapping.clear()
-        camera.join()
+        swap_under_load(swaps)
         most = int(1.1 * before)
         after = _settled(process.pid, most)
         sys.stdout.write(f"{swaps} swaps, {len(replies)} images: {before} MiB before, {after} MiB after\n")
