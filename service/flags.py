@@ -22,6 +22,9 @@ from pydantic_core import PydanticUndefined
 
 Model = TypeVar("Model", bound=BaseModel)
 
+# How the names of flags end whose value is a folder, not a file.
+_FOLDERS = ("dir", "models", "data", "textures", "imagenet", "run", "runs", "cache", "records", "bundle", "triton")
+
 
 class FlagError(ValueError):
     """A command line or the environment asks for something impossible; one line for each value."""
@@ -159,5 +162,5 @@ def _metavar(name: str, kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if kind is Path:
-        return "FOLDER" if name.endswith(("dir", "models", "data")) else "FILE"
+        return "FOLDER" if name.endswith(_FOLDERS) else "FILE"
     return {int: "N", float: "NUMBER"}.get(kind, name.upper())

@@ -19,7 +19,7 @@ from training.data.folders import DataError, good_images
 from training.data.labels import labelled_images
 from training.data.places import require_results_file
 from training.evaluation.ranking import auroc, defects_found, good_sorted_right, interval
-from training.experiments.compare import recommend
+from training.experiments.compare import on_shared_seeds, recommend
 from training.experiments.compare_table import tabulate
 from training.experiments.public_split import link_split
 from training.experiments.results import Row
@@ -110,20 +110,77 @@ def _request(parts: Path, out: Path, steps: int) -> Compare:
     return Compare(data=parts, out=out, size=64, steps=steps)
 
 
-def test_a_bundle_of_other_settings_is_not_taken_for_one_of_these(parts: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_other_settings_is_not_taken_for_one_of_these(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = _request(parts, tmp_path / "rows.json", 3).job("bozic", 0)
     assert not job.made_before()
     job.claim()
     (job.order.models / "bottle" / "bozic-0").mkdir(parents=True)
     assert job.made_before()
-    with pytest.raises(
-        TrainingError,
-        match=r"bozic-0: made with other settings \(steps 3 before, 4 now\): choose another --out",
-    ):
-        _request(parts, tmp_path / "rows.json", 4).job("bozic", 0).made_before()
+    assert job.outdated() is None
+    other = _request(parts, tmp_path / "rows.json", 4).job("bozic", 0)
+    assert other.outdated() == "made with other settings (steps 3 before, 4 now)"
+    assert not other.made_before(), "it is to be made anew"
+    (kept,) = (job.run / "earlier").iterdir()
+    assert kept.name.startswith("bozic-0-")
+    assert str(kept) in capsys.readouterr().err
     (job.run / CHECKPOINT).touch()
     with pytest.raises(TrainingError, match=r"that is not finished: .* choose another --out"):
         _request(parts, tmp_path / "rows.json", 4).job("bozic", 0).claim()
+
+
+def test_rows_that_no_longer_hold_are_not_shown_beside_those_of_today(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.json"
+    request = _request(parts, out, 3)
+    for name in ("bozic", "riad"):
+        job = request.job(name, 0)
+        job.claim()
+        job.bundle.mkdir(parents=True)
+    settings = {"data": "bottle", "size": 64, "steps": 3, "textures": "procedural"}
+    rows = {"bozic/0": {}, "riad/0": {"images": "of others"}, "us/0": {}}
+    command = ["compare", "--data", str(parts), "--out", str(out), "--size", "64", "--steps", "3"]
+    command += ["--methods", "bozic", "riad", "--minutes", "1e-9"]
+
+    out.write_text(json.dumps({"settings": settings, "rows": rows}))
+    (config := request.job("bozic", 0).run / "config.json").write_text(
+        config.read_text().replace('"steps": 3', '"steps": 2')
+    )
+    assert main(command) == 0
+    told = capsys.readouterr().err
+    assert "bozic/0: made with other settings (steps 2 before, 3 now): made anew" in told
+    assert "riad/0: judged on other labelled images: made anew" in told
+    assert "us/0: its bundle is gone: left out until it is asked for" in told
+    assert json.loads(out.read_text())["rows"] == {}
+
+    out.write_text(json.dumps({"settings": settings, "rows": {"riad/0": {}}}))
+    (request.job("riad", 0).run / "photos.txt").write_text("other.png 1\n")
+    assert main(command) == 1
+    assert "riad-0: made with other photos (other.png 1 before, 000.png" in capsys.readouterr().err
+    assert set(json.loads(out.read_text())["rows"]) == {"riad/0"}, "nothing of the other comparison is lost"
+
+
+def test_methods_are_told_apart_by_the_seeds_that_all_of_them_have() -> None:
+    rows = {"a/0": _row(0.9, 0.5), "a/1": _row(0.1, 0.5), "b/0": _row(0.2, 0.5)}
+    assert set(on_shared_seeds(rows)) == {"a/0", "b/0"}, "other photos are held out by each seed"
+    assert on_shared_seeds({"a/1": rows["a/1"], "b/0": rows["b/0"]}).keys() == {"a/1", "b/0"}
+
+
+def test_what_no_method_could_be_trained_with_is_told_once(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("few", "my parts"):
+        (tmp_path / name).mkdir()
+        for photo in good_images(parts)[: 2 if name == "few" else 10]:
+            shutil.copy(photo, tmp_path / name)
+    for name, said in {"few": "2 good photos are too few", "my parts": "recipe 'my parts': take letters"}.items():
+        assert main(["compare", "--data", str(tmp_path / name), "--out", str(tmp_path / "rows.json")]) == 1
+        told = capsys.readouterr().err
+        assert told.count(said) == 1
+        assert "rows failed" not in told
+    assert not (tmp_path / "rows.runs").exists()
 
 
 @pytest.mark.parametrize(

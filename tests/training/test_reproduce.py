@@ -1,3 +1,4 @@
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -93,6 +94,30 @@ def test_a_queue_goes_on_past_a_failed_row_and_runs_only_that_again(
     queue()
     assert done == ["a", "b", "c", "b"]
     assert "'b'" in (tmp_path / "r.md").read_text()
+
+
+def test_a_row_that_no_longer_holds_is_gone_before_it_is_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    run_queue({"a": lambda: {"of": "before"}, "b": dict, "c": dict}, file, {}, str)
+
+    def again() -> Row:
+        assert set(json.loads(file.read_text())["rows"]) == {"b"}, "stopped here, it would pass for one of today"
+        return {"of": "today"}
+
+    def outdated(key: str, row: Row) -> str | None:
+        return "too old" if row.get("of") == "before" or key == "c" else None
+
+    jobs = {"a": again, "b": lambda: pytest.fail("it holds")}
+    run_queue(jobs, file, {}, str, outdated=outdated)
+    assert json.loads(file.read_text())["rows"] == {"a": {"of": "today"}, "b": {}}
+
+
+def test_two_processes_do_not_write_one_file_of_results(tmp_path: Path) -> None:
+    (work := tmp_path / "r.runs").mkdir()
+    with (work / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match=r"another process trains here: wait for it, or choose another --out"):
+            run_queue({"a": lambda: pytest.fail("began")}, tmp_path / "r.json", {}, str)
 
 
 @pytest.mark.parametrize("stops", [InterruptedRunError, DeviceError])

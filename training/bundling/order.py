@@ -56,7 +56,7 @@ class RecipeOrder:
             if name is not None and not re.fullmatch(NAME_PATTERN, name):
                 raise DataError(
                     f"{what} {name!r}: take letters, digits, '.', '_' and '-', at most 64, no space"
-                    + ("; without --recipe it is the folder's name" if what == "recipe" else "")
+                    + ("; where nothing names it, it is called as the folder of the photos" if what == "recipe" else "")
                 )
         if self.version:
             require_new(self.models, self.recipe, self.version)

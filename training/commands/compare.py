@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from training.commands.attempts import train
 from training.commands.recipe_flags import PHOTOS
 from training.commands.settings import preset_like, settings_of
 from training.commands.training_job import TrainingJob
+from training.data.folders import find_images, good_images, split
 from training.errors import UserError
 from training.experiments import compare, compare_table
 from training.experiments.results import ResultsError, Row, run_queue
@@ -81,7 +83,7 @@ def run(request: Compare) -> int:
     names = request.methods or tuple(METHODS)
     if unknown := [name for name in names if name not in METHODS]:
         raise UserError(f"--methods {' '.join(unknown)}: choose among {', '.join(METHODS)}")
-    compare.require_material(request.data, request.textures)
+    _require_material(request, names[0])
     if request.serve_winner:
         winner.require_models(request.models, request.recipe)
     ends = time.monotonic() + 60 * request.minutes if request.minutes else float("inf")
@@ -91,7 +93,14 @@ def run(request: Compare) -> int:
     rows: dict[str, Row] = {}
     failures = ""
     try:
-        run_queue(jobs, request.out, kept, partial(_kept, rows, request), go_on=lambda: time.monotonic() < ends)
+        run_queue(
+            jobs,
+            request.out,
+            kept,
+            partial(_kept, rows, request),
+            outdated=partial(_outdated, request),
+            go_on=lambda: time.monotonic() < ends,
+        )
     except ResultsError as error:
         failures = str(error)
     status = 0
@@ -103,6 +112,25 @@ def run(request: Compare) -> int:
     if failures:
         raise ResultsError(failures)
     return status
+
+
+def _require_material(request: Compare, name: str) -> None:
+    """DataError where no method could be trained on the photos: known once, not of every method."""
+    for seed in request.seeds:
+        split(good_images(request.data), request.job(name, seed).settings.holdout, seed)
+    if request.textures:
+        find_images(request.textures)
+    job = request.job(name, request.seeds[0])
+    replace(job.order, version=None).require_usable(job.spec)
+
+
+def _outdated(request: Compare, key: str, row: Row) -> str | None:
+    name, seed = key.rsplit("/", 1)
+    if not request.bundle(name, int(seed)).exists():
+        return "its bundle is gone"
+    if why := request.job(name, int(seed)).outdated():
+        return why
+    return "judged on other labelled images" if compare.judged_on_others(row, request.data) else None
 
 
 def _row(request: Compare, name: str, seed: int) -> Row:
@@ -120,30 +148,27 @@ def _kept(rows: dict[str, Row], request: Compare, done: Mapping[str, Row]) -> st
 def _told(request: Compare, rows: dict[str, Row]) -> tuple[str, Bundle]:
     """Table and plot beside the rows, with what was timed; the recommendation, and the bundle that it is of."""
     bundles: dict[str, Bundle] = {}
+    faults: dict[str, dict[str, str]] = {}
     for key in rows:
         name, seed = key.rsplit("/", 1)
-        bundle = _bundle_of(request, name, int(seed))
+        bundle = read_bundle(request.bundle(name, int(seed)))
+        if why := bundle.manifest.unfit:
+            faults.setdefault(name, {})[seed] = why
         # One of a seed that is fit for service, where there is one.
         if name not in bundles or (bundles[name].manifest.unfit and not bundle.manifest.unfit):
             bundles[name] = bundle
     speed = compare.milliseconds(bundles)
     unfit = {name for name, bundle in bundles.items() if bundle.manifest.unfit}
-    best, reason = compare.recommend(compare_table.grouped(rows), speed, unfit)
-    text = f"{_table(request, rows, speed)}\n\nTake {best}: {reason}."
-    if why := bundles[best].manifest.unfit:
-        text += f" It is unfit for service all the same: {why}."
+    chosen_by = compare.on_shared_seeds(rows)
+    best, reason = compare.recommend(compare_table.grouped(chosen_by), speed, unfit)
+    if len(chosen_by) < len(rows):
+        seeds = sorted({int(key.rsplit("/", 1)[1]) for key in chosen_by})
+        reason += f"; by the seeds that all have ({', '.join(map(str, seeds))})"
+    text = f"{_table(request, rows, speed)}\n\n{compare_table.LEGEND}\n\nTake {best}: {reason}."
+    for seed, why in faults.get(best, {}).items():
+        text += f" Seed {seed} of it is unfit for service: {why}."
     compare_table.write(text, rows, speed, request.out)
     return text, bundles[best]
-
-
-def _bundle_of(request: Compare, name: str, seed: int) -> Bundle:
-    """The bundle of a row, which the row's training made."""
-    folder = request.bundle(name, seed)
-    if not folder.exists():
-        raise ResultsError(
-            f"{folder}: gone, and {request.out} has its row: bring it back, or remove {request.out} to train it again"
-        )
-    return read_bundle(folder)
 
 
 def _table(request: Compare, rows: dict[str, Row], speed: dict[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,12 +51,15 @@ def run(request: Reproduce) -> int:
     presets = request.presets()
     changes = {name: value for name, value in request.changes().items() if name != "seed"}
 
-    def row(method: str, data: Path, seed: int) -> Row:
+    def job_of(method: str, data: Path, seed: int) -> TrainingJob:
         version = f"{presets[method]}-{seed}"
-        job = _job(request, method, presets[method], {**changes, "seed": seed}, data, work, version)
+        return _job(request, method, presets[method], {**changes, "seed": seed}, data, work, version)
+
+    def row(method: str, data: Path, seed: int) -> Row:
+        job = job_of(method, data, seed)
         if not job.made_before() and (made := train(job)):
             tell(made)
-        manifest = read_bundle(work / "models" / data.name / version).manifest
+        manifest = read_bundle(job.bundle).manifest
         return {**(manifest.metrics or {}), "minutes": manifest.training.minutes}
 
     categories = find_categories(request.dataset, request.data, request.categories)
@@ -75,8 +78,17 @@ def run(request: Reproduce) -> int:
     kept: Row = {"presets": dict(presets), "changes": changes, "textures": textures}
     if request.split:
         kept["split"] = request.split.name
-    print(run_queue(jobs, request.out, kept, partial(tabulate, request.dataset)))
+    outdated = partial(_outdated, job_of, folders)
+    print(run_queue(jobs, request.out, kept, partial(tabulate, request.dataset), outdated=outdated))
     return 0
+
+
+def _outdated(
+    job_of: Callable[[str, Path, int], TrainingJob], folders: Mapping[str, Path], key: str, _row: Row
+) -> str | None:
+    """Rows of categories that were not asked for stay as they are."""
+    method, category, seed = key.split("/")
+    return job_of(method, folders[category], int(seed)).outdated() if category in folders else None
 
 
 def _job(

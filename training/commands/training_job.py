@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from training.data.folders import DataError, good_images
 from training.data.line import Line
 from training.data.recorded import ReviewedPart
 from training.loop import memory
-from training.loop.runs import RESULTS, TrainingError, claim_run, other_than
+from training.loop.runs import RESULTS, TrainingError, claim_run, other_material, other_settings, put_aside
 from training.methods import METHODS
 from training.settings import RecipeSettings
 
@@ -66,17 +67,27 @@ class TrainingJob:
         claimed = METHODS[self.order.method].claimed(self.settings) | ({"crop": crop.model_dump()} if crop else {})
         return claimed | ({"line": sorted(self.line.line.learned)} if self.line else {})
 
+    @property
+    def bundle(self) -> Path:
+        return self.order.models / self.order.recipe / str(self.order.version)
+
+    def outdated(self) -> str | None:
+        """Why the bundle that is there is not what this training would give; None where it is, or where there is none.
+
+        TrainingError where it is of other photos or textures: what was made of those is not to be mixed with this.
+        """
+        if not self.bundle.exists():
+            return None
+        if difference := other_material(self.run, good_images(self.order.data), self.textures):
+            raise TrainingError(f"{self.bundle}: made with other {difference}: choose another {self.flag}")
+        difference = other_settings(self.run, self._claimed())
+        return f"made with other {difference}" if difference else None
+
     def made_before(self) -> bool:
-        """Whether the bundle is there already; TrainingError where another training than this one made it."""
-        bundle = self.order.models / self.order.recipe / str(self.order.version)
-        if not bundle.exists():
-            return False
-        if difference := other_than(self.run, self._claimed(), good_images(self.order.data), self.textures):
-            raise TrainingError(
-                f"{bundle}: made with other {difference}: choose another {self.flag}, or remove {bundle} and "
-                f"{self.run} to train again"
-            )
-        return True
+        """Whether the bundle is there already; one that is outdated is kept aside, so that it can be made anew."""
+        if why := self.outdated():
+            print(f"{self.bundle}: {why}: kept in {put_aside(self.run, self.bundle)}", file=sys.stderr)
+        return self.bundle.exists()
 
     @property
     def spec(self) -> InputSpec:

@@ -5,6 +5,7 @@ A defect without a mask counts as a defect of a part whose place nobody told.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.data.folders import (
     find_images,
     is_left_behind,
     labelled_folder,
+    listing,
     shown,
 )
 
@@ -63,6 +65,13 @@ def labelled_images(folder: Path) -> list[LabelledImage]:
         raise DataError(f"{shown(test)}: evaluation needs good parts in test/good and defects beside it")
     _require_masks_of_their_own(found)
     return found
+
+
+def images_sha256(images: list[LabelledImage]) -> str:
+    """What tells whether a test split still holds the same images, masks and labels."""
+    files = [path for image in images for path in (image.path, image.mask) if path]
+    kinds = "".join(f"{image.defect}\n" for image in images)
+    return hashlib.sha256((listing(files) + kinds).encode()).hexdigest()
 
 
 def _masks_beside(images: list[Path]) -> set[Path]:

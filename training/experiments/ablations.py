@@ -16,12 +16,12 @@ from service.images.decoding import read
 from service.images.resizing import resize
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.data.folders import DataError, find_images, good_images, listing, split
-from training.data.labels import labelled_images
+from training.data.labels import images_sha256, labelled_images
 from training.data.reading import load_images
 from training.evaluation.evaluate import figures, score_split
 from training.experiments.results import Row, mean_minutes, mean_percent, run_queue
 from training.loop.memory import keep_freed_memory
-from training.loop.runs import Run, claim_run, training_minutes
+from training.loop.runs import Run, TrainingError, claim_run, other_material, training_minutes
 from training.methods.protocol import Method, TrainingSet
 from training.settings import RecipeSettings
 
@@ -59,42 +59,70 @@ def run_ablations(plan: Plan, file: Path, device: torch.device) -> str:
         row = plan.method.ablations[name]
         config = replace(row.apply(plan.preset), seed=seed)
         textures = plan.other_textures if row.other_textures else plan.textures
-        runs = file.with_suffix(".runs")
-        jobs[key] = partial(_train_and_score, plan.method, config, folder, textures, runs, device)
+        jobs[key] = _Job(plan.method, config, folder, textures, file.with_suffix(".runs"), device)
     settings: Row = {"preset": asdict(replace(plan.preset, seed=0)), "textures": _name(plan.textures)}
-    return run_queue(jobs, file, settings, partial(tabulate, plan.method))
+    return run_queue(
+        {key: job.row for key, job in jobs.items()},
+        file,
+        settings,
+        partial(tabulate, plan.method),
+        outdated=lambda key, row: jobs[key].outdated(row) if key in jobs else None,
+    )
 
 
-def _train_and_score(
-    method: Method[Any],
-    config: RecipeSettings,
-    folder: Path,
-    textures: Path | None,
-    runs: Path,
-    device: torch.device,
-) -> Row:
-    # Only map or score differ between these: one training serves them all.
-    trained = replace(config, score="paper", **method.untrained)
-    source_of = listing(find_images(textures)) if textures else None
-    settings = json.dumps([asdict(trained), _name(textures), source_of], sort_keys=True).encode()
-    run = runs / _name(folder) / hashlib.sha256(settings).hexdigest()[:12]
-    photos = good_images(folder)
-    claim_run(run, method.claimed(trained), photos, textures, flag="--out")
-    keep_freed_memory()
-    trained_on, _ = split(photos, config.holdout, config.seed)
-    good = load_images(trained_on, config.size, "good photos")
-    source = method.textures(config, textures) if method.textures else None
-    network = method.fit(config, TrainingSet(good, source), Run(run), device)
-    images = labelled_images(folder)
-    graph = InspectionGraph(network, score=config.score).eval().to(device)
-    size = config.size
-    scored = (score_with_torch(graph, [resize(read(image.path), size, size)])[0] for image in images)
-    return {
-        **figures(images, score_split(images, scored)),
-        "good_photos": len(good),
-        "textures": [_name(textures), len(source)] if source is not None else None,
-        "minutes": round(training_minutes(run), 2),
-    }
+@dataclass(frozen=True)
+class _Job:
+    """One row: what is trained, on what, and where its run lies."""
+
+    method: Method[Any]
+    config: RecipeSettings
+    folder: Path
+    textures: Path | None
+    runs: Path
+    device: torch.device
+
+    @property
+    def trained(self) -> RecipeSettings:
+        """Only map or score differ between rows that share these: one training serves them all."""
+        return replace(self.config, score="paper", **self.method.untrained)
+
+    @property
+    def run(self) -> Path:
+        source_of = listing(find_images(self.textures)) if self.textures else None
+        settings = json.dumps([asdict(self.trained), _name(self.textures), source_of], sort_keys=True).encode()
+        return self.runs / _name(self.folder) / hashlib.sha256(settings).hexdigest()[:12]
+
+    def outdated(self, row: Row) -> str | None:
+        """Why a row that is there is not what this would give; TrainingError where it is of other photos.
+
+        One without its run, or of before rows told what they were judged on, stays as it is.
+        """
+        run = self.run
+        if run.exists() and (difference := other_material(run, good_images(self.folder), self.textures)):
+            raise TrainingError(f"{run}: made with other {difference}: choose another --out")
+        if row.get("images") in (None, images_sha256(labelled_images(self.folder))):
+            return None
+        return "judged on other labelled images"
+
+    def row(self) -> Row:
+        method, config, size = self.method, self.config, self.config.size
+        photos, run = good_images(self.folder), self.run
+        claim_run(run, method.claimed(self.trained), photos, self.textures, flag="--out")
+        keep_freed_memory()
+        trained_on, _ = split(photos, config.holdout, config.seed)
+        good = load_images(trained_on, size, "good photos")
+        source = method.textures(config, self.textures) if method.textures else None
+        network = method.fit(config, TrainingSet(good, source), Run(run), self.device)
+        images = labelled_images(self.folder)
+        graph = InspectionGraph(network, score=config.score).eval().to(self.device)
+        scored = (score_with_torch(graph, [resize(read(image.path), size, size)])[0] for image in images)
+        return {
+            **figures(images, score_split(images, scored)),
+            "images": images_sha256(images),
+            "good_photos": len(good),
+            "textures": [_name(self.textures), len(source)] if source is not None else None,
+            "minutes": round(training_minutes(run), 2),
+        }
 
 
 def _name(folder: Path | None) -> str:

@@ -23,8 +23,8 @@ from service.bundle.manifest import Thresholds
 from service.images.decoding import read
 from service.images.resizing import fit
 from training.bundling.held_out import simulate_defects, split_as_trained
-from training.data.folders import find_images, good_images, labelled_folder
-from training.data.labels import labelled_images
+from training.data.folders import labelled_folder
+from training.data.labels import LabelledImage, images_sha256, labelled_images
 from training.data.masks import read_mask
 from training.evaluation.evaluate import score_with
 from training.evaluation.metrics import pixel_metrics
@@ -35,13 +35,6 @@ from training.experiments.results import Row
 _ROUNDS = 30
 # Rendered defects are not the line's: who comes so close to the best in image AUROC is as good, and speed decides.
 CLOSE = 0.005
-
-
-def require_material(data: Path, textures: Path | None) -> None:
-    """DataError where there are no photos or no textures: known once, not of every method."""
-    good_images(data)
-    if textures:
-        find_images(textures)
 
 
 def judge(bundle: Bundle, data: Path) -> Row:
@@ -60,15 +53,26 @@ def judge(bundle: Bundle, data: Path) -> Row:
         for one in simulate_defects(photos, seed):
             seen.add(score_images(backend, [one.picture])[0], one.mask, is_defect=True)
         row: Row = {"rendered": seen.figures()}
-        if labelled_folder(data):
+        images = _labelled(data)
+        if images:
             seen = _Seen(manifest.thresholds)
-            for image in labelled_images(data):
+            for image in images:
                 mask = read_mask(image.mask, *shape, manifest.input.crop) if image.mask else nothing
                 seen.add(score_with(backend, manifest.input, image.path), mask, is_defect=image.is_defect)
             row["labelled"] = seen.figures()
     finally:
         backend.close()
-    return {**row, "minutes": manifest.training.minutes, "mb": _megabytes(bundle)}
+    told: Row = {"minutes": manifest.training.minutes, "mb": _megabytes(bundle), "images": images_sha256(images)}
+    return {**row, **told}
+
+
+def judged_on_others(row: Row, data: Path) -> bool:
+    """Whether the row's labelled images, of a row that tells which they were, are not those of `data`."""
+    return row.get("images") not in (None, images_sha256(_labelled(data)))
+
+
+def _labelled(data: Path) -> list[LabelledImage]:
+    return labelled_images(data) if labelled_folder(data) else []
 
 
 class _Seen:
@@ -134,6 +138,19 @@ def scores_of(row: Row, where: str) -> tuple[Scores, Scores]:
     if not isinstance(part, dict):
         raise TypeError(f"{where}: no figures")
     return np.array(part["good_scores"], np.float64), np.array(part["defect_scores"], np.float64)
+
+
+def on_shared_seeds(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """Of rows by `method/seed` those by which methods may be told apart: of the seeds that all methods have.
+
+    Each seed holds out photos of its own, harder or easier ones. All rows where no seed is shared.
+    """
+    seeds: dict[str, set[str]] = {}
+    for key in rows:
+        name, seed = key.rsplit("/", 1)
+        seeds.setdefault(name, set()).add(seed)
+    shared = set.intersection(*seeds.values()) if seeds else set()
+    return {key: row for key, row in rows.items() if not shared or key.rsplit("/", 1)[1] in shared}
 
 
 def recommend(

@@ -26,6 +26,15 @@ _FIGURES = {
 _OF_SCORES = {"image_auroc": auroc, "pg2": good_sorted_right, "pb2": defects_found}
 
 
+LEGEND = (
+    "In percent, ± the standard deviation over seeds. Rendered: defects drawn on photos that no method trained on; "
+    "labelled: the test split, which chooses nothing. Escapes: defects that pass as OK at the bundle's own limits, set "
+    "to reject 1 % of good parts. PG2: good parts that are told where 2 % of the defects may be missed; PB2: defects "
+    "that are found where 2 % of the good parts may be rejected. ms and MB: ONNX Runtime in float32 on this machine. "
+    "Paper: the figures of the full method, trained in full."
+)
+
+
 def grouped(rows: Mapping[str, Row]) -> dict[str, list[Row]]:
     """Rows by `method/seed` -> the rows of each method."""
     found: dict[str, list[Row]] = {}

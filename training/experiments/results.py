@@ -19,7 +19,7 @@ from training.data.places import require_results_file
 from training.errors import UserError
 from training.evaluation.evaluate import percent
 from training.loop.distributed import DeviceError
-from training.loop.runs import InterruptedRunError, disk_full_named
+from training.loop.runs import InterruptedRunError, disk_full_named, hold
 
 Row = dict[str, JsonValue]
 
@@ -33,9 +33,14 @@ def run_queue(
     file: Path,
     settings: dict[str, JsonValue],
     tabulate: Callable[[Mapping[str, Row]], str],
+    *,
+    outdated: Callable[[str, Row], str | None] = lambda key, row: None,
     go_on: Callable[[], bool] = lambda: True,
 ) -> str:
     """Run the jobs whose rows `file` has not, keeping it and the table beside it (.md) up to date; returns the table.
+
+    A row that is `outdated`, which tells why, is made anew; one that no job makes is left out. `file` is this
+    process's own until it ends.
 
     `settings` are kept with the rows, and a file of other settings is refused. A job that fails leaves its row out and
     the next one starts; at the end ResultsError names those. Only InterruptedRunError, and a device that no job would
@@ -44,7 +49,7 @@ def run_queue(
     # Through JSON, so that what is read back compares equal.
     settings = json.loads(json.dumps(settings))
     require_results_file(file)
-    rows = _read(file, settings)
+    rows = _held(file, settings, jobs, outdated)
     failed = []
     for number, (key, job) in enumerate(jobs.items(), 1):
         if key in rows:
@@ -60,14 +65,38 @@ def run_queue(
         except (UserError, BackendError, BundleError, ImageError) as error:
             failed.append(f"{key}: {error}")
             continue
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _keep(file, settings, rows)
         with disk_full_named(file):
-            replace_file(file, json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
             replace_file(file.with_suffix(".md"), tabulate(rows) + "\n")
     table = tabulate(rows)
     if failed:
         raise ResultsError("\n".join([f"{len(failed)} of {len(jobs)} rows failed", *failed]))
     return table
+
+
+def _held(
+    file: Path, settings: Row, jobs: Mapping[str, object], outdated: Callable[[str, Row], str | None]
+) -> dict[str, Row]:
+    """The rows of `file` that hold, once it is this process's own."""
+    try:
+        (work := file.with_suffix(".runs")).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"--out {file}: {work} cannot be made ({error.strerror}): choose another --out") from error
+    hold(work, "--out")
+    rows = _read(file, settings)
+    reasons = {key: why for key, row in rows.items() if (why := outdated(key, row))}
+    for key, why in reasons.items():
+        tqdm.write(f"{key}: {why}: {'made anew' if key in jobs else 'left out until it is asked for'}", file=sys.stderr)
+        del rows[key]
+    # Before one of them is made: stopped in between, what is made by then must not stand for the row of before.
+    if reasons:
+        _keep(file, settings, rows)
+    return rows
+
+
+def _keep(file: Path, settings: Row, rows: Mapping[str, Row]) -> None:
+    with disk_full_named(file):
+        replace_file(file, json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
 
 
 def mean_percent(runs: Sequence[Row], column: str) -> str:

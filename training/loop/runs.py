@@ -95,7 +95,7 @@ def claim_run(
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        _lock(run, flag)
+        hold(run, flag)
     except OSError as error:
         raise TrainingError(f"{run}: no run can be kept there ({error.strerror}): choose another {flag}") from error
     claimed = _claimed(run, settings, photos, textures)
@@ -106,23 +106,43 @@ def claim_run(
                 f"of before, choose another {flag}, or remove the folder to give that run up"
             )
         tqdm.write(f"other {difference}: the finished run is kept in {_put_aside(run)}", file=sys.stderr)
-    if not (run / CHECKPOINT).exists():
-        for file, text in claimed.values():
-            with disk_full_named(file):
-                replace_file(file, text)
+    # What has no effect on the training may be new.
+    for file, text in claimed.values():
+        with disk_full_named(file):
+            replace_file(file, text)
 
 
-def other_than(run: Path, settings: Mapping[str, Any], photos: list[Path], textures: Path | None) -> str | None:
-    """What the run in folder `run` was begun with that is not this; None where nothing is."""
-    return _difference(_claimed(run, settings, photos, textures), ())
+def other_settings(run: Path, settings: Mapping[str, Any]) -> str | None:
+    """The first setting that the run in folder `run` was begun with otherwise; None where there is none."""
+    return _difference({"settings": _settings(run, settings)}, ())
+
+
+def other_material(run: Path, photos: list[Path], textures: Path | None) -> str | None:
+    """The first photo or texture that the run in folder `run` was begun with and that is not of these, or is new."""
+    return _difference(_material(run, photos, textures), ())
+
+
+def put_aside(run: Path, bundle: Path) -> Path:
+    """Where the bundle that this run made lies now: in the run's `earlier`, called by when it was made."""
+    made = datetime.fromtimestamp(bundle.stat().st_mtime, UTC).strftime("%Y%m%d-%H%M%S")
+    kept = _unused(run / _EARLIER, f"{bundle.name}-{made}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return bundle.rename(kept)
 
 
 def _claimed(
     run: Path, settings: Mapping[str, Any], photos: list[Path], textures: Path | None
 ) -> dict[str, tuple[Path, str]]:
     """What tells one run from another: the file of each in the run's folder, and the text that it should have."""
+    return {"settings": _settings(run, settings), **_material(run, photos, textures)}
+
+
+def _settings(run: Path, settings: Mapping[str, Any]) -> tuple[Path, str]:
+    return run / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n"
+
+
+def _material(run: Path, photos: list[Path], textures: Path | None) -> dict[str, tuple[Path, str]]:
     return {
-        "settings": (run / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n"),
         "photos": (run / "photos.txt", listing(photos)),
         "textures": (run / "textures.txt", listing(find_images(textures)) if textures else "none\n"),
     }
@@ -141,14 +161,18 @@ def _difference(claimed: Mapping[str, tuple[Path, str]], without_effect: Collect
 def _put_aside(run: Path) -> Path:
     """Where a finished run lies now: a folder of its own in `earlier`, called by when it was finished."""
     finished = datetime.fromtimestamp((run / RESULTS).stat().st_mtime, UTC).strftime("%Y%m%d-%H%M%S")
-    names = (f"{finished}-{number}" if number else finished for number in count())
-    kept = next(folder for folder in (run / _EARLIER / name for name in names) if not folder.exists())
+    kept = _unused(run / _EARLIER, finished)
     kept.mkdir(parents=True)
     # The checkpoint first: without it a run has not begun, so whatever stops this leaves a folder that can be used.
     for name in sorted((path.name for path in run.iterdir()), key=lambda name: name != CHECKPOINT):
         if name not in {_EARLIER, _LOCK}:
             (run / name).rename(kept / name)
     return kept
+
+
+def _unused(place: Path, name: str) -> Path:
+    names = (f"{name}-{number}" if number else name for number in count())
+    return next(folder for folder in (place / name for name in names) if not folder.exists())
 
 
 def _first_difference(before: str, now: str) -> str | None:
@@ -182,8 +206,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lock(run: Path, flag: str) -> None:
-    """Hold the folder until this process ends, however it ends."""
+def hold(run: Path, flag: str) -> None:
+    """Keep the folder for this process until it ends, however it ends; TrainingError where another one has it."""
     if run.resolve() in _LOCKS:
         return
     file = os.open(run / _LOCK, os.O_CREAT | os.O_WRONLY, 0o644)
