@@ -21,13 +21,14 @@ from service.backends.base import Scored, score_images
 from service.backends.cpu_runtimes import cpu_candidates, open_on_cpu
 from service.backends.golden import require_golden
 from service.backends.opening import gpu_precision
+from service.backends.plans import Plan
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import BundleError
 from service.images.decoding import Pixels, read
 from service.images.resizing import fit
 from service.settings import Settings
 from training.bundling import quantize as quantization
-from training.bundling.acceptance import add_precision, require_verdicts
+from training.bundling.acceptance import add_first_accepted, add_precision, require_verdicts
 from training.bundling.arithmetic import macs
 from training.bundling.graph import InspectionGraph
 from training.bundling.held_out import split_for_acceptance
@@ -278,6 +279,8 @@ def test_scores_may_be_off_by_less_where_good_parts_lie_close_to_ng() -> None:
     )
     assert wide.score_error == quantization.Limits().score_error
     assert abs(narrow.score_error - 0.005) < 1e-9
+    again = limits_for(thresholds(review=0.25, reject=0.25, good_scores=[0.1, 0.2, 0.2]), 0.5)
+    assert again == replace(narrow, score_error=narrow.score_error / 2), "the next attempt may err less"
 
 
 def test_a_score_far_from_the_limits_of_the_verdicts_may_be_off_by_more() -> None:
@@ -328,17 +331,23 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
     assert main(["export", "--bundle", str(copied), "--int8"]) == 1
     assert main(["export", "--bundle", str(copied), "--int8", "--data", str(parts), "--version", "1"]) == 1
     _, held_out, seed = split_for_acceptance(source, parts)
-    photos = [fit(read(path), source.manifest.input) for path in held_out[:3]]
-    bundle = add_precision(source, quantized, photos, models=copied.parents[1], version="1-int8", seed=seed)
+    photos = [fit(read(path), source.manifest.input) for path in held_out[:2]]
+    told: list[str] = []
+    attempts = [Lowered("int8", blind), quantized]
+    bundle = add_first_accepted(
+        *(source, attempts, photos), models=copied.parents[1], version="1-int8", seed=seed, tell=told.append
+    )
+    assert len(told) == 1
+    assert "int8 in onnxruntime is refused" in told[0]
     assert bundle.manifest.models.keys() == {"fp32", "int8"}
     assert bundle.manifest.thresholds == source.manifest.thresholds
     record = bundle.manifest.training.int8
     assert isinstance(record, dict)
-    assert record["float_layers"] == ["node_conv2d"]
+    assert (record["float_layers"], record["refused_before"]) == (["node_conv2d"], 1)
     require_figures("int8", record["fp32"], record["onnxruntime"])
     assert bundle.model_sha256("int8") != bundle.model_sha256("fp32")
     for candidate in cpu_candidates(bundle, "auto", "int8"):
-        backend = open_on_cpu(bundle, candidate, threads=1)
+        backend = open_on_cpu(bundle, candidate, threads=1, plan=Plan.by_rule(1))
         require_golden(bundle, "int8", lambda image, backend=backend: score_images(backend, [image]))
         backend.close()
     settings = Settings(records_dir=None, models_dir=copied.parents[1], precision="int8", cache_dir=tmp_path / "cache")
@@ -354,7 +363,7 @@ def test_a_precision_is_added_beside_the_version_or_refused_with_the_figures(
         add_precision(source, quantized, photos, models=copied.parents[1], version="1-int8", seed=seed)
 
     with pytest.raises(QuantizationError, match=r"int8 in onnxruntime is refused: .*image_auroc .* pixel_ap"):
-        add_precision(source, Lowered("int8", blind), images, models=tmp_path / "models", version="2", seed=0)
+        add_first_accepted(source, attempts[:1], images, models=tmp_path / "models", version="2", seed=0)
     assert not copied.with_name("2").exists()
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -32,10 +32,10 @@ from service.bundle.manifest import InputSpec, Precision, Thresholds, TrainingRe
 from service.images.decoding import Pixels
 from service.images.quality import measure
 from service.images.resizing import resize
-from training.bundling.acceptance import add_precision
+from training.bundling.acceptance import add_first_accepted
 from training.bundling.graph import InspectionGraph, score_with_torch
 from training.bundling.held_out import HeldOut
-from training.bundling.lower_precision import Lowered, quantize_for
+from training.bundling.lower_precision import Lowered, quantized_for
 from training.bundling.order import RecipeOrder
 from training.bundling.quantize import QuantizationError
 from training.bundling.recipe import write_recipe
@@ -121,17 +121,18 @@ def _precisions(
 ) -> Iterator[tuple[Precision, Bundle | str]]:
     """The bundle in each precision, or why it is not accepted in it."""
     yield "fp32", bundle
-    lowered: dict[Precision, Callable[[], Lowered]] = {
-        "bf16": lambda: Lowered("bf16"),
-        "int8": lambda: quantize_for(bundle, trained_on, "uint8", seed=seed),
+    attempts: dict[Precision, Iterable[Lowered]] = {
+        "bf16": [Lowered("bf16")],
+        "int8": quantized_for(bundle, trained_on, "uint8", seed=seed),
     }
-    for precision, lower in lowered.items():
+    for precision, lowered in attempts.items():
         if precision not in asked:
             continue
         try:
+            models = folder / "models"
             yield (
                 precision,
-                add_precision(bundle, lower(), held_out, models=folder / "models", version=precision, seed=seed),
+                add_first_accepted(bundle, lowered, held_out, models=models, version=precision, seed=seed),
             )
         except (BackendError, QuantizationError) as error:
             yield precision, str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,39 @@ _MARGIN = 1.5
 _Open = Callable[[OnnxModel, Bundle, Precision], Backend]
 
 
+def add_first_accepted(
+    bundle: Bundle,
+    attempts: Iterable[Lowered],
+    held_out: Sequence[Pixels],
+    *,
+    models: Path,
+    version: str,
+    seed: int,
+    signing_key: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """`add_precision` with the first of a few `attempts` that is accepted; `tell` gets why another one follows.
+
+    Raises the QuantizationError of the last.
+    """
+    refused: list[QuantizationError] = []
+    for lowered in attempts:
+        if refused:
+            tell(f"{refused[-1]}; the next attempt, with less error where layers are chosen")
+        try:
+            return add_precision(
+                *(bundle, lowered, held_out),
+                models=models,
+                version=version,
+                seed=seed,
+                signing_key=signing_key,
+                refused_before=len(refused),
+            )
+        except QuantizationError as error:
+            refused.append(error)
+    raise refused[-1]
+
+
 def add_precision(
     bundle: Bundle,
     lowered: Lowered,
@@ -38,11 +71,13 @@ def add_precision(
     version: str,
     seed: int,
     signing_key: Path | None = None,
+    refused_before: int = 0,
 ) -> Bundle:
     """A new version of `bundle` that has the precision of `lowered` too.
 
     Every runtime of this machine that has the precision must keep the figures and the verdicts of fp32 on `held_out`
     good photos and defects simulated on them, else QuantizationError. The tolerance is measured on the golden images.
+    The manifest says how many graphs the same photos had `refused_before`.
     """
     manifest, precision = bundle.manifest, lowered.precision
     require_new(models, manifest.recipe, version)
@@ -74,6 +109,8 @@ def add_precision(
             expected = np.load(bundle.file(golden.anomaly_map), allow_pickle=False)
             map_errors.append(float(np.abs(one.anomaly_map - expected).max()))
         backend.close()
+    if refused_before:
+        record["refused_before"] = refused_before
     if lowered.float_layers is not None:
         record["float_layers"] = list(lowered.float_layers)
     changed = manifest.model_copy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,9 +16,9 @@ from service.bundle.manifest import Precision
 from service.flags import Alone
 from service.images.decoding import Pixels, read
 from service.images.resizing import fit
-from training.bundling.acceptance import add_precision
+from training.bundling.acceptance import add_first_accepted
 from training.bundling.held_out import split_for_acceptance
-from training.bundling.lower_precision import Lowered, halve, quantize_for
+from training.bundling.lower_precision import Lowered, halve, quantized_for
 from training.bundling.onnx import ExportError
 from training.bundling.triton import export_triton
 from training.commands.recipe_flags import PHOTOS
@@ -93,14 +94,15 @@ def _with_lower_precision(bundle: Bundle, request: Export) -> Bundle:
         for place, name in enumerate(asked):
             # Every precision gives a whole version; only the last one is to be seen.
             last = place + 1 == len(asked)
-            bundle = add_precision(
+            bundle = add_first_accepted(
                 bundle,
-                _lowered(bundle, name, photos, request, seed),
+                _attempts(bundle, name, photos, request, seed),
                 held_out_photos,
                 models=models if last else Path(folder) / name,
                 version=version,
                 seed=seed,
                 signing_key=request.sign,
+                tell=print,
             )
     print(f"bundle {bundle.path}: {', '.join(bundle.manifest.models)}")
     for name in asked:
@@ -108,10 +110,10 @@ def _with_lower_precision(bundle: Bundle, request: Export) -> Bundle:
     return bundle
 
 
-def _lowered(bundle: Bundle, precision: str, photos: list[Pixels], request: Export, seed: int) -> Lowered:
+def _attempts(bundle: Bundle, precision: str, photos: list[Pixels], request: Export, seed: int) -> Iterable[Lowered]:
     if precision == "int8":
-        return quantize_for(bundle, photos, "int8" if request.int8 == "gpu" else "uint8", seed=seed)
-    return halve(bundle) if precision == "fp16" else Lowered("bf16")
+        return quantized_for(bundle, photos, "int8" if request.int8 == "gpu" else "uint8", seed=seed)
+    return [halve(bundle) if precision == "fp16" else Lowered("bf16")]
 
 
 def _build_engines(bundle: Bundle, request: Export) -> None:
