@@ -163,7 +163,7 @@ def _told(request: Compare, rows: dict[str, Row]) -> tuple[str, Bundle]:
     best, reason = compare.recommend(compare_table.grouped(chosen_by), speed, unfit)
     if len(chosen_by) < len(rows):
         seeds = sorted({int(key.rsplit("/", 1)[1]) for key in chosen_by})
-        reason += f"; by the seeds that all have ({', '.join(map(str, seeds))})"
+        reason += f"; by {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} alone, which all have"
     text = f"{_table(request, rows, speed)}\n\n{compare_table.LEGEND}\n\nTake {best}: {reason}."
     for seed, why in faults.get(best, {}).items():
         text += f" Seed {seed} of it is unfit for service: {why}."
