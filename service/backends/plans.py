@@ -59,11 +59,13 @@ class Timed(BaseModel):
         return f"{self.plan} {self.per_s:.1f}/s" if self.per_s is not None else f"{self.plan} refused ({self.refused})"
 
 
-def others(threads: int) -> list[Plan]:
-    """What is tried beside the rule's plan: 1, 4 and 8 runs side by side, as far as there are threads, and a batch."""
-    rule = Plan.by_rule(threads)
-    side_by_side = [Plan(lanes=lanes, batch=1) for lanes in (1, 4, MOST_LANES) if lanes <= threads]
-    return [plan for plan in side_by_side if plan != rule] + [Plan(lanes=1, batch=_BATCH)]
+def others(threads: int) -> list[list[Plan]]:
+    """What is tried beside the rule's plan: one run, also with a batch, then 4 and 8 side by side, as far as there are
+    threads. Those of one list run on a backend that is opened for its last.
+    """
+    one = [Plan(lanes=1, batch=1), Plan(lanes=1, batch=_BATCH)]
+    more = [[Plan(lanes=lanes, batch=1)] for lanes in (4, MOST_LANES) if lanes <= threads]
+    return [[plan for plan in one if plan != Plan.by_rule(threads)], *more]
 
 
 def choose(rule: Timed, tried: Sequence[Timed], alone_s: float) -> Plan:

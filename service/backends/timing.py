@@ -17,7 +17,7 @@ from service.images.resizing import fit
 _SECONDS = 0.5  # of one image after the other
 _MOST_RUNS = 15
 _FEWEST_RUNS = 3
-_ROUND_S = 0.25  # of full load
+_ROUND_S = 0.15  # of full load
 _ROUNDS = 2
 _FEWEST_IMAGES, _MOST_IMAGES = 8, 64
 _DECODERS = 2
@@ -34,15 +34,14 @@ def seconds_alone(bundle: Bundle, backend: Backend) -> float:
     return min(times)
 
 
-def images_per_s(bundle: Bundle, backend: Backend, alone_s: float) -> float:
-    """Most images a second, of some rounds, with as many runs and images in them as the backend takes.
+def images_per_s(bundle: Bundle, backend: Backend, size: int, alone_s: float) -> float:
+    """Most images a second, of some rounds, with as many runs as the backend takes and `size` images in each.
 
     The images are decoded meanwhile, as in the service: a plan that is best where nothing else wants a core need not
     be best there.
     """
     spec = bundle.manifest.input.model_copy(update={"crop": None})
     encoded = [bundle.read(golden.image) for golden in bundle.manifest.golden]
-    size = backend.max_batch_size
     fitting = min(max(_ROUND_S / alone_s, _FEWEST_IMAGES), _MOST_IMAGES)
     together = backend.lanes * size
     count = together * math.ceil(fitting / together)
