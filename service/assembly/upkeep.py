@@ -14,6 +14,7 @@ from service.backends.base import BackendError
 from service.backends.golden import GoldenError
 from service.backends.trial import Trials
 from service.http.context import Station
+from service.station.loading import let_rest
 from service.station.recipes import RecipeNotReadyError
 
 log = logging.getLogger("draem_inspect")
@@ -83,12 +84,7 @@ async def _let_idle_rest(station: Station, idle_s: float) -> None:
     for recipe in list(station.recipes.ready.values()):
         model = recipe.model
         if not model.rests and time.monotonic() - model.ran_at > idle_s:
-            model.rests = True
-            try:
-                await asyncio.to_thread(model.backend.rest)
-            # The look at what else is due goes on.
-            except Exception:
-                log.exception("recipe %s: its model gave back no memory", recipe.name)
+            await asyncio.to_thread(let_rest, recipe)
 
 
 async def keep_device(station: Station, parts: Parts) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -26,8 +27,11 @@ class Lanes(Generic[Session]):
         open_narrow: Callable[[int, int], list[Session]],
     ) -> None:
         self.count = count
-        self._wide = open_wide(threads)
-        self._narrow = open_narrow(self.count, -(-threads // self.count)) if self.count > 1 else []
+        # Both at once: a runtime compiles with one thread.
+        with ThreadPoolExecutor(1) as beside:
+            narrow = beside.submit(open_narrow, count, -(-threads // count)) if count > 1 else None
+            self._wide = open_wide(threads)
+        self._narrow = narrow.result() if narrow else []
         self._running = 0
         self._lock = threading.Lock()
 

@@ -13,8 +13,8 @@ from service.station.batching import Batcher
 from service.station.runs import Model, Result
 
 
-def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
-    """Run the golden images the way every image is run; raises GoldenError above the manifest's tolerance.
+def check_golden(bundle: Bundle, model: Model, batcher: Batcher, most: int | None = None) -> None:
+    """Run the golden images, or the first `most`, as every image is run; raises GoldenError above the tolerance.
 
     Each as often as the backend runs side by side: its runs may differ in threads and memory, all must be right.
     """
@@ -22,7 +22,7 @@ def check_golden(bundle: Bundle, model: Model, batcher: Batcher) -> None:
     def run(image: Pixels) -> list[Scored]:
         return _results([batcher.submit(model, image, math.inf) for _ in range(model.backend.lanes)])
 
-    require_golden(bundle, model.backend.precision, run)
+    require_golden(bundle, model.backend.precision, run, most)
 
 
 def check_golden_batches(bundle: Bundle, model: Model, batcher: Batcher) -> None:

@@ -99,7 +99,7 @@ class Loader:
             check_golden_batches(bundle, model, self._batcher)
             # The first runs pay for allocation and would spoil the estimate that admission relies on.
             model.seconds_per_image = 0.0
-            check_golden(bundle, model, self._batcher)
+            check_golden(bundle, model, self._batcher, most=1)
         except BaseException:
             self.close(model)
             raise
@@ -113,6 +113,16 @@ class Loader:
         """Give a model's memory back, unless a run uses it: then it goes with the run."""
         if self._batcher.retire(model):
             model.backend.close()
+
+
+def let_rest(recipe: Recipe) -> None:
+    """Have a model give back what only runs need, until it has the next image."""
+    recipe.model.rests = True
+    try:
+        recipe.model.backend.rest()
+    # It serves all the same.
+    except Exception:
+        log.exception("recipe %s: its model gave back no memory", recipe.name)
 
 
 def reason(name: str, error: Exception) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from service.station.decisions import DecisionError, Decisions
 from service.station.defaults import DefaultRecipe
 from service.station.following import ModelsFolder
 from service.station.limits import Limits, LimitsChange, change_limits, reset_limits
-from service.station.loading import Loader, Recipe, reason
+from service.station.loading import Loader, Recipe, let_rest, reason
 
 # Failed runs in a row, golden checks every few seconds among them, after which no more is hoped for in this process.
 _LOST_AFTER = 10
@@ -88,12 +89,14 @@ class RecipeStore:
         try:
             self._default.read()
             self.collecting.look()
-            for name, shelf in self.folder.look().items():
+            shelves = self.folder.look()
+            for name, shelf in shelves.items():
                 try:
                     self._try(name, shelf)
                 except ClosedError:
                     # Shutting down: nobody needs the others.
                     return
+                self._let_rest(name, shelves)
             self.folder.tidy()
             self._after_a_look()
         finally:
@@ -362,6 +365,15 @@ class RecipeStore:
         why = str(active) if active else self._remember(folder, version)
         self.failed.pop(name, None)
         self.ready[name] = replace(recipe, why=why)
+
+    def _let_rest(self, name: str, beside: Collection[str]) -> None:
+        """Of many recipes a line begins with one: none but the default keeps memory for runs until it has an image."""
+        begins_with = None
+        with suppress(DecisionError):
+            begins_with = self._default.name(beside)
+        recipe = self.ready.get(name)
+        if recipe and len(beside) > 1 and name != begins_with:
+            let_rest(recipe)
 
     def _remember(self, folder: Path, version: str) -> str:
         """Write down what was served first: a version that is damaged, or appears, later must not change it."""

@@ -12,6 +12,7 @@ from fakes import brightness
 from service.backends.base import BackendError
 from service.backends.graphs import OnnxModel
 from service.backends.opening import open_backend
+from service.backends.plans import Plan
 from service.bundle.folder import read_bundle
 from service.bundle.manifest import InputSpec
 from service.images.decoding import read
@@ -37,6 +38,16 @@ def test_results_are_the_models_whatever_the_batch_and_outlive_the_next_run(mode
             assert array.dtype == np.float32
             np.testing.assert_allclose(array, expected, atol=1e-5)
     assert (backend.name, backend.provider, backend.precision) == ("openvino", "CPU", "fp32")
+
+
+def test_a_plan_of_one_image_a_run_fixes_the_shape(model: Path) -> None:
+    fixed = openvino_backend.OpenVinoBackend(
+        OnnxModel.read(model), SPEC, "fp32", threads=1, plan=Plan(lanes=1, batch=1)
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    np.testing.assert_allclose(fixed.run(images[:1])[0], brightness(images[:1])[0], atol=1e-5)
+    with pytest.raises(BackendError, match="OpenVINO failed"):
+        fixed.run(images)
 
 
 def test_a_model_that_rested_gives_the_same_on_every_lane(demo: Path) -> None:

@@ -134,9 +134,13 @@ def _bare_backend(bundle: Bundle, images: list[bytes], cache: Path, cores: int, 
     pixels = np.stack([prepare(number) for number in range(len(images))])
     single = [_timed(backend, pixels[i % len(pixels)][None]) for i in range(requests + 3)][3:]
     per_s = {}
-    for size in (1, 2, 4, 8):
-        times = [_timed(backend, pixels[:size]) for _ in range(max(4, requests // size // 2))]
+    sizes = (1, 2, 4, 8)
+    batched = open_backend(bundle, "auto", threads=cores, cache=cache, plan=f"1x{max(sizes)}")
+    for size in sizes:
+        runs = backend if size <= backend.max_batch_size else batched
+        times = [_timed(runs, pixels[:size]) for _ in range(max(4, requests // size // 2))]
         per_s[f"batches of {size}"] = round(size / statistics.median(times), 3)
+    batched.close()
     if backend.lanes > 1:
         per_s["side by side"] = _side_by_side(backend, requests, lambda number: pixels[number % len(pixels)])
     decoding = _side_by_side(backend, requests, prepare)
