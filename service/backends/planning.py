@@ -3,8 +3,8 @@
     <cache>/plans/<sha256 of model, runtime and threads>.json    Planned below
 
 It is measured in the trial of a new bundle (service.backends.trial), before the first image, and costs a later start
-nothing. Networks that take less than a millisecond, where what lies between two runs decides, or so long that a second
-image beside them is not worth their memory keep the rule's plan.
+nothing. Networks below 10 ms, where the service's own work for an image decides and no measurement beside it tells
+(service/RESULTS.md), or so long that a second image beside them is not worth their memory keep the rule's plan.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from service.bundle.folder import Bundle
 from service.images.decoding import Pixels
 
 # Seconds of one image between which plans are measured.
-_SHORT_S, _LONG_S = 0.001, 0.1
+_SHORT_S, _LONG_S = 0.01, 0.1
 
 log = logging.getLogger("draem_inspect")
 
