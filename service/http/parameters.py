@@ -1,7 +1,7 @@
 """Nothing of a request is passed over in silence: what a route does not read is refused, by name.
 
-Every route gets `refuse_unread` from the app or its rooms, and what it may be sent is what its signature declares. A
-header that looks like one of the service's own, or like a parameter of the query, is refused wherever it is not read.
+Every route gets `refuse_unread` from the app, and what it may be sent is what its signature declares. A header that
+looks like one of the service's own, or like a parameter of the query, is refused wherever it is not read.
 """
 
 from __future__ import annotations

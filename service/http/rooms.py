@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
 from service.http import collecting, health, inspect, live, open_inference, recipes, records, statistics
-from service.http.parameters import PlainFiles, refuse_unread
+from service.http.parameters import PlainFiles
 from service.http.shortcut import Answer, Shortcut
 from service.settings import Settings
 
@@ -25,15 +25,12 @@ ROUTERS = (
     open_inference.router,
 )
 _WEB = Path(__file__).parents[1] / "web"
-_ROOMS = APIRouter(dependencies=[Depends(refuse_unread)])
-for _router in ROUTERS:
-    _ROOMS.include_router(_router)
 
 
 def add_rooms(app: FastAPI, on_problem: Answer) -> None:
     """`on_problem` answers what ends an inspection early: it takes the short way, past the handlers of the app."""
-    # Those that an app includes are made anew for it, by its first request, which waits for that most of 100 ms.
-    app.router.routes.extend(_ROOMS.routes)
+    for router in ROUTERS:
+        app.include_router(router)
     app.mount("/web", PlainFiles(directory=_WEB))
     app.add_middleware(Shortcut, routes=_api_routes(inspect.router), on_problem=on_problem)
 
