@@ -1,6 +1,6 @@
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from training.commands import run as main
 from training.data.demo_parts import write_dataset
+from training.data.labels import labelled_images
 from training.experiments.ablations import tabulate
 from training.loop.jobs import INTERRUPTED
 from training.loop.runs import InterruptedRunError
@@ -160,6 +161,7 @@ def test_a_stopped_queue_goes_on_with_the_rows_that_are_missing(
     assert set(after) == {*before, "flange/reconstructive-msgms/0"}
     assert all(after[key] == before[key] for key in before)
     assert len(trained) == 4, "finished rows are not trained again"
+    assert {row["images"] for row in after.values()} == {len(labelled_images(parts))}
     assert len(list((tmp_path / "rows.runs" / "flange").iterdir())) == 2, "both distances share one training"
     assert after["flange/reconstructive-msgms/0"]["pixel_ap"] != after["flange/reconstructive-ssim/0"]["pixel_ap"]
 
@@ -189,6 +191,15 @@ def test_two_texture_folders_of_one_name_are_two_trainings(parts: Path, tmp_path
     flags = ["--only", "full", "imagenet", "--textures", str(folders[0]), "--imagenet", str(folders[1])]
     assert _ablate(parts, tmp_path / "rows.json", *flags) == 0
     assert len(list((tmp_path / "rows.runs" / "flange").iterdir())) == 2
+
+
+def test_rows_of_an_earlier_release_which_do_not_tell_their_images_stay(parts: Path, tmp_path: Path) -> None:
+    config = preset("quick", size=64, reconstructive_width=4, discriminative_width=4, steps=3, batch=2)
+    rows = {"flange/full/0": {**FIGURES, "images": 6}}
+    settings = {"preset": asdict(config), "textures": "procedural"}
+    (out := tmp_path / "rows.json").write_text(json.dumps({"settings": settings, "rows": rows}))
+    assert _ablate(parts, out, "--only", "full") == 0
+    assert json.loads(out.read_text())["rows"] == rows, "trained again"
 
 
 def test_a_file_that_is_no_results_is_named(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

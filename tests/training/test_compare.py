@@ -140,7 +140,7 @@ def test_rows_that_no_longer_hold_are_not_shown_beside_those_of_today(
         job.claim()
         job.bundle.mkdir(parents=True)
     settings = {"data": "bottle", "size": 64, "steps": 3, "textures": "procedural"}
-    rows = {"bozic/0": {}, "riad/0": {"images": "of others"}, "us/0": {}}
+    rows = {"bozic/0": {}, "riad/0": {"images_sha256": "of others"}, "us/0": {}}
     command = ["compare", "--data", str(parts), "--out", str(out), "--size", "64", "--steps", "3"]
     command += ["--methods", "bozic", "riad", "--minutes", "1e-9"]
 

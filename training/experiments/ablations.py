@@ -100,7 +100,7 @@ class _Job:
         run = self.run
         if run.exists() and (difference := other_material(run, good_images(self.folder), self.textures)):
             raise TrainingError(f"{run}: made with other {difference}: choose another --out")
-        if row.get("images") in (None, images_sha256(labelled_images(self.folder))):
+        if row.get("images_sha256") in (None, images_sha256(labelled_images(self.folder))):
             return None
         return "judged on other labelled images"
 
@@ -118,7 +118,7 @@ class _Job:
         scored = (score_with_torch(graph, [resize(read(image.path), size, size)])[0] for image in images)
         return {
             **figures(images, score_split(images, scored)),
-            "images": images_sha256(images),
+            "images_sha256": images_sha256(images),
             "good_photos": len(good),
             "textures": [_name(self.textures), len(source)] if source is not None else None,
             "minutes": round(training_minutes(run), 2),

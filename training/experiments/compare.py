@@ -62,13 +62,13 @@ def judge(bundle: Bundle, data: Path) -> Row:
             row["labelled"] = seen.figures()
     finally:
         backend.close()
-    told: Row = {"minutes": manifest.training.minutes, "mb": _megabytes(bundle), "images": images_sha256(images)}
+    told: Row = {"minutes": manifest.training.minutes, "mb": _megabytes(bundle), "images_sha256": images_sha256(images)}
     return {**row, **told}
 
 
 def judged_on_others(row: Row, data: Path) -> bool:
     """Whether the row's labelled images, of a row that tells which they were, are not those of `data`."""
-    return row.get("images") not in (None, images_sha256(_labelled(data)))
+    return row.get("images_sha256") not in (None, images_sha256(_labelled(data)))
 
 
 def _labelled(data: Path) -> list[LabelledImage]:
