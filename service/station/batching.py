@@ -195,7 +195,7 @@ class Batcher:
         wait = self._expected_wait(model, now)
         if len(self._jobs) >= self._queue_size and deadline != math.inf:
             raise OverloadedError(f"{len(self._jobs)} images are waiting already", wait)
-        takes = wait + self._own_time(model)
+        takes = wait + self._own_time(model, len(self._running) + len(self._jobs) + 1)
         late = now + takes - deadline
         busy = bool(self._jobs or self._running)
         if now > deadline or (busy and late > 0):
@@ -233,9 +233,11 @@ class Batcher:
         return _CAUTION * waiting
 
     @staticmethod
-    def _own_time(model: Model) -> float:
-        """Seconds that a run of one image takes while its neighbours are running too."""
-        return model.seconds_per_image * min(MOST_LANES, model.backend.lanes)
+    def _own_time(model: Model, known: int) -> float:
+        """Seconds that a run of one image takes beside its neighbours, of `known` images with itself: as many as run
+        side by side. Where eight might and two do, it takes twice what it takes alone.
+        """
+        return model.seconds_per_image * min(known, MOST_LANES, model.backend.lanes)
 
     def _count_work(self, now: float) -> None:
         if self._running:
@@ -316,7 +318,8 @@ class Batcher:
             if not job.future.set_running_or_notify_cancel():
                 continue
             # The last in line is tried whatever the estimate says, as on an idle device.
-            hopeless = now + self._own_time(job.model) > job.deadline and bool(jobs or self._jobs)
+            known = len(self._running) + len(jobs) + len(self._jobs) + 1
+            hopeless = now + self._own_time(job.model, known) > job.deadline and bool(jobs or self._jobs)
             if now > job.deadline or hopeless:
                 job.future.set_exception(DeadlinePassedError("the deadline passed while the image was waiting"))
                 continue
@@ -350,7 +353,7 @@ class Batcher:
         if model.seconds_per_image == 0.0:
             return limit
         time_left = min(job.deadline for job in jobs) - now
-        fitting = min(float(limit), time_left / _CAUTION / self._own_time(model))
+        fitting = min(float(limit), time_left / _CAUTION / self._own_time(model, model.backend.lanes))
         return max(len(jobs), int(fitting))
 
     def _run(self, batch: Batch) -> None:

@@ -322,6 +322,19 @@ def test_runs_side_by_side_share_the_device_in_the_estimates(make_batcher: Calla
     backend.release.release(10)
 
 
+def test_an_image_shares_the_device_with_those_that_are_there_not_with_all_that_might_be(
+    make_batcher: Callable[..., Batcher],
+) -> None:
+    clock, backend = FakeClock(), FakeBackend(blocking=True, max_batch_size=1, lanes=8)
+    model, batcher = Model(backend, seconds_per_image=0.01), make_batcher(clock=clock)
+    occupy(batcher, model)
+    batcher.submit(model, image(), clock.now + 0.021)
+    assert backend.started.acquire(timeout=300)
+    with pytest.raises(OverloadedError, match="the result would take 30 ms"):
+        batcher.submit(model, image(), clock.now + 0.029)
+    backend.release.release(10)
+
+
 def test_a_device_that_hangs_takes_no_more_images_until_it_is_back(make_batcher: Callable[..., Batcher]) -> None:
     clock, backend = FakeClock(), FakeBackend(blocking=True)
     model, batcher = Model(backend), make_batcher(clock=clock)
