@@ -25,6 +25,10 @@ def read_kept(path: Path, kind: type[Measurement]) -> Measurement | None:
     except ValidationError as error:
         log.warning("%s: %s: measuring again", path, error.errors(include_url=False)[0]["msg"])
         return None
+    # Of another user, or no file: as one that cannot be written, it keeps nobody from serving.
+    except OSError as error:
+        log.warning("%s: cannot be read (%s): measuring again", path, error.strerror)
+        return None
 
 
 def keep(path: Path, measurement: BaseModel) -> None:

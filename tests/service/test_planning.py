@@ -87,6 +87,19 @@ def test_a_short_network_keeps_the_plan_of_the_rule_and_a_damaged_record_is_made
     assert (again["key"], again["chosen"], again["timed"]) == (whole["key"], {"lanes": 2, "batch": 1}, [])
 
 
+def test_a_record_that_can_neither_be_read_nor_written_keeps_nobody_from_serving(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = _Machine(plan_2x1=0.0)
+    _open(machine, bundle, tmp_path)
+    (kept,) = (tmp_path / "plans").iterdir()
+    kept.unlink()
+    kept.mkdir()
+    assert str(_open(machine, bundle, tmp_path)) == "2x1"
+    assert f"{kept}: cannot be read (Is a directory): measuring again" in caplog.text
+    assert "not kept, the next start measures again" in caplog.text
+
+
 def test_by_hand_or_by_rule_nothing_is_measured(bundle: Bundle, tmp_path: Path) -> None:
     machine = _Machine()
     assert str(_open(machine, bundle, tmp_path, "4x1")) == "4x1"
