@@ -21,8 +21,10 @@ def test_ctrl_c_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert "run the same command again" in capsys.readouterr().err
 
 
-def test_training_without_its_packages_says_how_to_get_them() -> None:
-    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('training', run_name='__main__')"
+@pytest.mark.parametrize("package", ["torch", "scipy"])
+def test_training_without_its_packages_says_how_to_get_them(package: str) -> None:
+    """At the start, also where a package is not loaded before the training has ended."""
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module('training', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: training needs an extra: make .venv/.training")
