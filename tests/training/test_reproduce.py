@@ -109,7 +109,11 @@ def test_a_row_that_no_longer_holds_is_gone_before_it_is_made_anew(tmp_path: Pat
 
     jobs = {"a": again, "b": lambda: pytest.fail("it holds")}
     run_queue(jobs, file, {}, str, outdated=outdated)
-    assert json.loads(file.read_text())["rows"] == {"a": {"of": "today"}, "b": {}}
+    found = json.loads(file.read_text())
+    assert found["rows"] == {"a": {"of": "today"}, "b": {}}
+    assert found["earlier"][0] == {"key": "a", "why": "too old", "row": {"of": "before"}}, "hours of training"
+    run_queue({"d": lambda: {"of": "today"}}, file, {}, str)
+    assert json.loads(file.read_text())["earlier"] == found["earlier"]
 
 
 def test_two_processes_do_not_write_one_file_of_results(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,20 @@ class ResultsError(UserError):
     """The file holds something else, or some rows failed; the message names them."""
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What a file of results has: the rows that hold, and those that did, each with why no longer."""
+
+    settings: Row
+    rows: dict[str, Row]
+    earlier: list[Row]
+
+    def write(self, file: Path) -> None:
+        found = {name: value for name, value in asdict(self).items() if value or name != "earlier"}
+        with disk_full_named(file):
+            replace_file(file, json.dumps(found, indent=2) + "\n")
+
+
 def run_queue(
     jobs: Mapping[str, Callable[[], Row]],
     file: Path,
@@ -39,8 +54,8 @@ def run_queue(
 ) -> str:
     """Run the jobs whose rows `file` has not, keeping it and the table beside it (.md) up to date; returns the table.
 
-    A row that is `outdated`, which tells why, is made anew; one that no job makes is left out. `file` is this
-    process's own until it ends.
+    A row that is `outdated`, which tells why, is made anew; one that no job makes is left out. The file keeps what it
+    said, as `earlier`. `file` is this process's own until it ends.
 
     `settings` are kept with the rows, and a file of other settings is refused. A job that fails leaves its row out and
     the next one starts; at the end ResultsError names those. Only InterruptedRunError, and a device that no job would
@@ -49,8 +64,8 @@ def run_queue(
     # Through JSON, so that what is read back compares equal.
     settings = json.loads(json.dumps(settings))
     require_results_file(file)
-    rows = _held(file, settings, jobs, outdated)
-    failed = []
+    kept = _held(file, settings, jobs, outdated)
+    rows, failed = kept.rows, []
     for number, (key, job) in enumerate(jobs.items(), 1):
         if key in rows:
             continue
@@ -65,7 +80,7 @@ def run_queue(
         except (UserError, BackendError, BundleError, ImageError) as error:
             failed.append(f"{key}: {error}")
             continue
-        _keep(file, settings, rows)
+        kept.write(file)
         with disk_full_named(file):
             replace_file(file.with_suffix(".md"), tabulate(rows) + "\n")
     table = tabulate(rows)
@@ -74,29 +89,23 @@ def run_queue(
     return table
 
 
-def _held(
-    file: Path, settings: Row, jobs: Mapping[str, object], outdated: Callable[[str, Row], str | None]
-) -> dict[str, Row]:
-    """The rows of `file` that hold, once it is this process's own."""
+def _held(file: Path, settings: Row, jobs: Mapping[str, object], outdated: Callable[[str, Row], str | None]) -> _Kept:
+    """What `file` has that holds, once it is this process's own."""
+    work = file.with_suffix(".runs")
     try:
-        (work := file.with_suffix(".runs")).mkdir(parents=True, exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
+        hold(work, "--out")
     except OSError as error:
-        raise ResultsError(f"--out {file}: {work} cannot be made ({error.strerror}): choose another --out") from error
-    hold(work, "--out")
-    rows = _read(file, settings)
-    reasons = {key: why for key, row in rows.items() if (why := outdated(key, row))}
+        raise ResultsError(f"--out {file}: {work} cannot be used ({error.strerror}): choose another --out") from error
+    kept = _read(file, settings)
+    reasons = {key: why for key, row in kept.rows.items() if (why := outdated(key, row))}
     for key, why in reasons.items():
         tqdm.write(f"{key}: {why}: {'made anew' if key in jobs else 'left out until it is asked for'}", file=sys.stderr)
-        del rows[key]
+        kept.earlier.append({"key": key, "why": why, "row": kept.rows.pop(key)})
     # Before one of them is made: stopped in between, what is made by then must not stand for the row of before.
     if reasons:
-        _keep(file, settings, rows)
-    return rows
-
-
-def _keep(file: Path, settings: Row, rows: Mapping[str, Row]) -> None:
-    with disk_full_named(file):
-        replace_file(file, json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+        kept.write(file)
+    return kept
 
 
 def mean_percent(runs: Sequence[Row], column: str) -> str:
@@ -112,14 +121,14 @@ def mean_minutes(runs: Sequence[Row]) -> str:
     return f"{np.mean(values):.1f}" if values else ""
 
 
-def _read(file: Path, settings: dict[str, JsonValue]) -> dict[str, Row]:
+def _read(file: Path, settings: dict[str, JsonValue]) -> _Kept:
     if not file.exists():
-        return {}
+        return _Kept(settings, {}, [])
     try:
         contents = json.loads(file.read_text())
-        found, rows = contents["settings"], dict(contents["rows"])
+        kept = _Kept(contents["settings"], dict(contents["rows"]), list(contents.get("earlier", [])))
     except (ValueError, TypeError, KeyError) as error:
         raise ResultsError(f"{file}: no results of an earlier run: choose another --out") from error
-    if found != settings:
+    if kept.settings != settings:
         raise ResultsError(f"{file}: holds rows of other settings: choose another --out")
-    return rows
+    return kept
