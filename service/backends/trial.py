@@ -243,6 +243,7 @@ class _Watched:
         return self._backend.run(images)
 
     def rest(self) -> None:
+        self._tell("run")
         self._backend.rest()
 
     def close(self) -> None:
@@ -270,6 +271,8 @@ def _try(asked: dict[str, Any], tell: Callable[[str], None]) -> None:
         bundle, candidates, threads=asked["threads"], cache=Path(asked["cache"]), plan=asked["plan"], opener=opener
     )
     images = golden_images(bundle)
+    # A runtime may run the graph on no image for that.
+    backend.rest()
     for image in images:
         backend.run(image[None])
     if backend.max_batch_size > 1:

@@ -63,6 +63,12 @@ def test_a_model_that_never_ends_is_refused_and_the_next_is_tried(
     assert _children() == []
 
 
+def test_a_model_that_never_ends_when_it_is_to_rest_is_refused(tmp_path: Path, trials: Trials) -> None:
+    bundle = make_bundle(tmp_path / "models", model=brightness_model(endless_of_none=True))
+    with pytest.raises(BackendError, match="one run took too long"):
+        trials.require_harmless(bundle)
+
+
 def test_a_model_that_takes_the_memory_is_refused(tmp_path: Path) -> None:
     greedy = make_bundle(tmp_path / "models", model=brightness_model(endless_above=-1.0, greedy=True))
     trials = _trials(tmp_path / "cache", run_s=600.0, memory_bytes=6e8)

@@ -34,13 +34,18 @@ SIZE = 64
 
 
 def brightness_model(
-    label: str = "", *, endless_above: float | None = None, greedy: bool = False, score: str = "ReduceMax"
+    label: str = "",
+    *,
+    endless_above: float | None = None,
+    endless_of_none: bool = False,
+    greedy: bool = False,
+    score: str = "ReduceMax",
 ) -> bytes:
     """A graph of the contract's signature: map = mean of the channels over 255, score = its largest value, or what else
     the operator `score` makes of it.
 
     Another `label` gives another sha256. An image with a value above `endless_above` never comes back; where it is
-    `greedy`, it takes more memory meanwhile.
+    `greedy`, it takes more memory meanwhile. `endless_of_none`: a run of no images never comes back.
     """
     nodes = [
         helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
@@ -48,7 +53,7 @@ def brightness_model(
         helper.make_node("Div", ["m", "full"], ["anomaly_map"]),
         helper.make_node(score, ["anomaly_map", "space"], ["score"], keepdims=0),
     ]
-    if endless_above is not None:
+    if endless_above is not None or endless_of_none:
         nodes = [nodes[0], *_endless(endless_above, greedy=greedy), *nodes[1:]]
         nodes[-3].input[0] = "f_again"
     graph = helper.make_graph(
@@ -71,8 +76,8 @@ def brightness_model(
     return model.SerializeToString()
 
 
-def _endless(above: float, *, greedy: bool) -> list[NodeProto]:
-    """Nodes that give `f` as `f_again`, unless one of its values is above: then never."""
+def _endless(above: float | None, *, greedy: bool) -> list[NodeProto]:
+    """Nodes that give `f` as `f_again`, unless one of its values is above, or it has none: then never."""
     more = helper.make_node("Concat", ["held", "held"], ["held_more"], axis=0)
     same = helper.make_node("Identity", ["held"], ["held_more"])
     held = helper.make_tensor_value_info("held", TensorProto.FLOAT, None)
@@ -86,13 +91,18 @@ def _endless(above: float, *, greedy: bool) -> list[NodeProto]:
             helper.make_tensor_value_info("held_more", TensorProto.FLOAT, None),
         ],
     )
-    limit = helper.make_tensor("limit_value", TensorProto.FLOAT, [], [above])
+    if above is None:
+        limit = helper.make_tensor("limit_value", TensorProto.INT64, [], [1])
+        asked = [helper.make_node("Size", ["f"], ["count"]), helper.make_node("Less", ["count", "limit"], ["above"])]
+    else:
+        limit = helper.make_tensor("limit_value", TensorProto.FLOAT, [], [above])
+        largest = helper.make_node("ReduceMax", ["f"], ["largest"], keepdims=0)
+        asked = [largest, helper.make_node("Greater", ["largest", "limit"], ["above"])]
     zero = helper.make_tensor("zero_value", TensorProto.FLOAT, [], [0.0])
     return [
         helper.make_node("Constant", [], ["limit"], value=limit),
         helper.make_node("Constant", [], ["zero"], value=zero),
-        helper.make_node("ReduceMax", ["f"], ["largest"], keepdims=0),
-        helper.make_node("Greater", ["largest", "limit"], ["above"]),
+        *asked,
         helper.make_node("Loop", ["", "above", "f"], ["f_looped"], body=body),
         # The loop's result counts for nothing, and cannot be left out.
         helper.make_node("ReduceMax", ["f_looped"], ["looped"], keepdims=0),
