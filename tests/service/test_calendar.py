@@ -41,10 +41,11 @@ def _kept(records: Records) -> list[str]:
     return [reply["inspection_id"] for reply in records.search(Search(), limit=100)]
 
 
-def _run(folder: Path, machine: Machine, name: str) -> list[str]:
-    """One run of the service, in which one part is inspected; what was kept when it ended."""
+def _run(folder: Path, machine: Machine, name: str, *, until: list[str] | None = None) -> list[str]:
+    """One run of the service, in which one part is inspected, `until` these are left; what was kept when it ended."""
     records = machine.boot(folder)
     _inspect(records, machine, name)
+    wait_for(lambda: until is None or _kept(records) == until)
     records.close(wait_s=600)
     return _kept(records)
 
@@ -78,7 +79,7 @@ def test_a_clock_that_stays_ahead_is_believed_after_a_day_of_work(tmp_path: Path
         records = machine.boot(tmp_path)
         machine.steady.now += 13 * HOUR
         records.close(wait_s=600)
-    assert _run(tmp_path, machine, "c") == ["c", "b"]
+    assert _run(tmp_path, machine, "c", until=["c", "b"]) == ["c", "b"]
 
 
 def test_records_of_a_boot_in_the_past_are_as_young_as_they_are(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_records_of_a_boot_in_the_past_are_as_young_as_they_are(tmp_path: Path) 
     records = machine.boot(tmp_path)
     machine.steady.now += 25 * HOUR
     records.close(wait_s=600)
-    assert _run(tmp_path, machine, "e") == ["e"]
+    assert _run(tmp_path, machine, "e", until=["e"]) == ["e"]
 
 
 def test_records_of_a_run_in_the_past_that_ended_there_are_dated_anew(
@@ -118,7 +119,7 @@ def test_what_is_deleted_is_announced_with_count_and_reason(tmp_path: Path, capl
         machine.steady.now += DAY - 60
         machine.boot(tmp_path, days=0).close(wait_s=600)
     caplog.clear()
-    assert _run(tmp_path, machine, "b") == ["b"]
+    assert _run(tmp_path, machine, "b", until=["b"]) == ["b"]
     (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert told.startswith("1 records from before 20")
     assert "INSPECT_RECORDS_DAYS=90" in told
