@@ -17,6 +17,8 @@ from service.bundle.manifest import InputSpec, Precision
 # What the layers that the file does not quantise compute in. Without a hint OpenVINO takes bfloat16 where the CPU has
 # it, and says so nowhere. In int8 it is asked to: the few layers left took a sixth of the time in float32.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
+# Asked for, and less of it given where the machine has fewer cores.
+_OF_CORES = {"NUM_STREAMS", "INFERENCE_NUM_THREADS"}
 _SIGNATURE = {"image": "u8", "anomaly_map": "f32", "score": "f32"}
 
 
@@ -113,7 +115,8 @@ def _open(
     for name, wanted in {"EXECUTION_DEVICES": ["CPU"], **asked}.items():
         found = compiled.get_property(name)
         if _plain(found) != wanted:
-            raise BackendError(f"{model}: {name} {wanted} was asked for, OpenVINO runs with {found}")
+            remedy = ": set INSPECT_THREADS and INSPECT_CPU_PLAN to what this machine has" if name in _OF_CORES else ""
+            raise BackendError(f"{model}: {name} {wanted} was asked for, OpenVINO runs with {found}{remedy}")
     return requests
 
 
