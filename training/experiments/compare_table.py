@@ -27,11 +27,11 @@ _OF_SCORES = {"image_auroc": auroc, "pg2": good_sorted_right, "pb2": defects_fou
 
 
 LEGEND = (
-    "In percent, ± the standard deviation over seeds. Rendered: defects drawn on photos that no method trained on; "
-    "labelled: the test split, which chooses nothing. Escapes: defects that pass as OK at the bundle's own limits, set "
-    "to reject 1 % of good parts. PG2: good parts that are told where 2 % of the defects may be missed; PB2: defects "
-    "that are found where 2 % of the good parts may be rejected. ms and MB: ONNX Runtime in float32 on this machine. "
-    "Paper: the figures of the full method, trained in full."
+    "In percent, ± the standard deviation over seeds, in brackets bootstrap 95 % intervals. Rendered: defects drawn "
+    "on photos that no method trained on; labelled: the test split, which chooses nothing. Escapes: defects that "
+    "pass as OK at the bundle's own limits, set to reject 1 % of good parts. PG2: good parts that are told where 2 "
+    "% of the defects may be missed; PB2: defects that are found where 2 % of the good parts may be rejected. ms "
+    "and MB: ONNX Runtime in float32 on this machine. Paper: the figures of the full method, trained in full."
 )
 
 
