@@ -1,4 +1,4 @@
-"""Simulated anomalies of eight kinds: what is drawn, what is labelled, and that a seed says all of it."""
+"""Simulated anomalies of five kinds: what is drawn, what is labelled, and that a seed says all of it."""
 
 from dataclasses import replace
 
@@ -8,8 +8,10 @@ from fusion_training import photos, textures
 
 from training.methods.fusion.anomalies import AnomalyMixture, AnomalyShares
 
-KIND_NAMES = ("texture", "patch", "structure", "shade", "curve", "relief", "speck", "cloud")
-NONE = replace(AnomalyShares(), normal_share=0.0, **{f"{kind}_share": float(kind == "curve") for kind in KIND_NAMES})
+KIND_NAMES = ("texture", "patch", "structure", "shade", "curve")
+NONE = AnomalyShares(
+    normal_share=0.0, texture_share=0.0, patch_share=0.0, structure_share=0.0, shade_share=0.0, curve_share=1.0
+)
 KINDS = {kind: replace(NONE, **{"curve_share": 0.0, f"{kind}_share": 1.0}) for kind in KIND_NAMES}
 
 

@@ -1,10 +1,10 @@
-"""Simulated anomalies of eight kinds, drawn one image at a time: what one kind cannot look like another may.
+"""Simulated anomalies of five kinds, drawn one image at a time: what one kind cannot look like another may.
 
 - textures under a Perlin mask, as DRÆM has them;
 - patches of good photos where they do not belong (`training/simulation/patches.py`);
 - structure: blocks of the photo itself in another order under a Perlin mask (none by default);
 - shades: the surface itself, darker, brighter or tinted under a mask with soft edges;
-- lines, reliefs, specks and clouds: flaws of the surface from just visible to strong (`training/simulation/flaws.py`).
+- curves: thin level lines of Perlin noise, dark, bright or of a colour of their own.
 
 Up to three of them may meet on an image. A label holds whole pieces: a pixel counts where the change around it is
 visible, not where it alone happens to be.
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from training.settings import require_ranges, setting
-from training.simulation.flaws import SurfaceFlaws
 from training.simulation.labels import box, visible
 from training.simulation.patches import PatchPaster, shuffled
+from training.simulation.perlin import perlin_noise
 from training.simulation.real_defects import RealDefects
 from training.simulation.simulator import AnomalySimulator, SimulatorConfig
 
@@ -47,17 +47,13 @@ class AnomalyShares:
     patch_share: float = setting(0.30, "patches of good photos in another place", 0.0)
     structure_share: float = setting(0.0, "blocks of the photo itself in another order", 0.0)
     shade_share: float = setting(0.10, "the surface darker, brighter or tinted", 0.0)
-    curve_share: float = setting(0.25, "thin lines and cracks", 0.0)
-    relief_share: float = setting(0.10, "dents and bumps: light on one side, dark on the other", 0.0)
-    speck_share: float = setting(0.10, "small spots", 0.0)
-    cloud_share: float = setting(0.08, "large faint stains with soft edges", 0.0)
+    curve_share: float = setting(0.15, "thin lines", 0.0)
     real_share: float = setting(0.30, "defects that people confirmed at a station, where there are any", 0.0)
     mixed_share: float = setting(0.0, "share of the anomalies on which two or three kinds meet", 0.0, 1.0)
 
     def __post_init__(self) -> None:
         require_ranges(self)
-        of_surfaces = (self.shade_share, self.curve_share, self.relief_share, self.speck_share, self.cloud_share)
-        if not any((self.texture_share, self.patch_share, self.structure_share, *of_surfaces)):
+        if not any((self.texture_share, self.patch_share, self.structure_share, self.shade_share, self.curve_share)):
             raise ValueError("the shares of all kinds of anomalies are 0: one kind of anomaly is needed")
 
 
@@ -89,7 +85,6 @@ class AnomalyMixture:
         self.simulator = AnomalySimulator(good, textures, _PERLIN, self.generator)
         self.grey = self.simulator.grey
         self.paster = PatchPaster(good, self.generator, others=_OTHERS, grown=_GROWN)
-        self.flaws = SurfaceFlaws(self.size, self.grey, self.rng, self.generator)
         self.real = None if defects is None else RealDefects(*defects, self.generator)
         kinds: dict[Callable[[Tensor, int], tuple[Tensor, Tensor]], float] = {
             self._texture: shares.texture_share,
@@ -97,9 +92,6 @@ class AnomalyMixture:
             self._structure: shares.structure_share,
             self._shade: shares.shade_share,
             self._curve: shares.curve_share,
-            self._relief: shares.relief_share,
-            self._speck: shares.speck_share,
-            self._cloud: shares.cloud_share,
         }
         if self.real is not None:
             kinds[self._real] = shares.real_share
@@ -165,7 +157,7 @@ class AnomalyMixture:
         return (good, torch.zeros(self.size, self.size)) if self.real is None else self.real.paste(good)
 
     def _shade(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
-        mask = self.simulator.masks(1)[0, 0] if self.rng.random() < 0.5 else (self.flaws.noise(0, 2) > 0.4).float()
+        mask = self.simulator.masks(1)[0, 0] if self.rng.random() < 0.5 else (self._noise(0, 2) > 0.4).float()
         mask = _blurred(mask, int(self.rng.choice([1, 5, 9, 15])))
         change = 1 + float(self.rng.choice([-1, 1])) * float(self.rng.uniform(0.12, 0.6))
         tint = torch.full((3, 1, 1), change)
@@ -174,16 +166,20 @@ class AnomalyMixture:
         return torch.lerp(good, (good * tint).clamp(0, 1), mask), (mask > 0.35).float()
 
     def _curve(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
-        return self.flaws.line(good)
-
-    def _relief(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
-        return self.flaws.relief(good)
-
-    def _speck(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
-        return self.flaws.specks(good)
-
-    def _cloud(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
-        return self.flaws.cloud(good)
+        noise, where = self._noise(1, 3), self._noise(0, 3)
+        down, right = torch.gradient(noise)
+        slope = (down.square() + right.square()).sqrt().clamp(min=1e-3)
+        width = float(self.rng.uniform(0.6, 2.2))
+        mask = 1 - (noise.abs() / slope - width / 2).clamp(0, 1)
+        mask = mask * (where > float(self.rng.uniform(0.1, 0.45)))
+        look = self.rng.random()
+        if look < 0.3:
+            colour = good * float(self.rng.uniform(0.2, 0.8))
+        elif look < 0.5:
+            colour = good + float(self.rng.uniform(0.1, 0.5))
+        else:
+            colour = torch.rand((1 if self.grey else 3, 1, 1), generator=self.generator).expand_as(good)
+        return torch.lerp(good, colour.clamp(0, 1), mask * float(self.rng.uniform(0.5, 1.0))), (mask > 0.3).float()
 
     def _patch(self, good: Tensor, photo: int) -> tuple[Tensor, Tensor]:
         return self.paster.paste(good, photo)
@@ -193,6 +189,11 @@ class AnomalyMixture:
         light = float(self.rng.uniform(0.8, 1.2))
         blocks = (light * shuffled(good, self.generator)).clamp(0, 1)
         return torch.lerp(good, blocks, mask * float(self.rng.uniform(0.4, 1))), mask
+
+    def _noise(self, lowest: int, highest: int) -> Tensor:
+        """Perlin noise `(S, S)` of lattices 2^lowest to 2^highest."""
+        exponents = torch.randint(lowest, highest + 1, (1, 2), generator=self.generator)
+        return perlin_noise(2**exponents, self.size, self.generator, torch.device("cpu"))[0]
 
 
 def _blurred(mask: Tensor, side: int) -> Tensor:
