@@ -273,7 +273,7 @@ def test_methods_are_compared_once_and_the_winner_is_served(
     assert [served] == list((tmp_path / "models" / "bottle").iterdir())
     assert json.loads(out.read_text())["rows"] == rows
     assert written == {file: file.stat().st_mtime_ns for file in written}, "trained again"
-    assert main([*command, "--methods", "bozik"]) == 1
+    assert main([*command, "--methods", "bozik"]) == 2
     assert "--methods bozik: choose among fusion, draem, " in capsys.readouterr().err
 
 

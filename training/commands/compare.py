@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.bundle.folder import Bundle, read_bundle
 from training.bundling.order import RecipeOrder
@@ -19,7 +19,6 @@ from training.commands.recipe_flags import PHOTOS
 from training.commands.settings import preset_like, settings_of
 from training.commands.training_job import TrainingJob
 from training.data.folders import find_images, good_images, split
-from training.errors import UserError
 from training.experiments import compare, compare_table
 from training.experiments.results import ResultsError, Row, run_queue
 from training.methods import METHODS
@@ -51,6 +50,12 @@ class Compare(BaseModel):
     models: Annotated[Path, Field(description="folder of the bundles")] = Path("models")
     out: Annotated[Path, Field(description="JSON file of the rows; table, plot and trainings go beside it")]
 
+    @model_validator(mode="after")
+    def _known(self) -> Compare:
+        if unknown := [name for name in self.methods if name not in METHODS]:
+            raise ValueError(f"--methods {' '.join(unknown)}: choose among {', '.join(METHODS)}")
+        return self
+
     @property
     def recipe(self) -> str:
         return self.data.resolve().name
@@ -81,8 +86,6 @@ class Compare(BaseModel):
 
 def run(request: Compare) -> int:
     names = request.methods or tuple(METHODS)
-    if unknown := [name for name in names if name not in METHODS]:
-        raise UserError(f"--methods {' '.join(unknown)}: choose among {', '.join(METHODS)}")
     _require_material(request, names[0])
     if request.serve_winner:
         winner.require_models(request.models, request.recipe)
