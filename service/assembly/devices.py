@@ -44,6 +44,7 @@ class Devices:
                 threads=threads,
                 precision=settings.precision,
                 plan=settings.cpu_plan,
+                max_batch=settings.max_batch,
                 cache=settings.cache_dir,
                 run_s=parts.trial_run_s,
             ),

@@ -68,15 +68,26 @@ def open_fastest(
     threads: int,
     cache: Path,
     plan: PlanChoice | None = None,
+    max_batch: int = 8,
+    measure_plans: bool = True,
     opener: Callable[..., Backend] = open_on_cpu,
 ) -> Backend:
     """The fastest of `candidates` that reproduces the golden images: the one in the cache, else measured now.
 
-    Each is opened by `opener`, the fastest by `plan` (service.backends.planning). Raises BackendError where none does;
-    the message has every reason.
+    Each is opened by `opener`, the fastest by `plan` and what follows it (service.backends.planning). Raises
+    BackendError where none does; the message has every reason.
     """
     chosen = candidates[0] if len(candidates) == 1 else _fastest(bundle, candidates, threads, cache, opener)
-    return open_planned(bundle, chosen, threads=threads, cache=cache, plan=plan, opener=opener)
+    return open_planned(
+        bundle,
+        chosen,
+        threads=threads,
+        cache=cache,
+        plan=plan,
+        max_batch=max_batch,
+        measure=measure_plans,
+        opener=opener,
+    )
 
 
 def _fastest(

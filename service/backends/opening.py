@@ -32,8 +32,9 @@ def open_backend(
     """Open the model of `bundle`. Raises BackendError, never substitutes.
 
     What is left to `auto`, backend or precision, is measured on a CPU (service.backends.fastest) and kept in `cache`;
-    GPUs are only taken where they are asked for. `max_batch` and `engine_policy` are theirs: engines are built for so
-    many images, kept in `cache`. `plan` is for CPUs (service.backends.planning); None is the rule's, not measured.
+    GPUs are only taken where they are asked for. `engine_policy` is theirs: engines are built for `max_batch` images,
+    kept in `cache`. `plan` is for CPUs (service.backends.planning); None is the rule's. Where `auto` finds none that
+    a trial measured, it is the rule's too: other plans are tried in a process of their own alone.
     """
     manifest = bundle.manifest
     # Imported here so that reading a bundle does not need the runtime, nor one runtime the others.
@@ -59,7 +60,15 @@ def open_backend(
         )
     from service.backends.fastest import open_fastest
 
-    return open_fastest(bundle, cpu_candidates(bundle, choice, precision), threads=threads, cache=cache, plan=plan)
+    return open_fastest(
+        bundle,
+        cpu_candidates(bundle, choice, precision),
+        threads=threads,
+        cache=cache,
+        plan=plan,
+        max_batch=max_batch,
+        measure_plans=False,
+    )
 
 
 def gpu_precision(bundle: Bundle, asked: PrecisionChoice = "auto") -> Precision:

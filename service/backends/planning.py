@@ -46,6 +46,7 @@ class PlanKey(BaseModel):
     cpu: str
     cores: int
     threads: int
+    max_batch: int
 
 
 class Planned(BaseModel):
@@ -69,9 +70,13 @@ def open_planned(
     threads: int,
     cache: Path,
     plan: PlanChoice | None,
+    max_batch: int,
+    measure: bool = True,
     opener: Callable[..., Backend] = open_on_cpu,
 ) -> Backend:
-    """`candidate` by `plan`: None is the rule's, `auto` the one in the cache, else measured now."""
+    """`candidate` by `plan`: None is the rule's, `auto` the one in the cache, else measured now, or the rule's where
+    nothing is to be measured. No batch is larger than `max_batch`, by which the service will run it.
+    """
     rule = Plan.by_rule(threads)
     if plan != "auto":
         return opener(bundle, candidate, threads=threads, plan=Plan.read(plan) if plan else rule)
@@ -82,11 +87,15 @@ def open_planned(
         cpu=cpu_name(),
         cores=usable_cores(),
         threads=threads,
+        max_batch=max_batch,
     )
     named = hashlib.sha256(f"{key.onnx_sha256} {key.candidate} {threads}".encode()).hexdigest()[:16]
     path = cache / "plans" / f"{named}.json"
     planned = read_kept(path, Planned)
     if planned is None or planned.key != key:
+        if not measure:
+            log.info("plan: %s, the rule's: none was measured for this machine", rule)
+            return opener(bundle, candidate, threads=threads, plan=rule)
         backend = opener(bundle, candidate, threads=threads, plan=rule)
         try:
             planned = _measured(bundle, candidate, key, backend, opener)
@@ -110,7 +119,11 @@ def _measured(
     timed: list[Timed] = []
     if _SHORT_S <= alone_s <= _LONG_S:
         before = images_per_s(bundle, by_rule, rule.batch, alone_s)
-        tried = [one for plans in others(key.threads) for one in _try(bundle, candidate, key, plans, alone_s, opener)]
+        tried = [
+            one
+            for plans in others(key.threads, key.max_batch)
+            for one in _try(bundle, candidate, key, plans, alone_s, opener)
+        ]
         # Again: a machine that was slow for a while must not decide, and what is chosen is kept.
         per_s = max(before, images_per_s(bundle, by_rule, rule.batch, alone_s))
         timed = [Timed(plan=rule, per_s=round(per_s, 2)), *tried]

@@ -59,13 +59,13 @@ class Timed(BaseModel):
         return f"{self.plan} {self.per_s:.1f}/s" if self.per_s is not None else f"{self.plan} refused ({self.refused})"
 
 
-def others(threads: int) -> list[list[Plan]]:
-    """What is tried beside the rule's plan: one run, also with a batch, then 4 and 8 side by side, as far as there are
-    threads. Those of one list run on a backend that is opened for its last.
+def others(threads: int, max_batch: int) -> list[list[Plan]]:
+    """What is tried beside the rule's plan: one run, also with a batch where it may be so large, then 4 and 8 side by
+    side, as far as there are threads. Those of one list run on a backend that is opened for its last.
     """
-    one = [Plan(lanes=1, batch=1), Plan(lanes=1, batch=_BATCH)]
+    one = [Plan(lanes=1, batch=batch) for batch in (1, _BATCH) if batch <= max_batch]
     more = [[Plan(lanes=lanes, batch=1)] for lanes in (4, MOST_LANES) if lanes <= threads]
-    return [[plan for plan in one if plan != Plan.by_rule(threads)], *more]
+    return [plans for plans in ([plan for plan in one if plan != Plan.by_rule(threads)], *more) if plans]
 
 
 def choose(rule: Timed, tried: Sequence[Timed], alone_s: float) -> Plan:

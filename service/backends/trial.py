@@ -61,6 +61,7 @@ class Trials:
         threads: int,
         precision: PrecisionChoice,
         plan: PlanChoice = "auto",
+        max_batch: int = 8,
         cache: Path,
         run_s: float = RUN_S,
         open_s: float = OPEN_S,
@@ -71,6 +72,7 @@ class Trials:
             "precision": precision,
             "threads": threads,
             "plan": plan,
+            "max_batch": max_batch,
             "cache": str(cache),
         }
         self._cache = cache / "trials"
@@ -96,11 +98,8 @@ class Trials:
         with self._lock:
             if self._closed:
                 raise BackendError("the service is shutting down")
-            if self._child is None:
-                self._child = _Child()
-            asked = {**self._asked, "bundle": str(bundle.path.absolute())}
             try:
-                self._child.try_out(asked, self._most_s, self._memory_bytes())
+                self._try_out(bundle)
             except _FatalError as error:
                 self._end()
                 raise BackendError(
@@ -110,6 +109,21 @@ class Trials:
         with suppress(OSError):
             known.parent.mkdir(parents=True, exist_ok=True)
             known.touch()
+
+    def _try_out(self, bundle: Bundle) -> None:
+        asked = {**self._asked, "bundle": str(bundle.path.absolute())}
+        # Measuring plans holds a second backend for a while: where only that is too large, the rule's plan serves.
+        plans = [asked["plan"], None] if asked["plan"] == "auto" else [asked["plan"]]
+        for plan in plans:
+            if self._child is None:
+                self._child = _Child()
+            try:
+                self._child.try_out({**asked, "plan": plan}, self._most_s, self._memory_bytes())
+                return
+            except _TooLargeError:
+                self._end()
+                if plan is plans[-1]:
+                    raise
 
     def remember_endless(self, bundle: Bundle) -> None:
         """Have the bundle refused from now on, in other processes too: what ended none of its golden images still
@@ -140,7 +154,8 @@ class Trials:
             self._child = None
 
     def _key(self, bundle: Bundle) -> str:
-        return _hashed([*self._what(bundle), self._asked["threads"], self._asked["plan"], cpu_name()])
+        asked = [self._asked[name] for name in ("threads", "plan", "max_batch")]
+        return _hashed([*self._what(bundle), *asked, cpu_name()])
 
     def _endless(self, bundle: Bundle) -> Path:
         return self._cache / f"{_hashed(self._what(bundle))}.endless"
@@ -161,6 +176,10 @@ def _hashed(what: list[object]) -> str:
 
 class _FatalError(Exception):
     """What the child did not survive."""
+
+
+class _TooLargeError(_FatalError):
+    """More memory than it may have."""
 
 
 class _Child:
@@ -212,7 +231,7 @@ class _Child:
         with suppress(OSError):
             pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
             if pages * resource.getpagesize() > memory_bytes:
-                raise _FatalError(f"it took more than {memory_bytes / 1e6:.0f} MB, half of what is free")
+                raise _TooLargeError(f"it took more than {memory_bytes / 1e6:.0f} MB, half of what is free")
 
     def kill(self) -> None:
         self._process.kill()
@@ -268,7 +287,13 @@ def _try(asked: dict[str, Any], tell: Callable[[str], None]) -> None:
     candidates = cpu_candidates(bundle, asked["choice"], asked["precision"])
     opener = partial(_open, tell, open_on_cpu)
     backend = open_fastest(
-        bundle, candidates, threads=asked["threads"], cache=Path(asked["cache"]), plan=asked["plan"], opener=opener
+        bundle,
+        candidates,
+        threads=asked["threads"],
+        cache=Path(asked["cache"]),
+        plan=asked["plan"],
+        max_batch=asked["max_batch"],
+        opener=opener,
     )
     images = golden_images(bundle)
     # A runtime may run the graph on no image for that.

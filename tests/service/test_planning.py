@@ -42,7 +42,7 @@ class _Machine:
 
 
 def _open(machine: _Machine, bundle: Bundle, cache: Path, plan: PlanChoice | None = "auto", threads: int = 4) -> Plan:
-    opened = open_planned(bundle, FP32, threads=threads, cache=cache, plan=plan, opener=machine.open)
+    opened = open_planned(bundle, FP32, threads=threads, cache=cache, plan=plan, max_batch=8, opener=machine.open)
     return Plan(lanes=opened.lanes, batch=opened.max_batch_size)
 
 
@@ -106,6 +106,10 @@ def test_by_hand_or_by_rule_nothing_is_measured(bundle: Bundle, tmp_path: Path) 
     assert str(_open(machine, bundle, tmp_path, "1x8")) == "1x8"
     assert str(_open(machine, bundle, tmp_path, None)) == "2x1"
     assert str(_open(machine, bundle, tmp_path, None, threads=1)) == "1x1"
+    found = open_planned(
+        *(bundle, FP32), threads=4, cache=tmp_path, plan="auto", max_batch=8, measure=False, opener=machine.open
+    )
+    assert found.lanes == 2, "none was kept, and a service tries none itself"
     assert all(backend.batches == [] for backend in machine.backends)
     assert not (tmp_path / "plans").exists()
 
@@ -121,7 +125,10 @@ def test_by_hand_or_by_rule_nothing_is_measured(bundle: Bundle, tmp_path: Path) 
     ],
 )
 def test_what_is_tried_beside_the_rule(threads: int, tried: list[str]) -> None:
-    assert [str(plan) for plans in others(threads) for plan in plans] == tried
+    assert [str(plan) for plans in others(threads, 8) for plan in plans] == tried
+    small = others(threads, 3)
+    assert [str(plan) for plans in small for plan in plans] == [plan for plan in tried if plan != "1x4"]
+    assert all(small), "a backend is opened for each list"
 
 
 def _chosen(threads: int, waits: float) -> str:
@@ -132,7 +139,7 @@ def _chosen(threads: int, waits: float) -> str:
         return plan.lanes / (waits + (1 - waits) / share)
 
     rule = Plan.by_rule(threads)
-    timed = [Timed(plan=plan, per_s=per_s(plan)) for plans in others(threads) for plan in plans]
+    timed = [Timed(plan=plan, per_s=per_s(plan)) for plans in others(threads, 8) for plan in plans]
     alone_s = waits + (1 - waits) / threads
     return str(choose(Timed(plan=rule, per_s=per_s(rule)), timed, alone_s))
 

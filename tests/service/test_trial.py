@@ -77,6 +77,15 @@ def test_a_model_that_takes_the_memory_is_refused(tmp_path: Path) -> None:
     trials.close()
 
 
+def test_memory_that_other_plans_take_refuses_no_model(tmp_path: Path) -> None:
+    most = iter([1, 10**12])
+    trials = Trials("ort-cpu", threads=2, precision="auto", cache=tmp_path, memory_bytes=lambda: next(most))
+    trials.require_harmless(make_bundle(tmp_path / "models"))
+    trials.close()
+    assert next(most, None) is None
+    assert not (tmp_path / "plans").exists(), "the rule's plan was tried, and none measured"
+
+
 def test_a_crash_of_the_runtime_is_refused(tmp_path: Path, endless: Bundle) -> None:
     trials = _trials(tmp_path / "cache", run_s=600.0)
     raised: list[BaseException] = []
