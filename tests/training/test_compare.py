@@ -115,8 +115,9 @@ def test_a_bundle_of_other_settings_is_not_taken_for_one_of_these(
 ) -> None:
     job = _request(parts, tmp_path / "rows.json", 3).job("bozic", 0)
     assert not job.made_before()
-    job.claim()
     (job.order.models / "bottle" / "bozic-0").mkdir(parents=True)
+    assert job.outdated() == f"made by a training whose folder, {job.run}, is gone"
+    job.claim()
     assert job.made_before()
     assert job.outdated() is None
     other = _request(parts, tmp_path / "rows.json", 4).job("bozic", 0)

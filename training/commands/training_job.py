@@ -78,6 +78,8 @@ class TrainingJob:
         """
         if not self.bundle.exists():
             return None
+        if not self.run.exists():
+            return f"made by a training whose folder, {self.run}, is gone"
         if difference := other_material(self.run, good_images(self.order.data), self.textures):
             raise TrainingError(f"{self.bundle}: made with other {difference}: choose another {self.flag}")
         difference = other_settings(self.run, self._claimed())
