@@ -75,7 +75,8 @@ def test_what_cannot_be_collected_is_named(station: Path, tmp_path: Path, capsys
     assert "INSPECT_RECORDS_DIR" in capsys.readouterr().err
     assert run(["collect", "--records", str(station), "--recipe", "other", "--out", str(tmp_path / "a")]) == 1
     assert "no part was reviewed" in capsys.readouterr().err
-    next(path for path in station.glob("images/*/*")).write_bytes(b"another")
+    for image in station.glob("images/*/*"):
+        image.write_bytes(b"another")
     assert run(["collect", "--records", str(station), "--out", str(tmp_path / "a")]) == 1
     assert "not what was inspected" in capsys.readouterr().err
     # Half a data set would pass for a whole one.
