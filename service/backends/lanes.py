@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -27,11 +26,10 @@ class Lanes(Generic[Session]):
         open_narrow: Callable[[int, int], list[Session]],
     ) -> None:
         self.count = count
-        # Both at once: a runtime compiles with one thread.
-        with ThreadPoolExecutor(1) as beside:
-            narrow = beside.submit(open_narrow, count, -(-threads // count)) if count > 1 else None
-            self._wide = open_wide(threads)
-        self._narrow = narrow.result() if narrow else []
+        # One after the other: the first image that OpenVINO's Python takes sets up what all share, and two threads that
+        # bring it theirs together wait for each other for ever, with the interpreter's lock in hand.
+        self._wide = open_wide(threads)
+        self._narrow = open_narrow(count, -(-threads // count)) if count > 1 else []
         self._running = 0
         self._lock = threading.Lock()
 

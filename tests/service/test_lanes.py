@@ -1,3 +1,4 @@
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def _lanes(threads: int) -> Lanes[str]:
         lambda threads: f"wide {threads}",
         lambda lanes, threads: [f"narrow {threads}"] * lanes,
     )
+
+
+def test_sessions_are_opened_one_after_the_other_by_the_thread_that_asks() -> None:
+    opened: list[tuple[str, int]] = []
+
+    def open_one(name: str) -> str:
+        opened.append((name, threading.get_ident()))
+        return name
+
+    Lanes(2, 2, lambda threads: open_one("wide"), lambda lanes, threads: [open_one("narrow")] * lanes)
+    assert opened == [("wide", threading.get_ident()), ("narrow", threading.get_ident())]
 
 
 def test_alone_all_threads_side_by_side_a_half_each() -> None:
