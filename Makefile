@@ -21,7 +21,7 @@ SERVICE_2 = $(wildcard tests/service/test_[m-z]*.py)
 ELSEWHERE = $(HELM_TESTS) $(TRAINING_1) $(TRAINING_2) $(SERVICE_1) $(SERVICE_2)
 
 # Two at a time, a core each, in this order, the longest first; what one says is shown when it ends. Tests may start a make of their own.
-CHECKS = check-training-2 check-service-1 check-training-1 check-service-2 check-rest check-types check-helm
+CHECKS = check-service-2 check-training-2 check-service-1 check-training-1 check-rest check-types check-helm
 CHECK = env -u MAKEFLAGS -u MAKELEVEL OMP_NUM_THREADS=1 $(PYTEST)
 .PHONY: $(CHECKS)
 test: $(VENV)/.dev
