@@ -91,6 +91,10 @@ class Database:
         if not self._file.exists():
             self._heal()
         connection = sqlite3.connect(self._file, timeout=5)
+        # A file without tables: who reads came between a damaged one's going and a new one's making, or the disk was
+        # full in the middle of that.
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            self._heal()
         connection.execute("PRAGMA journal_mode = WAL")
         # A commit is on the disk when it is done: what was written before a loss of power is there after it.
         connection.execute("PRAGMA synchronous = FULL")

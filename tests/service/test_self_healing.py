@@ -48,7 +48,15 @@ def _garble(folder: Path) -> None:
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("damage", [shutil.rmtree, _garble], ids=["deleted", "damaged"])
+def _without_tables(folder: Path) -> None:
+    """As where who reads makes the file, between a damaged one's going and a new one's making."""
+    for suffix in ("", "-wal", "-shm"):
+        (folder / f"inspections.sqlite{suffix}").unlink(missing_ok=True)
+    with closing(sqlite3.connect(folder / "inspections.sqlite")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, _garble, _without_tables], ids=["deleted", "damaged", "no tables"])
 def test_records_heal_while_inspections_go_on(models: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     folder = tmp_path / "records"
     with _client(models, folder) as client:
