@@ -13,6 +13,7 @@ from fakes import FakeBackend, brightness
 from numpy.typing import NDArray
 
 from service.backends.base import Candidate
+from service.backends.opening import open_backend
 from service.backends.planning import open_planned
 from service.backends.plans import Plan, PlanChoice, Timed, choose, others
 from service.bundle.folder import Bundle
@@ -111,6 +112,11 @@ def test_by_hand_or_by_rule_nothing_is_measured(bundle: Bundle, tmp_path: Path) 
     )
     assert found.lanes == 2, "none was kept, and a service tries none itself"
     assert all(backend.batches == [] for backend in machine.backends)
+    assert not (tmp_path / "plans").exists()
+
+
+def test_a_service_that_finds_no_plan_of_a_trial_measures_none(bundle: Bundle, tmp_path: Path) -> None:
+    open_backend(bundle, "ort-cpu", threads=2, cache=tmp_path, plan="auto").close()
     assert not (tmp_path / "plans").exists()
 
 
