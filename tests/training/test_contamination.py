@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from service.bundle.manifest import InputSpec
+from training.bundling.order import RecipeOrder
+from training.commands.photos import Photos, warn_of_outlying
 from training.data.contamination import outlying_scores, robust_deviations, unusual_photos
 
 
@@ -73,3 +78,32 @@ def test_outlying_scores_are_named_highest_first() -> None:
 
 def test_equal_values_have_no_outliers() -> None:
     assert (robust_deviations(np.full(9, 0.2)) == 0).all()
+
+
+class _Brightness(torch.nn.Module):
+    """Its map is the red of the photo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0]
+
+
+def _grey(levels: list[int]) -> torch.Tensor:
+    return torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+
+
+def test_photos_that_the_network_has_not_learned_from_do_not_stand_out_for_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, new = [3, 4] * 16 + [30], [20, 22] * 4 + [200]
+    files = [tmp_path / f"{i}.png" for i in range(len(known) + len(new))]
+    cut = len(known)
+    photos = Photos(files, files[:cut], files[cut:], _grey(known), _grey(new), InputSpec(height=32, width=32))
+    order = RecipeOrder(recipe="part", method="fusion", data=tmp_path, models=tmp_path, score="peak")
+    assert [one.photo for one in warn_of_outlying(_Brightness(), photos, order)] == ["41.png", "32.png"]
+    told = capsys.readouterr().err.splitlines()
+    assert "41.png: it scores 0.784, the other good photos held out about 0.086" in told[0]
+    assert "32.png: it scores 0.118, the other good photos trained on about 0.016" in told[1]

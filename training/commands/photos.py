@@ -116,15 +116,25 @@ def warn_of_unusual(photos: Sequence[Tensor], paths: list[Path]) -> list[Unusual
 
 
 def warn_of_outlying(network: nn.Module, photos: Photos, order: RecipeOrder) -> list[OutlyingPhoto]:
-    """Warn of good photos that the trained network scores far above the others; what the manifest keeps of it."""
+    """Warn of good photos that the trained network scores far above the others; what the manifest keeps of it.
+
+    Photos trained on and photos held out are told apart among their own: a network scores what it has learned lower,
+    so that every held-out photo would stand out.
+    """
     graph = InspectionGraph(network, order.keep(photos.spec), order.score).eval()
     _, scores = stacked(score_with_torch(graph, _pixels(photos.trained_on) + _pixels(photos.held_out)))
-    found = outlying_scores(scores)
+    usual = {
+        int(group[i]): float(np.median(scores[group]))
+        for group in np.split(np.arange(len(scores)), [len(photos.trained_on)])
+        for i in outlying_scores(scores[group])
+    }
+    found = sorted(usual, key=lambda i: -scores[i])
     files = photos.files
     for i in found:
+        kind = "trained on" if i < len(photos.trained_on) else "held out"
         print(
-            f"warning: look at {files[i]}: it scores {scores[i]:.3f}, the other good photos about "
-            f"{np.median(scores):.3f}; train again without it if it shows a defect",
+            f"warning: look at {files[i]}: it scores {scores[i]:.3f}, the other good photos {kind} about "
+            f"{usual[i]:.3f}; train again without it if it shows a defect",
             file=sys.stderr,
         )
     return [OutlyingPhoto(photo=files[i].name, score=round(float(scores[i]), 4)) for i in found]
