@@ -165,7 +165,7 @@ class UnusualPhoto(_Strict):
 
 
 class OutlyingPhoto(_Strict):
-    """A good photo that the trained network scores far above the others."""
+    """A good photo that the trained network scores far above the others that were trained on, or held out, like it."""
 
     photo: str
     score: float

@@ -105,5 +105,5 @@ def test_photos_that_the_network_has_not_learned_from_do_not_stand_out_for_that(
     order = RecipeOrder(recipe="part", method="fusion", data=tmp_path, models=tmp_path, score="peak")
     assert [one.photo for one in warn_of_outlying(_Brightness(), photos, order)] == ["41.png", "32.png"]
     told = capsys.readouterr().err.splitlines()
-    assert "41.png: it scores 0.784, the other good photos held out about 0.086" in told[0]
-    assert "32.png: it scores 0.118, the other good photos trained on about 0.016" in told[1]
+    assert "41.png: it scores 0.784, the other held-out photos about 0.086" in told[0]
+    assert "32.png: it scores 0.118, the other photos trained on about 0.016" in told[1]

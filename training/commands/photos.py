@@ -119,7 +119,7 @@ def warn_of_outlying(network: nn.Module, photos: Photos, order: RecipeOrder) -> 
     """Warn of good photos that the trained network scores far above the others; what the manifest keeps of it.
 
     Photos trained on and photos held out are told apart among their own: a network scores what it has learned lower,
-    so that every held-out photo would stand out.
+    so that held-out photos would stand out for that. Of fewer than eight of a kind nothing is said.
     """
     graph = InspectionGraph(network, order.keep(photos.spec), order.score).eval()
     _, scores = stacked(score_with_torch(graph, _pixels(photos.trained_on) + _pixels(photos.held_out)))
@@ -131,10 +131,10 @@ def warn_of_outlying(network: nn.Module, photos: Photos, order: RecipeOrder) -> 
     found = sorted(usual, key=lambda i: -scores[i])
     files = photos.files
     for i in found:
-        kind = "trained on" if i < len(photos.trained_on) else "held out"
+        others = "the other photos trained on" if i < len(photos.trained_on) else "the other held-out photos"
         print(
-            f"warning: look at {files[i]}: it scores {scores[i]:.3f}, the other good photos {kind} about "
-            f"{usual[i]:.3f}; train again without it if it shows a defect",
+            f"warning: look at {files[i]}: it scores {scores[i]:.3f}, {others} about {usual[i]:.3f}; train again "
+            "without it if it shows a defect",
             file=sys.stderr,
         )
     return [OutlyingPhoto(photo=files[i].name, score=round(float(scores[i]), 4)) for i in found]

@@ -214,7 +214,10 @@ def _suspects(record: TrainingRecord) -> list[str] | None:
         for one in record.unusual_photos
     ]
     outlying = record.outlying_scores or []
-    return unusual + [f"{one.photo}: scores {one.score:.4f}, far above the others" for one in outlying]
+    return unusual + [
+        f"{one.photo}: scores {one.score:.4f}, far above the others that were trained on or held out like it"
+        for one in outlying
+    ]
 
 
 def _strips(columns: Sequence[Tensor]) -> list[str]:
